@@ -1,0 +1,163 @@
+//! The real file system: `pread`, `pwrite`, `fdatasync`, `flock`, and read-only maps.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use super::{File, Fs, Lock, Map, Open};
+
+/// The operating system itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Os;
+
+impl Os {
+    /// The real file system, ready to be shared.
+    pub fn shared() -> Arc<dyn Fs> {
+        Arc::new(Os)
+    }
+}
+
+impl Fs for Os {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match how {
+            Open::Read => {}
+            Open::Write => {
+                options.write(true);
+            }
+            Open::Create => {
+                options.write(true).create_new(true).mode(0o600);
+            }
+        }
+        Ok(Arc::new(options.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            // A name that is not UTF-8 is none of ours; it is shown, never opened.
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn Lock>>> {
+        let file = fs::File::open(path)?;
+        let how = match exclusive {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        match rustix::fs::flock(&file, how) {
+            Ok(()) => Ok(Some(Box::new(HeldLock(file)))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+
+    fn machine(&self) -> String {
+        fs::read_to_string("/etc/machine-id")
+            .ok()
+            .map(|id| id.trim().to_owned())
+            .filter(|id| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric()))
+            .unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += rustix::rand::getrandom(
+                &mut bytes[filled..],
+                rustix::rand::GetRandomFlags::empty(),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> i64 {
+        nanos(clock_gettime(ClockId::Realtime))
+    }
+
+    fn now_coarse(&self) -> i64 {
+        nanos(clock_gettime(ClockId::RealtimeCoarse))
+    }
+
+    fn elapsed(&self) -> u64 {
+        nanos(clock_gettime(ClockId::MonotonicCoarse)).unsigned_abs()
+    }
+}
+
+fn nanos(time: Timespec) -> i64 {
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+#[derive(Debug)]
+struct HeldLock(#[expect(dead_code, reason = "closing it lets go of the lock")] fs::File);
+
+impl Lock for HeldLock {}
+
+impl File for fs::File {
+    fn read_at(&self, buf: &mut [u8], byte: u64) -> io::Result<usize> {
+        loop {
+            match FileExt::read_at(self, buf, byte) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn write_at(&self, buf: &[u8], byte: u64) -> io::Result<usize> {
+        loop {
+            match FileExt::write_at(self, buf, byte) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        fs::File::set_len(self, len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // On macOS the standard library's sync_data is F_FULLFSYNC.
+        fs::File::sync_data(self)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        Map::file(self, len)
+    }
+}

@@ -1,0 +1,18 @@
+//! tidelog: an embeddable append-only log with leader-based, file-shipping replication.
+
+mod crc;
+pub mod error;
+pub mod frame;
+pub mod fs;
+pub mod log;
+pub mod position;
+pub mod record;
+pub mod segment;
+
+pub use error::{Error, Kind, Result};
+pub use log::{
+    Append, Appended, Compression, Cursor, Durability, Entry, Expect, Identity, Log, Options,
+    OwnedEntry, Preallocate, Recovery, Tail, Ticket, Verification, Visibility,
+};
+pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position};
+pub use record::{Batch, Op, Record};

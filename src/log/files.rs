@@ -1,0 +1,425 @@
+//! The files of a log's directory beside its segments: what each says and how it is written.
+//!
+//! ```text
+//! LOG      log id, created                              written once
+//! NODE     node id, machine, path                       with this directory
+//! CONTROL  clean end, floor, role, repairs, cut         rare; temp, fsync, rename, directory fsync
+//! STATE    epoch, durable, committed, time              a hint; one sector, rewritten unsynced
+//! EPOCHS   every epoch of the history, and who led it   with each epoch
+//! PROMISE  the epoch this node is bound to              with each epoch; only ever raised
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::{File, Fs, Open};
+use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
+
+use super::meta::Meta;
+
+/// Where things are in a log's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Layout { root: root.to_path_buf() }
+    }
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("LOCK")
+    }
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.join("LOG")
+    }
+    pub(crate) fn node(&self) -> PathBuf {
+        self.root.join("NODE")
+    }
+    pub(crate) fn control(&self) -> PathBuf {
+        self.root.join("CONTROL")
+    }
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("STATE")
+    }
+    pub(crate) fn epochs(&self) -> PathBuf {
+        self.root.join("EPOCHS")
+    }
+    pub(crate) fn promise(&self) -> PathBuf {
+        self.root.join("PROMISE")
+    }
+    pub(crate) fn segments(&self) -> PathBuf {
+        self.root.join("segments")
+    }
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+}
+
+/// `LOG`: which log this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogFile {
+    pub(crate) id: Id,
+    pub(crate) created: i64,
+}
+
+impl LogFile {
+    /// Reads it; a directory without one is no log.
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
+        match Meta::read(fs, &layout.log(), "log")? {
+            Some(meta) => Ok(LogFile { id: meta.need("id")?, created: meta.need("created")? }),
+            None => Err(not_a_log(fs, &layout.root)),
+        }
+    }
+
+    pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        let mut meta = Meta::new("log");
+        meta.set("id", self.id).set("created", self.created);
+        meta.replace(fs, &layout.log())
+    }
+}
+
+fn not_a_log(fs: &dyn Fs, root: &Path) -> Error {
+    match fs.list(root) {
+        Ok(_) => Error::new(Kind::NotALog, "expected a log's directory, found no LOG file in it"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Error::new(Kind::NotFound, "expected a log's directory, found nothing")
+        }
+        Err(e) => return Error::io("open the directory", root, e),
+    }
+    .in_file(root)
+    .help("create a log with `tidelog init` or `Options::create`")
+}
+
+/// `NODE`: which node this directory is, and where it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeFile {
+    pub(crate) id: Id,
+    pub(crate) machine: String,
+    pub(crate) path: String,
+}
+
+impl NodeFile {
+    pub(crate) fn here(fs: &dyn Fs, layout: &Layout, id: Id) -> Result<Self> {
+        let path = fs
+            .canonical(&layout.root)
+            .map_err(|e| Error::io("resolve", &layout.root, e))?
+            .to_string_lossy()
+            .replace('\n', "?");
+        Ok(NodeFile { id, machine: fs.machine(), path })
+    }
+
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
+        let Some(meta) = Meta::read(fs, &layout.node(), "node")? else { return Ok(None) };
+        Ok(Some(NodeFile {
+            id: meta.need("id")?,
+            machine: meta.need("machine")?,
+            path: meta.need("path")?,
+        }))
+    }
+
+    pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        let mut meta = Meta::new("node");
+        meta.set("id", self.id).set("machine", &self.machine).set("path", &self.path);
+        meta.replace(fs, &layout.node())
+    }
+}
+
+/// Where a log was closed cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CleanEnd {
+    pub(crate) end: LogByte,
+    pub(crate) offset: Offset,
+    pub(crate) nonce: u64,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl FromStr for CleanEnd {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split(' ');
+        let mut number = || words.next().and_then(|word| word.parse().ok()).ok_or(());
+        let (end, offset, nonce) = (LogByte(number()?), Offset(number()?), number()?);
+        let fingerprint = words.next().ok_or(())?.parse()?;
+        Ok(CleanEnd { end, offset, nonce, fingerprint })
+    }
+}
+
+/// A segment file that a repair replaced, by seal hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Repaired {
+    pub(crate) old: String,
+    pub(crate) new: String,
+}
+
+impl FromStr for Repaired {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (old, new) = text.split_once(' ').ok_or(())?;
+        Ok(Repaired { old: old.to_owned(), new: new.to_owned() })
+    }
+}
+
+/// `CONTROL`: what must be known before the segments are looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) seq: u64,
+    /// Set by a clean close; cleared and synced before the next write.
+    pub(crate) clean: Option<CleanEnd>,
+    /// Everything below was dropped by retention.
+    pub(crate) floor: LogByte,
+    /// Offset of the first record at the floor.
+    pub(crate) floor_offset: Offset,
+    /// The node this one copies from; a follower takes no appends.
+    pub(crate) follows: Option<String>,
+    /// A deliberate cut: evidence above it that bears one of these nonces is void.
+    pub(crate) cut: Option<(LogByte, Vec<u64>)>,
+    pub(crate) repairs: Vec<Repaired>,
+}
+
+impl Control {
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
+        let Some(meta) = Meta::read(fs, &layout.control(), "control")? else { return Ok(None) };
+        let cut = meta
+            .get::<u64>("cut_to")
+            .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
+        Ok(Some(Control {
+            seq: meta.need("seq")?,
+            clean: meta.get("clean"),
+            floor: LogByte(meta.need("floor")?),
+            floor_offset: Offset(meta.need("floor_offset")?),
+            follows: meta.get("follows"),
+            cut,
+            repairs: meta.all("repaired").collect(),
+        }))
+    }
+
+    /// Raises the sequence and replaces the file.
+    pub(crate) fn write(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        self.seq += 1;
+        let mut meta = Meta::new("control");
+        meta.set("seq", self.seq);
+        if let Some(c) = &self.clean {
+            meta.set("clean", format_args!("{} {} {} {}", c.end, c.offset, c.nonce, c.fingerprint));
+        }
+        meta.set("floor", self.floor).set("floor_offset", self.floor_offset);
+        if let Some(source) = &self.follows {
+            meta.set("follows", source.replace('\n', "?"));
+        }
+        if let Some((byte, nonces)) = &self.cut {
+            meta.set("cut_to", byte);
+            for nonce in nonces {
+                meta.set("cut_nonce", nonce);
+            }
+        }
+        for repaired in &self.repairs {
+            meta.set("repaired", format_args!("{} {}", repaired.old, repaired.new));
+        }
+        meta.replace(fs, &layout.control())
+    }
+}
+
+/// `STATE`: a hint of what is durable, for recovery and for readers in other processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) seq: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) durable: LogByte,
+    pub(crate) durable_offset: Offset,
+    pub(crate) committed: LogByte,
+    pub(crate) committed_offset: Offset,
+    pub(crate) time: i64,
+}
+
+/// `STATE` fits one sector, so that it is wholly old or wholly new.
+const STATE_BYTES: usize = 512;
+
+impl State {
+    /// Reads it; unreadable or torn is as good as none, for it is only a hint.
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Option<Self> {
+        let meta = Meta::read(fs, &layout.state(), "state").ok().flatten()?;
+        let pair = |key| -> Option<(LogByte, Offset)> {
+            Some((LogByte(meta.get(key)?), Offset(meta.get(&format!("{key}_offset"))?)))
+        };
+        let (durable, durable_offset) = pair("durable")?;
+        let (committed, committed_offset) = pair("committed")?;
+        Some(State {
+            seq: meta.get("seq")?,
+            epoch: Epoch { number: meta.get("epoch")?, nonce: meta.get("nonce")? },
+            durable,
+            durable_offset,
+            committed,
+            committed_offset,
+            time: meta.get("time")?,
+        })
+    }
+
+    /// Overwrites the sector, unsynced.
+    pub(crate) fn write(&self, file: &dyn File) -> std::io::Result<()> {
+        let mut meta = Meta::new("state");
+        meta.set("seq", self.seq)
+            .set("epoch", self.epoch.number)
+            .set("nonce", self.epoch.nonce)
+            .set("durable", self.durable)
+            .set("durable_offset", self.durable_offset)
+            .set("committed", self.committed)
+            .set("committed_offset", self.committed_offset)
+            .set("time", self.time);
+        let mut bytes = meta.encode();
+        assert!(bytes.len() <= STATE_BYTES, "eight numbers fit a sector");
+        bytes.resize(STATE_BYTES, b'\n');
+        file.write_all_at(&bytes, 0)
+    }
+
+    /// Opens the file to be overwritten, making it if it is not there.
+    pub(crate) fn file(fs: &dyn Fs, layout: &Layout) -> Result<Arc<dyn File>> {
+        let path = layout.state();
+        match fs.open(&path, Open::Write) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => fs.open(&path, Open::Create),
+            other => other,
+        }
+        .map_err(|e| Error::io("open", &path, e))
+    }
+}
+
+/// One epoch of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochEntry {
+    pub(crate) epoch: Epoch,
+    pub(crate) start: LogByte,
+    pub(crate) start_offset: Offset,
+    /// Who led it.
+    pub(crate) node: Id,
+}
+
+impl FromStr for EpochEntry {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [number, nonce, start, offset, node] = words[..] else { return Err(()) };
+        let n = |word: &str| word.parse::<u64>().map_err(drop);
+        Ok(EpochEntry {
+            epoch: Epoch { number: n(number)?, nonce: n(nonce)? },
+            start: LogByte(n(start)?),
+            start_offset: Offset(n(offset)?),
+            node: node.parse()?,
+        })
+    }
+}
+
+/// `EPOCHS`: the whole history of leaderships, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epochs(pub(crate) Vec<EpochEntry>);
+
+impl Epochs {
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
+        Ok(match Meta::read(fs, &layout.epochs(), "epochs")? {
+            Some(meta) => Epochs(meta.all("epoch").collect()),
+            None => Epochs::default(),
+        })
+    }
+
+    pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        let mut meta = Meta::new("epochs");
+        for e in &self.0 {
+            meta.set(
+                "epoch",
+                format_args!(
+                    "{} {} {} {} {}",
+                    e.epoch.number, e.epoch.nonce, e.start, e.start_offset, e.node
+                ),
+            );
+        }
+        meta.replace(fs, &layout.epochs())
+    }
+
+    /// Adds an epoch; drops entries that the new one's start shows to be of another branch.
+    pub(crate) fn push(&mut self, entry: EpochEntry) {
+        self.0.retain(|old| old.start < entry.start);
+        self.0.push(entry);
+    }
+
+    /// Who led the epoch with this nonce.
+    pub(crate) fn leader(&self, nonce: u64) -> Option<Id> {
+        self.0.iter().find(|entry| entry.epoch.nonce == nonce).map(|entry| entry.node)
+    }
+}
+
+/// `PROMISE`: the highest epoch this node has bound itself to, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Promise {
+    pub(crate) epoch: Epoch,
+    pub(crate) owner: Id,
+}
+
+impl Promise {
+    pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
+        let Some(meta) = Meta::read(fs, &layout.promise(), "promise")? else { return Ok(None) };
+        Ok(Some(Promise {
+            epoch: Epoch { number: meta.need("number")?, nonce: meta.need("nonce")? },
+            owner: meta.need("owner")?,
+        }))
+    }
+
+    pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        let mut meta = Meta::new("promise");
+        meta.set("number", self.epoch.number)
+            .set("nonce", self.epoch.nonce)
+            .set("owner", self.owner);
+        meta.replace(fs, &layout.promise())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Os;
+
+    #[test]
+    fn every_small_file_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let epoch = Epoch { number: 2, nonce: u64::MAX };
+
+        let mut control = Control {
+            clean: Some(CleanEnd {
+                end: LogByte(8),
+                offset: Offset(1),
+                nonce: 7,
+                fingerprint: Fingerprint { head_crc: 1, body_crc: u32::MAX },
+            }),
+            floor: LogByte(4),
+            floor_offset: Offset(2),
+            follows: Some("/some where".into()),
+            cut: Some((LogByte(9), vec![1, 2])),
+            repairs: vec![Repaired { old: "aa".into(), new: "bb".into() }],
+            ..Control::default()
+        };
+        control.write(&Os, &layout).unwrap();
+        assert_eq!(Control::read(&Os, &layout).unwrap(), Some(control));
+
+        let state = State { seq: 1, epoch, durable: LogByte(u64::MAX), ..State::default() };
+        state.write(&*State::file(&Os, &layout).unwrap()).unwrap();
+        assert_eq!(State::read(&Os, &layout), Some(state));
+
+        let mut epochs = Epochs::default();
+        let entry = |number, start| EpochEntry {
+            epoch: Epoch { number, nonce: number },
+            start: LogByte(start),
+            start_offset: Offset(start),
+            node: Id([3; 16]),
+        };
+        for (number, start) in [(1, 0), (2, 10), (3, 5)] {
+            epochs.push(entry(number, start));
+        }
+        assert_eq!(epochs.0, [entry(1, 0), entry(3, 5)]);
+        epochs.write(&Os, &layout).unwrap();
+        assert_eq!(Epochs::read(&Os, &layout).unwrap(), epochs);
+
+        let promise = Promise { epoch, owner: Id([1; 16]) };
+        promise.write(&Os, &layout).unwrap();
+        assert_eq!(Promise::read(&Os, &layout).unwrap(), Some(promise));
+    }
+}

@@ -1,0 +1,440 @@
+//! Opening: identity, lock, scan, and the decision what the first write must do.
+//!
+//! Reads everything, changes nothing until the verdict is known. Uses `files`, `scan` and `start`.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::{Fs, Lock, Open};
+use crate::position::{Id, LogByte, Offset};
+use crate::segment::{Footer, Link, Producers};
+
+use super::Shared;
+use super::catalog::{Catalog, Segment};
+use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
+use super::options::{Identity, Options, Recovery};
+use super::scan::{Found, Known, Scan};
+use super::staging::Staging;
+use super::start::{NewEpoch, Start, ToSeal};
+use super::sync::{Ends, Rounds};
+use super::wake::Wake;
+use super::worker::Worker;
+use super::writer::Writer;
+
+/// What opening a log found, and what it will do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// Segment files that belong to the log.
+    pub segments: usize,
+    /// Behind the last record that is proven durable.
+    pub durable: LogByte,
+    /// Behind the last whole record.
+    pub end: Offset,
+    /// Bytes of a torn tail, never acknowledged: moved to quarantine before the first write.
+    pub bytes_cut: u64,
+    /// Whether the log was closed cleanly, or is new.
+    pub clean: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What else was found, in words.
+    pub findings: Vec<String>,
+}
+
+/// A writer that ends lets go of the lock only after it has waited for its threads; and a reader
+/// that looks whether a writer is alive holds it for an instant.
+const LOCK_TRIES: u32 = 40;
+
+pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
+    let started = Instant::now();
+    let fs = Arc::clone(&options.fs);
+    let layout = Layout::new(path);
+    if options.create {
+        create(&*fs, &layout, options.log_id, options.follows.as_deref())?;
+    }
+    let log = LogFile::read(&*fs, &layout)?;
+    let lock = match options.read_only {
+        true => None,
+        false => Some(take_lock(&*fs, &layout)?),
+    };
+    let node = match options.read_only {
+        true => NodeFile::read(&*fs, &layout)?.map_or(Id::default(), |node| node.id),
+        false => identify(&*fs, &layout, options.identity)?,
+    };
+    let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+    let epochs = Epochs::read(&*fs, &layout)?;
+    let state = State::read(&*fs, &layout);
+    let known =
+        Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
+    let scan = known.scan()?;
+    let mut options = options;
+    let mut refuses = match (options.read_only, &control.follows) {
+        (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
+        (false, Some(source)) => Some(
+            Error::new(Kind::NotLeader, format!("this directory follows {source}"))
+                .help("append at the leader; a follower copies"),
+        ),
+        (false, None) => None,
+    };
+    if let Some(corruption) = scan.corruption(&layout) {
+        match options.recovery {
+            Recovery::ReadOnly => {
+                options.read_only = true;
+                refuses = Some(corruption);
+            }
+            _ if options.read_only => {}
+            Recovery::Refuse | Recovery::Salvage => return Err(corruption),
+        }
+    }
+    let writer_alive = options.read_only && lock.is_none() && is_locked(&*fs, &layout);
+    build(Parts {
+        options,
+        layout,
+        log,
+        node,
+        control,
+        state,
+        scan,
+        lock,
+        refuses,
+        writer_alive,
+        started,
+    })
+}
+
+struct Parts {
+    options: Options,
+    layout: Layout,
+    log: LogFile,
+    node: Id,
+    control: Control,
+    state: Option<State>,
+    scan: Scan,
+    lock: Option<Box<dyn Lock>>,
+    refuses: Option<Error>,
+    writer_alive: bool,
+    started: Instant,
+}
+
+fn build(parts: Parts) -> Result<Arc<Shared>> {
+    let Parts { options, layout, log, node, control, state, mut scan, .. } = parts;
+    let fs = Arc::clone(&options.fs);
+    let (end, end_offset, epoch) = (scan.end, scan.end_offset, scan.epoch());
+    let mut producers = Producers::default();
+    let mut segments = Vec::new();
+    let mut unsealed = Vec::new();
+    let mut previous_hash = [0; 32];
+    let mut previous = None;
+    for found in std::mem::take(&mut scan.found) {
+        let (segment, tally) = adopt(&*fs, found, &mut producers)?;
+        match (segment.footer.get(), tally) {
+            (Some(footer), _) => {
+                previous_hash = footer.hash;
+                previous = Some(link(footer));
+            }
+            (None, Some(tally)) => unsealed.push(ToSeal { segment: Arc::clone(&segment), tally }),
+            (None, None) => unreachable!("a segment is sealed or was walked"),
+        }
+        segments.push(segment);
+    }
+    let report = OpenReport {
+        segments: segments.len(),
+        durable: scan.durable.min(end),
+        end: end_offset,
+        bytes_cut: scan.torn_bytes(),
+        clean: scan.clean || segments.is_empty() && scan.beyond.is_empty(),
+        elapsed: parts.started.elapsed(),
+        findings: scan.findings.clone(),
+    };
+    let fresh = segments.is_empty() && scan.beyond.is_empty();
+    let resume = scan.clean && unsealed.len() == 1 && control.follows.is_none();
+    // Where the writer's first frame will go: behind the SEAL that the last segment will get.
+    let start = if resume {
+        let last = unsealed.pop().expect("exactly one");
+        Start::Resume { segment: last.segment, tally: last.tally }
+    } else {
+        Start::Epoch(NewEpoch {
+            fork: end,
+            end_offset,
+            durable: scan.durable,
+            parent: epoch,
+            seen: scan.epochs_seen,
+            previous_hash,
+            previous,
+            unsealed,
+            beyond: std::mem::take(&mut scan.beyond),
+            reason: if fresh { "created" } else { "reopened after an unclean end" },
+        })
+    };
+    let eager = !fresh && !resume && parts.refuses.is_none();
+    let (staging, owner) = Staging::new();
+    let worker = Worker::default();
+    worker.set_previous_hash(previous_hash);
+    let catalog = Catalog::new(Arc::clone(&fs), options.map, segments);
+    let wants_worker = options.worker && !options.read_only && parts.refuses.is_none();
+    let shared = Arc::new(Shared {
+        writer: Mutex::new(Writer::new(owner, start, producers)),
+        fs,
+        layout,
+        log,
+        node,
+        refuses: parts.refuses,
+        catalog,
+        staging,
+        ends: Ends::default(),
+        rounds: Rounds::default(),
+        poison: OnceLock::new(),
+        stalled: AtomicBool::new(false),
+        visible_wake: Wake::default(),
+        worker,
+        control: Mutex::new(control),
+        state_file: Mutex::new(None),
+        state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
+        state_written: AtomicU64::new(0),
+        state_pending: AtomicBool::new(false),
+        epoch_number: AtomicU64::new(epoch.number),
+        epoch_nonce: AtomicU64::new(epoch.nonce),
+        confirmed: AtomicU64::new(u64::MAX),
+        report,
+        lock: Mutex::new(parts.lock),
+        options,
+    });
+    if shared.options.read_only {
+        shared.show_to_reader(end, end_offset, scan.durable, parts.writer_alive)?;
+    } else if eager {
+        sweep(&shared, &scan.leftovers)?;
+        // What lies between proven durable and the end becomes durable now, before anybody
+        // reads it. A full disk may stop this; then appends wait, and reads end where D is.
+        let mut writer = shared.writer();
+        match writer.ready(&shared) {
+            Ok(()) => {}
+            Err(e) if e.kind() == Kind::DiskFull => {}
+            Err(e) => return Err(e),
+        }
+    } else {
+        sweep(&shared, &scan.leftovers)?;
+        shared.publish_recovered(end, end_offset);
+    }
+    if wants_worker {
+        Worker::spawn(&shared)?;
+    }
+    Ok(shared)
+}
+
+fn link(footer: &Footer) -> Link {
+    Link { base: footer.base, end: footer.end(), fingerprint: footer.fingerprint }
+}
+
+/// Turns a found segment into one that readers use; collects its producers.
+fn adopt(
+    fs: &dyn Fs,
+    found: Found,
+    producers: &mut Producers,
+) -> Result<(Arc<Segment>, Option<crate::segment::Tally>)> {
+    match (found.footer, found.unsealed) {
+        (Some(footer), _) => {
+            if footer.producers_count > 0 {
+                producers.merge(&read_producers(fs, &found.path, &footer)?);
+            }
+            Ok((Arc::new(Segment::sealed(footer, found.path)), None))
+        }
+        (None, Some(unsealed)) => {
+            producers.merge(&unsealed.tally.producers);
+            let segment = Segment::unsealed(found.header, found.path, unsealed.file);
+            segment.publish_index(unsealed.tally.index.as_bytes());
+            Ok((Arc::new(segment), Some(unsealed.tally)))
+        }
+        (None, None) => unreachable!("a segment is sealed or was walked"),
+    }
+}
+
+fn read_producers(fs: &dyn Fs, path: &Path, footer: &Footer) -> Result<Producers> {
+    let io = |e| Error::io("read the producers of", path, e);
+    let file = fs.open(path, Open::Read).map_err(io)?;
+    let mut block = vec![0; 48 * footer.producers_count as usize];
+    file.read_exact_at(&mut block, footer.producers_byte).map_err(io)?;
+    if crate::crc::crc32c(&block) != footer.producers_crc {
+        return Err(Error::new(
+            Kind::Corrupt,
+            "the checksum of the producers block does not hold: retries could be appended twice",
+        )
+        .in_file(path)
+        .at_byte(footer.producers_byte)
+        .help("run `tidelog repair`, which makes the block again from the frames"));
+    }
+    Ok(Producers::decode(&block))
+}
+
+/// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
+/// that looks like a log.
+fn create(fs: &dyn Fs, layout: &Layout, id: Option<Id>, follows: Option<&str>) -> Result<()> {
+    let io = |what: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |e| Error::io(what, &path, e)
+    };
+    let exists = |path: &Path| match fs.open(path, Open::Read) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("open", path, e)),
+    };
+    if fs.list(&layout.root).is_ok() {
+        if exists(&layout.log())? {
+            return Ok(());
+        }
+        let names = fs.list(&layout.root).map_err(io("list", &layout.root))?;
+        let ours = ["LOCK", "NODE", "CONTROL", "segments", "tidelog.toml"];
+        let foreign =
+            names.iter().find(|name| !ours.contains(&name.as_str()) && !name.ends_with(".tmp"));
+        if let Some(foreign) = foreign {
+            return Err(Error::new(
+                Kind::NotALog,
+                format!("expected an empty directory to create a log in, found {foreign:?}"),
+            )
+            .in_file(&layout.root)
+            .help("name a new or empty directory"));
+        }
+    }
+    fs.create_dir(&layout.root).map_err(io("create", &layout.root))?;
+    if let Some(parent) = layout.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs.sync_dir(parent).map_err(io("sync", parent))?;
+    }
+    fs.create_dir(&layout.segments()).map_err(io("create", &layout.segments()))?;
+    if !exists(&layout.lock())? {
+        match fs.open(&layout.lock(), Open::Create) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => drop(other.map_err(io("create", &layout.lock()))?),
+        }
+    }
+    let _lock = take_lock(fs, layout)?;
+    if exists(&layout.log())? {
+        return Ok(());
+    }
+    let random = || -> Result<Id> {
+        let mut id = [0; 16];
+        fs.random(&mut id).map_err(io("read randomness for", &layout.root))?;
+        Ok(Id(id))
+    };
+    NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
+    let mut control = Control { follows: follows.map(str::to_owned), ..Control::default() };
+    control.write(fs, layout)?;
+    let id = match id {
+        Some(id) => id,
+        None => random()?,
+    };
+    LogFile { id, created: fs.now() }.write(fs, layout)
+}
+
+fn take_lock(fs: &dyn Fs, layout: &Layout) -> Result<Box<dyn Lock>> {
+    let path = layout.lock();
+    for attempt in 0..LOCK_TRIES {
+        match fs.lock(&path, true) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if attempt + 1 < LOCK_TRIES => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // A directory that lost its lock file (a copy without empty files, say).
+                fs.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
+            }
+            Err(e) => {
+                return Err(Error::io("lock", &path, e)
+                    .help("tidelog needs a file system that honours flock"));
+            }
+        }
+    }
+    Err(Error::new(Kind::Locked, "another process has this log open for writing")
+        .in_file(&path)
+        .help("stop it, or open the log for reading"))
+}
+
+fn is_locked(fs: &dyn Fs, layout: &Layout) -> bool {
+    matches!(fs.lock(&layout.lock(), false), Ok(None))
+}
+
+/// Which node this directory is; refuses a copy until told what it is.
+fn identify(fs: &dyn Fs, layout: &Layout, identity: Identity) -> Result<Id> {
+    let found = NodeFile::read(fs, layout)?;
+    let here = |id| NodeFile::here(fs, layout, id);
+    let new = || -> Result<Id> {
+        let mut id = [0; 16];
+        fs.random(&mut id).map_err(|e| Error::io("read randomness for", &layout.root, e))?;
+        let node = here(Id(id))?;
+        node.write(fs, layout)?;
+        Ok(node.id)
+    };
+    let Some(found) = found else {
+        return match identity {
+            Identity::NewNode => new(),
+            Identity::Expect | Identity::SameNode => Err(Error::new(
+                Kind::CopiedDirectory,
+                "expected a NODE file that says which node this directory is, found none",
+            )
+            .in_file(&layout.node())
+            .help("open it as a new node (`--new-node`)")),
+        };
+    };
+    let expected = here(found.id)?;
+    match identity {
+        _ if found == expected && identity != Identity::NewNode => Ok(found.id),
+        Identity::SameNode => {
+            expected.write(fs, layout)?;
+            Ok(found.id)
+        }
+        Identity::NewNode => new(),
+        Identity::Expect => Err(Error::new(
+            Kind::CopiedDirectory,
+            format!(
+                "expected this directory at {} on machine {}, found it at {} on machine {}: two \
+                 copies that both write would go separate ways",
+                found.path, found.machine, expected.path, expected.machine
+            ),
+        )
+        .in_file(&layout.node())
+        .help(
+            "if the original is gone, open it as the same node (`--same-node`); \
+             otherwise as a new one (`--new-node`)",
+        )),
+    }
+}
+
+/// Removes temporary files and segments below the floor that an earlier run left behind.
+fn sweep(shared: &Shared, leftovers: &[std::path::PathBuf]) -> Result<()> {
+    let fs = &*shared.fs;
+    for path in leftovers {
+        fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
+    }
+    for directory in [shared.layout.root.clone(), shared.layout.segments()] {
+        for name in fs.list(&directory).unwrap_or_default() {
+            if name.ends_with(".tmp") {
+                let _ = fs.unlink(&directory.join(name));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Decides what a reader beside, or after, a writer sees.
+    fn show_to_reader(
+        self: &Arc<Self>,
+        end: LogByte,
+        end_offset: Offset,
+        durable: LogByte,
+        writer_alive: bool,
+    ) -> Result<()> {
+        let proven = durable.min(end);
+        self.publish_recovered(end, end_offset);
+        let confirmed = match proven == end {
+            true => end_offset,
+            false => self.offset_at(proven)?,
+        };
+        self.confirmed.store(confirmed.0, Release);
+        if writer_alive {
+            // Its frames in the page cache may not be synced yet: show what is proven.
+            self.publish_recovered(proven, confirmed);
+        }
+        Ok(())
+    }
+}

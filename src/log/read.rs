@@ -1,0 +1,421 @@
+//! Reading: a cursor that walks frames in order and hands out records without copying.
+//!
+//! Called by users, tails, the table and verification of conditions; uses the catalog and the
+//! window. A cursor takes no lock while it reads and sees at most the visible end, which it looks
+//! up again at every frame. Invariants:
+//! - a frame's header is checked at every read, its body as [`Verification`] says;
+//! - an index only says where to start looking: the frame found is held against the offset;
+//! - damage is an error that names file and byte; the cursor stays where it is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records};
+use crate::position::Offset;
+use crate::record::Record;
+use crate::segment::{HEADER_BYTES, Index, SEAL_BYTES, Window};
+
+use super::catalog::Segment;
+use super::options::Verification;
+use super::{Shared, compress};
+
+/// A record with its place; borrows from the cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its offset.
+    pub offset: Offset,
+    /// Number of the epoch that appended it.
+    pub epoch: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// The record.
+    pub record: Record<'a>,
+}
+
+/// A record with its place, owning its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedEntry {
+    /// Its offset.
+    pub offset: Offset,
+    /// Number of the epoch that appended it.
+    pub epoch: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub timestamp: i64,
+    op: crate::record::Op,
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+}
+
+impl OwnedEntry {
+    /// The record.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            op: self.op,
+            key: self.key.as_deref(),
+            value: &self.value,
+            timestamp: Some(self.timestamp),
+        }
+    }
+}
+
+impl Entry<'_> {
+    /// A copy that outlives the cursor.
+    pub fn to_owned(&self) -> OwnedEntry {
+        OwnedEntry {
+            offset: self.offset,
+            epoch: self.epoch,
+            timestamp: self.timestamp,
+            op: self.record.op,
+            key: self.record.key.map(<[u8]>::to_vec),
+            value: self.record.value.to_vec(),
+        }
+    }
+}
+
+/// Walks the log in offset order. Made by [`Log::read`](super::Log::read).
+#[derive(Debug)]
+pub struct Cursor {
+    shared: Arc<Shared>,
+    at: Option<Place>,
+    /// The next record's offset.
+    next: u64,
+    /// Where to stop; `u64::MAX` for the visible end.
+    stop: u64,
+    frame: Option<Open>,
+    /// The unpacked payload of a compressed frame.
+    scratch: Vec<u8>,
+    /// Whether to read what is written, whatever the log shows to others.
+    unsynced: bool,
+}
+
+/// Where in the files a cursor stands.
+#[derive(Debug)]
+struct Place {
+    segment: Arc<Segment>,
+    window: Window,
+    /// Byte of the next frame's header.
+    byte: u64,
+    /// Whether bodies are to be checked, and whether everything before was.
+    check: bool,
+    from_start: bool,
+}
+
+/// The frame whose records are being handed out.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    header: Header,
+    /// Its byte in the window.
+    byte: u64,
+    first: u64,
+    compressed: bool,
+}
+
+impl Cursor {
+    pub(crate) fn new(shared: Arc<Shared>, from: Offset, stop: Offset) -> Result<Self> {
+        let mut cursor = Cursor {
+            shared,
+            at: None,
+            next: from.0,
+            stop: stop.0,
+            frame: None,
+            scratch: Vec::new(),
+            unsynced: false,
+        };
+        cursor.seek(from)?;
+        Ok(cursor)
+    }
+
+    /// A cursor that sees everything written; for conditions, under the writer's lock.
+    pub(crate) fn unsynced(shared: Arc<Shared>, from: Offset, stop: Offset) -> Result<Self> {
+        Ok(Cursor { unsynced: true, ..Cursor::new(shared, from, stop)? })
+    }
+
+    /// The offset of the record that comes next.
+    pub fn offset(&self) -> Offset {
+        Offset(self.next)
+    }
+
+    /// The next record, or `None` at the end of what is visible. Calling again later goes on.
+    #[expect(clippy::should_implement_trait, reason = "entries borrow from the cursor")]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        if self.next >= self.stop {
+            return Ok(None);
+        }
+        let open = match self.frame {
+            Some(open) if self.next < open.first + u64::from(open.header.count) => open,
+            _ => match self.advance()? {
+                Some(open) => open,
+                None => return Ok(None),
+            },
+        };
+        let place = self.at.as_mut().expect("a frame is open");
+        let records = if open.compressed {
+            Records::new(&open.header, &self.scratch)
+        } else {
+            let end = open.byte + u64::from(open.header.len);
+            let bytes = place
+                .window
+                .bytes(open.byte, open.header.len as usize, end)
+                .map_err(|e| Error::io("read", &place.segment.path, e))?;
+            Frame::trusted(bytes, open.header).and_then(|frame| frame.records())
+        };
+        let index = usize::try_from(self.next - open.first).expect("at most a batch");
+        let record = match records.and_then(|records| records.get(index)) {
+            Ok(record) => record,
+            Err(fault) => return Err(damaged(&place.segment, open.byte, self.next, fault)),
+        };
+        let offset = Offset(self.next);
+        self.next += 1;
+        Ok(Some(Entry {
+            offset,
+            epoch: place.segment.header.epoch.number,
+            timestamp: record.timestamp.unwrap_or(open.header.max_timestamp),
+            record,
+        }))
+    }
+
+    /// Goes to `offset`; the next record is the first at or behind it.
+    pub fn seek(&mut self, offset: Offset) -> Result<()> {
+        self.next = offset.0;
+        self.frame = None;
+        self.at = None;
+        let list = self.shared.catalog.list();
+        let start = self.shared.start();
+        if offset < start {
+            return Err(gone(offset, start));
+        }
+        // The last segment that starts at or before the offset and has records, or lost ones.
+        let after = list.partition_point(|segment| segment.header.base_offset <= offset);
+        let Some(segment) = after.checked_sub(1).map(|i| &list[i]) else { return Ok(()) };
+        let rel = u32::try_from(offset.0 - segment.header.base_offset.0).unwrap_or(u32::MAX);
+        let entry = self.shared.catalog.find(segment, |block| Index::find_offset(block, rel))?;
+        self.enter(Arc::clone(segment), entry.map_or(HEADER_BYTES, |entry| entry.byte))
+    }
+
+    /// Stands at `byte` of `segment`.
+    fn enter(&mut self, segment: Arc<Segment>, byte: u64) -> Result<()> {
+        let window = self.shared.catalog.window(&segment)?;
+        let check = match self.shared.options.verification {
+            Verification::Always => true,
+            Verification::OncePerSegment => !segment.verified.load(Relaxed),
+            Verification::Never => false,
+        };
+        self.frame = None;
+        self.at = Some(Place { segment, window, byte, check, from_start: byte == HEADER_BYTES });
+        Ok(())
+    }
+
+    /// Opens the next frame that holds records at or behind `next`.
+    fn advance(&mut self) -> Result<Option<Open>> {
+        loop {
+            if self.at.is_none() && !self.enter_first()? {
+                return Ok(None);
+            }
+            let visible = match self.unsynced {
+                true => self.shared.ends.written().0.0,
+                false => self.shared.visible_byte(),
+            };
+            let place = self.at.as_mut().expect("entered above");
+            let segment = &place.segment;
+            let log_byte = segment.header.log_byte(place.byte);
+            let frames_end = segment.end.get().map_or(u64::MAX, |end| end.0);
+            if place.byte >= frames_end {
+                if place.check && place.from_start {
+                    segment.verified.store(true, Relaxed);
+                }
+                if !self.enter_next()? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if log_byte >= visible {
+                return Ok(None);
+            }
+            let limit = frames_end.min(segment.header.file_byte(visible));
+            let seed = segment.header.seed();
+            let io = |e| Error::io("read", &segment.path, e);
+            let byte = place.byte;
+            let bytes = place.window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
+            let header = match Header::decode(bytes, byte, limit, seed) {
+                Ok(header) => header,
+                Err(fault) => return Err(damaged(segment, byte, self.next, fault)),
+            };
+            let stride = header.stride();
+            let first = segment.header.base_offset.0 + u64::from(header.rel_offset);
+            let count = u64::from(header.count);
+            if header.kind == FrameKind::Lost {
+                place.byte += stride as u64;
+                return self.lost(byte, header, first);
+            }
+            if count == 0 || first + count <= self.next {
+                place.byte += stride as u64;
+                place.from_start &= count == 0;
+                continue;
+            }
+            if first > self.next {
+                return Err(damaged(segment, byte, self.next, Fault::Body));
+            }
+            let mut compressed = false;
+            if place.check || header.flags & crate::frame::COMPRESSION_MASK != 0 {
+                let bytes = place.window.bytes(byte, stride, limit).map_err(io)?;
+                let frame = if place.check {
+                    Frame::decode(bytes, byte, limit, seed)
+                } else {
+                    Frame::trusted(bytes, header)
+                };
+                let frame = frame.map_err(|fault| damaged(segment, byte, self.next, fault))?;
+                compressed = frame.is_compressed();
+                if compressed {
+                    compress::unpack(&frame, &mut self.scratch)
+                        .map_err(|e| e.in_file(&segment.path).at_byte(byte).at_offset(first))?;
+                }
+            }
+            place.byte += stride as u64;
+            let open = Open { header, byte, first, compressed };
+            self.frame = Some(open);
+            return Ok(Some(open));
+        }
+    }
+
+    /// A `lost` frame: reported once, then the cursor goes on behind it.
+    fn lost(&mut self, byte: u64, header: Header, first: u64) -> Result<Option<Open>> {
+        let place = self.at.as_mut().expect("a frame was read there");
+        let limit = byte + header.stride() as u64;
+        let bytes = place
+            .window
+            .bytes(byte, header.stride(), limit)
+            .map_err(|e| Error::io("read", &place.segment.path, e))?;
+        let lost = Frame::trusted(bytes, header).ok().and_then(|frame| Lost::decode(frame.body));
+        let Some(lost) = lost else {
+            return Err(damaged(&place.segment, byte, self.next, Fault::Body));
+        };
+        let end = first + u64::from(lost.count);
+        if end <= self.next {
+            return self.advance();
+        }
+        let from = self.next.max(first);
+        self.next = end;
+        Err(Error::new(
+            Kind::Lost,
+            format!("offsets {from} to {} were lost to damage that a repair has recorded", end - 1),
+        )
+        .in_file(&place.segment.path)
+        .at_byte(byte)
+        .at_offset(from)
+        .help("reading on continues behind them; the damaged bytes are in quarantine"))
+    }
+
+    /// Enters the first segment, when there was none before.
+    fn enter_first(&mut self) -> Result<bool> {
+        if self.shared.catalog.list().is_empty() {
+            return Ok(false);
+        }
+        self.seek(Offset(self.next))?;
+        Ok(self.at.is_some())
+    }
+
+    /// Enters the segment behind the current one, if it is there yet.
+    fn enter_next(&mut self) -> Result<bool> {
+        let place = self.at.as_ref().expect("stands at a segment's end");
+        let base = place.segment.header.base;
+        let end = place.segment.header.log_byte(place.byte) + SEAL_BYTES;
+        let list = self.shared.catalog.list();
+        let after = list.partition_point(|segment| segment.header.base <= base);
+        let Some(next) = list.get(after) else { return Ok(false) };
+        if next.header.base.0 != end {
+            let start = self.shared.start();
+            return Err(gone(Offset(self.next), start));
+        }
+        self.enter(Arc::clone(next), HEADER_BYTES)?;
+        Ok(true)
+    }
+
+    /// Whether [`next`](Self::next) has something to say: a record, or an error.
+    pub(crate) fn is_ready(&mut self) -> Result<bool> {
+        match self.frame {
+            Some(open) if self.next < open.first + u64::from(open.header.count) => Ok(true),
+            _ => Ok(self.advance()?.is_some()),
+        }
+    }
+
+    /// The offset of the first record at or behind `target`, a byte of `segment`, looked for
+    /// from `byte` on.
+    pub(crate) fn offset_at(
+        shared: &Arc<Shared>,
+        segment: &Arc<Segment>,
+        byte: u64,
+        target: u64,
+    ) -> Result<Offset> {
+        let mut window = shared.catalog.window(segment)?;
+        let (mut byte, mut offset) = (byte, segment.header.base_offset);
+        loop {
+            let bytes = window
+                .bytes(byte, FRAME_HEADER, u64::MAX)
+                .map_err(|e| Error::io("read", &segment.path, e))?;
+            let Ok(header) = Header::decode(bytes, byte, u64::MAX, segment.header.seed()) else {
+                return Ok(offset);
+            };
+            offset = segment.header.base_offset.plus(u64::from(header.rel_offset));
+            if byte >= target {
+                return Ok(offset);
+            }
+            offset = offset.plus(u64::from(header.count));
+            byte += header.stride() as u64;
+        }
+    }
+
+    /// The first offset at or behind which a timestamp of at least `timestamp` appears.
+    pub(crate) fn seek_time(shared: Arc<Shared>, timestamp: i64) -> Result<Offset> {
+        let (_, visible) = shared.visible();
+        let list = shared.catalog.list();
+        // Running maxima rise over segments, too: sealed ones say theirs.
+        let mut running = i64::MIN;
+        for segment in list.iter() {
+            let newest = match segment.footer.get() {
+                Some(footer) => footer.max_timestamp,
+                None => i64::MAX,
+            };
+            running = running.max(newest);
+            if running < timestamp {
+                continue;
+            }
+            let entry = shared.catalog.find(segment, |block| Index::find_time(block, timestamp))?;
+            let from = entry.map_or(segment.header.base_offset, |entry| {
+                segment.header.base_offset.plus(u64::from(entry.rel_offset))
+            });
+            let mut cursor = Cursor::new(Arc::clone(&shared), from, visible)?;
+            loop {
+                match cursor.next() {
+                    Ok(Some(entry)) if entry.timestamp >= timestamp => return Ok(entry.offset),
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Ok(visible),
+                    Err(e) if e.kind() == Kind::Lost => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(visible)
+    }
+}
+
+fn damaged(segment: &Segment, byte: u64, offset: u64, fault: Fault) -> Error {
+    Error::new(
+        Kind::Corrupt,
+        format!("expected the frame of offset {offset}, found {}", fault.as_str()),
+    )
+    .in_file(&segment.path)
+    .at_byte(byte)
+    .at_offset(offset)
+    .help("run `tidelog verify` to see all damage, `tidelog repair` to save what is whole")
+}
+
+pub(crate) fn gone(offset: Offset, start: Offset) -> Error {
+    Error::new(
+        Kind::Gone,
+        format!("expected offset {offset}, but the log starts at {start}: retention dropped it"),
+    )
+    .at_offset(offset.0)
+    .help(format!("start at offset {start}"))
+}

@@ -1,0 +1,115 @@
+//! How a reader in another process follows the writer: looking at the directory again.
+//!
+//! A look reads STATE, and only when that moved the names in `segments/` and the footers of
+//! segments that were not sealed before. Frames are not walked: STATE says what is durable, and
+//! the cursor checks every frame that it reads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+
+use crate::error::{Error, Result};
+use crate::fs::Open;
+use crate::position::{LogByte, Offset};
+use crate::segment::{Footer, HEADER_BYTES, Index, SegmentHeader, SegmentName};
+
+use super::Shared;
+use super::catalog::Segment;
+use super::files::{Control, State};
+use super::read::Cursor;
+
+impl Shared {
+    /// Looks whether the log has grown.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let Some(state) = State::read(&*self.fs, &self.layout) else { return Ok(()) };
+        let seen = self.state_seq.swap(state.seq, AcqRel);
+        let (durable, _) = self.ends.durable();
+        if seen == state.seq && durable >= state.durable {
+            return Ok(());
+        }
+        self.look_for_segments(&state)?;
+        if state.durable > durable {
+            self.confirmed.store(state.durable_offset.0, Release);
+            self.set_epoch(state.epoch);
+            self.publish_recovered(state.durable, state.durable_offset);
+        }
+        Ok(())
+    }
+
+    fn look_for_segments(&self, state: &State) -> Result<()> {
+        let directory = self.layout.segments();
+        let names = self.fs.list(&directory).map_err(|e| Error::io("list", &directory, e))?;
+        let list = self.catalog.list();
+        let newest = list.last().map(|segment| segment.header.base);
+        let mut added = Vec::new();
+        for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
+            if newest.is_none_or(|newest| name.0 > newest) && name.0 <= state.durable {
+                added.extend(self.open_segment(name)?);
+            }
+        }
+        for segment in list.iter().filter(|segment| segment.footer.get().is_none()) {
+            let file = self.fs.open(&segment.path, Open::Read);
+            if let Some(footer) = file.ok().and_then(|file| Footer::read(&*file).ok().flatten()) {
+                if footer.log == self.log.id && footer.base == segment.header.base {
+                    segment.seal(footer);
+                }
+            }
+        }
+        // A segment that is followed by another has its end, sealed or not.
+        let mut previous = list.last().cloned();
+        for segment in &added {
+            if let (Some(before), Some(link)) = (&previous, segment.header.previous)
+                && link.base == before.header.base
+            {
+                let end = before.header.file_byte(link.end.0) - crate::segment::SEAL_BYTES;
+                let _ = before.end.set((end, segment.header.base_offset));
+            }
+            previous = Some(Arc::clone(segment));
+        }
+        let floor = Control::read(&*self.fs, &self.layout)?.unwrap_or_default().floor;
+        if !added.is_empty() || list.first().is_some_and(|first| first.header.base < floor) {
+            self.catalog.update(|segments| {
+                segments.extend(added);
+                segments.retain(|segment| segment.header.base >= floor);
+            });
+        }
+        Ok(())
+    }
+
+    fn open_segment(&self, name: SegmentName) -> Result<Option<Arc<Segment>>> {
+        let path = name.path(&self.layout.segments());
+        let file = match self.fs.open(&path, Open::Read) {
+            Ok(file) => file,
+            // Retention was quicker.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &path, e)),
+        };
+        let mut page = vec![0; 4096];
+        let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", &path, e))?;
+        let header = SegmentHeader::decode(&page[..read]).map_err(|e| e.in_file(&path))?;
+        let segment = Segment::unsealed(header, path, Arc::clone(&file));
+        if let Some(footer) = Footer::read(&*file)? {
+            segment.seal(footer);
+        }
+        Ok(Some(Arc::new(segment)))
+    }
+
+    /// The offset of the first record at or behind a log byte.
+    pub(crate) fn offset_at(self: &Arc<Self>, byte: LogByte) -> Result<Offset> {
+        let list = self.catalog.list();
+        let after = list.partition_point(|segment| segment.header.base <= byte);
+        let Some(segment) = after.checked_sub(1).map(|i| &list[i]) else {
+            return Ok(self.start());
+        };
+        if let Some((end, offset)) = segment.end.get()
+            && segment.header.file_byte(byte.0) >= *end
+        {
+            return Ok(*offset);
+        }
+        let target = segment.header.file_byte(byte.0);
+        let entry = self.catalog.find(segment, |block| {
+            let entries = (0..Index::entries(block)).filter_map(|i| Index::entry(block, i));
+            entries.take_while(|entry| entry.byte <= target).last()
+        })?;
+        Cursor::offset_at(self, segment, entry.map_or(HEADER_BYTES, |entry| entry.byte), target)
+    }
+}

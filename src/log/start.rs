@@ -1,0 +1,277 @@
+//! What a log opened for writing does before its first write.
+//!
+//! Planned by `open`, run by the writer: at once after an unclean end, otherwise with the first
+//! append, so that opening and closing a log changes nothing on disk. A full disk leaves the plan
+//! as it is, to be run again. Every path ends with one active segment and an open buffer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::{self, EpochStart, FrameKind, NO_CLAIM};
+use crate::fs::{File, Fs, Open};
+use crate::position::{Epoch, LogByte, Offset};
+use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, SegmentHeader, Tally, seal};
+
+use super::Shared;
+use super::catalog::Segment;
+use super::files::{EpochEntry, Epochs, Layout, Promise};
+use super::meta::Meta;
+use super::scan::Beyond;
+use super::writer::Writer;
+
+/// A plan for the first write.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// Go on in the active segment that a clean close left.
+    Resume { segment: Arc<Segment>, tally: Tally },
+    /// Begin a new epoch in a new segment, after bringing what is there in order.
+    Epoch(NewEpoch),
+}
+
+/// Everything that stands between an unclean end (or an empty log) and a new epoch.
+#[derive(Debug)]
+pub(crate) struct NewEpoch {
+    /// Segments without a footer, oldest first.
+    pub(crate) unsealed: Vec<ToSeal>,
+    /// The torn tail.
+    pub(crate) beyond: Vec<Beyond>,
+    /// The last sealed segment's hash; zeros if none.
+    pub(crate) previous_hash: [u8; 32],
+    /// The segment that will precede the new one.
+    pub(crate) previous: Option<Link>,
+    /// Everything below is proven durable.
+    pub(crate) durable: LogByte,
+    /// Where the parent epoch's frames end.
+    pub(crate) fork: LogByte,
+    pub(crate) end_offset: Offset,
+    pub(crate) parent: Epoch,
+    /// The highest epoch number seen anywhere.
+    pub(crate) seen: u64,
+    pub(crate) reason: &'static str,
+}
+
+/// A segment to be sealed at its last frame.
+#[derive(Debug)]
+pub(crate) struct ToSeal {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) tally: Tally,
+}
+
+impl Start {
+    /// Runs the plan. On an error the plan comes back if it can be run again.
+    pub(crate) fn run(
+        self,
+        writer: &mut Writer,
+        shared: &Shared,
+    ) -> Result<(), (Option<Box<Start>>, Error)> {
+        match self {
+            Start::Resume { segment, tally } => resume(writer, shared, &segment, &tally)
+                .map_err(|e| (Some(Box::new(Start::Resume { segment, tally })), e)),
+            Start::Epoch(mut plan) => {
+                plan.run(writer, shared).map_err(|e| (Some(Box::new(Start::Epoch(plan))), e))
+            }
+        }
+    }
+}
+
+fn resume(
+    writer: &mut Writer,
+    shared: &Shared,
+    segment: &Arc<Segment>,
+    tally: &Tally,
+) -> Result<()> {
+    let file = shared
+        .fs
+        .open(&segment.path, Open::Write)
+        .map_err(|e| Error::io("open", &segment.path, e))?;
+    shared.clear_clean()?;
+    writer.resume_segment(shared, Arc::clone(segment), file, tally.clone())
+}
+
+impl NewEpoch {
+    fn run(&mut self, writer: &mut Writer, shared: &Shared) -> Result<()> {
+        let fs = &*shared.fs;
+        self.settle(fs)?;
+        shared.publish_recovered(self.fork, self.end_offset);
+        self.set_aside(fs, &shared.layout)?;
+        let mut hash = self.previous_hash;
+        while let Some(first) = self.unsealed.first() {
+            let header = first.segment.header;
+            let path = first.segment.path.clone();
+            let file = fs.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
+            let sealed = seal(&file, &path, &header, &first.tally, hash)?;
+            first.segment.seal(sealed.footer);
+            hash = sealed.footer.hash;
+            self.previous = Some(Link {
+                base: header.base,
+                end: sealed.footer.end(),
+                fingerprint: sealed.footer.fingerprint,
+            });
+            self.previous_hash = hash;
+            self.unsealed.remove(0);
+        }
+        shared.worker.set_previous_hash(hash);
+        self.begin(writer, shared)
+    }
+
+    /// Makes durable what was read back: the page cache may hold bytes that never landed, or
+    /// that a failed sync has marked clean. Writing them again, in place, settles it.
+    fn settle(&self, fs: &dyn Fs) -> Result<()> {
+        for ToSeal { segment, tally } in &self.unsealed {
+            let header = &segment.header;
+            let end = tally.end;
+            let from = match self.durable.0.checked_sub(header.base.0) {
+                Some(bytes) => (HEADER_BYTES + bytes).min(end) / PAGE_BYTES * PAGE_BYTES,
+                None => 0,
+            };
+            let path = &segment.path;
+            let io = |what: &'static str| move |e| Error::io(what, path, e);
+            let file = fs.open(path, Open::Write).map_err(io("open"))?;
+            let rewritten = rewrite(&*file, &*file, from, end).and_then(|()| file.sync_data());
+            if let Err(e) = rewritten {
+                if Error::io("", path, std::io::Error::new(e.kind(), "")).kind() == Kind::DiskFull {
+                    return Err(Error::io("write", path, e));
+                }
+                // The blocks refuse: give the bytes new ones.
+                copy_over(fs, &*file, path, end)?;
+            }
+        }
+        if let Some(last) = self.unsealed.last() {
+            let directory = last.segment.path.parent().expect("segments have a directory");
+            // Closes the crash that forgets the names of segments whose frames are now durable.
+            fs.sync_dir(directory).map_err(|e| Error::io("sync", directory, e))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the torn tail to quarantine, newest first, and cuts it off.
+    fn set_aside(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
+        while let Some(beyond) = self.beyond.last() {
+            let reason = "torn tail: never acknowledged, set aside when the log was reopened";
+            quarantine(fs, layout, &beyond.path, beyond.from, beyond.bytes, reason)?;
+            let io = |what: &'static str| {
+                let path = beyond.path.clone();
+                move |e| Error::io(what, &path, e)
+            };
+            if beyond.from == 0 {
+                fs.unlink(&beyond.path).map_err(io("remove"))?;
+                let segments = layout.segments();
+                fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+            } else {
+                let file = fs.open(&beyond.path, Open::Write).map_err(io("open"))?;
+                file.set_len(beyond.from).map_err(io("cut"))?;
+                file.sync_data().map_err(io("sync"))?;
+            }
+            self.beyond.pop();
+        }
+        Ok(())
+    }
+
+    /// Wins the next epoch number and writes its first frame's segment.
+    fn begin(&self, writer: &mut Writer, shared: &Shared) -> Result<()> {
+        let fs = &*shared.fs;
+        let layout = &shared.layout;
+        let promised = Promise::read(fs, layout)?.map_or(0, |promise| promise.epoch.number);
+        let epoch = Epoch { number: self.seen.max(promised) + 1, nonce: shared.random_u64()? };
+        let base = self.previous.map_or(self.fork, |link| link.end);
+        Promise { epoch, owner: shared.node }.write(fs, layout)?;
+        let mut epochs = Epochs::read(fs, layout)?;
+        epochs.push(EpochEntry {
+            epoch,
+            start: base,
+            start_offset: self.end_offset,
+            node: shared.node,
+        });
+        epochs.write(fs, layout)?;
+        shared.clear_clean()?;
+        let header = SegmentHeader {
+            log: shared.log.id,
+            base,
+            base_offset: self.end_offset,
+            epoch,
+            salt: shared.random_u64()?,
+            created: fs.now(),
+            previous: self.previous,
+        };
+        let start = EpochStart {
+            epoch,
+            parent: self.parent,
+            fork: self.fork.0,
+            fork_offset: self.end_offset.0,
+            node: shared.node,
+            reason: self.reason.to_owned(),
+        };
+        let bytes = frame::encode(
+            FrameKind::EpochStart,
+            0,
+            NO_CLAIM,
+            header.created,
+            &start.encode(),
+            (header.seed(), HEADER_BYTES),
+        );
+        writer.begin_segment(shared, header, &bytes)
+    }
+}
+
+fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = from;
+    while at < to {
+        let len = buffer.len().min(usize::try_from(to - at).unwrap_or(usize::MAX));
+        from_file.read_exact_at(&mut buffer[..len], at)?;
+        to_file.write_all_at(&buffer[..len], at)?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+/// Replaces the file at `path` by a copy of its first `end` bytes on fresh blocks.
+fn copy_over(fs: &dyn Fs, file: &dyn File, path: &Path, end: u64) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, path, e);
+    let temporary = path.with_extension("seg.tmp");
+    let _ = fs.unlink(&temporary);
+    let copy = fs.open(&temporary, Open::Create).map_err(io("create a copy of"))?;
+    rewrite(file, &*copy, 0, end).map_err(io("copy"))?;
+    copy.sync_data().map_err(io("sync a copy of"))?;
+    fs.rename(&temporary, path).map_err(io("rename a copy over"))
+}
+
+/// Copies `bytes` bytes from `from` of the file at `path` to quarantine, with a note that says
+/// what they are; durable before it returns. Returns the copy's path.
+pub(crate) fn quarantine(
+    fs: &dyn Fs,
+    layout: &Layout,
+    path: &Path,
+    from: u64,
+    bytes: u64,
+    reason: &str,
+) -> Result<PathBuf> {
+    let directory = layout.quarantine();
+    let io = |what: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |e| Error::io(what, &path, e)
+    };
+    fs.create_dir(&directory).map_err(io("create", &directory))?;
+    fs.sync_dir(&layout.root).map_err(io("sync", &layout.root))?;
+    let taken = fs.list(&directory).map_err(io("list", &directory))?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = name.unwrap_or_default();
+    let copy_name = (0..)
+        .map(|n| format!("{n:04}-{name}-{from}"))
+        .find(|candidate| !taken.iter().any(|taken| taken.starts_with(&candidate[..5])))
+        .expect("there are more numbers than files");
+    let target = directory.join(&copy_name);
+    let source = fs.open(path, Open::Read).map_err(io("open", path))?;
+    let copy = fs.open(&target, Open::Create).map_err(io("create", &target))?;
+    rewrite(&*source, &*copy, from, from + bytes).map_err(io("copy to", &target))?;
+    copy.sync_data().map_err(io("sync", &target))?;
+    let mut note = Meta::new("quarantine");
+    note.set("file", &name)
+        .set("byte", from)
+        .set("bytes", bytes)
+        .set("time", fs.now())
+        .set("reason", reason);
+    note.replace(fs, &directory.join(format!("{copy_name}.note")))?;
+    Ok(target)
+}

@@ -1,0 +1,337 @@
+//! Group commit: the ends of the log, who syncs, who waits, and what poisons.
+//!
+//! Called by appends that wait, by `sync`, and by tickets; uses the writer. One thread at a time
+//! leads a round: it flushes what is staged, syncs once, publishes the durable end and wakes
+//! exactly the waiters of its round. The next round gathers meanwhile; its buffers may be written
+//! during the sync, but there is one sync at a time.
+//!
+//! ```text
+//! waiter: next = started + 1 → first to claim `next`? lead it : sleep on its group
+//! leader: wait for the baton → started = next → flush → sync → durable → wake group → baton on
+//! ```
+//!
+//! Invariants:
+//! - a frame published before `started` reached r is covered by round r or an earlier one;
+//! - every round that somebody sleeps on has exactly one claimant, who leads it;
+//! - `durable` moves only after a sync of everything below it succeeded;
+//! - after a failed sync nothing is ever synced again, and every outcome in doubt is `Poisoned`.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::{MutexGuard, PoisonError};
+
+use crate::error::{Error, Kind, Result};
+use crate::position::{LogByte, Offset};
+
+use super::Shared;
+use super::files::State;
+use super::options::Visibility;
+use super::wake::Wake;
+use super::writer::{Writer, unknown};
+
+/// STATE is rewritten at most this often.
+const STATE_EVERY_NS: u64 = 5_000_000;
+/// From this many waiters on, a round's waiters yield a few times before they sleep: with many
+/// runnable threads that is cheaper than parking them all.
+const CROWD: u32 = 16;
+const YIELDS: u32 = 10;
+
+/// The ends of the log, each as log byte and offset.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    /// In the page cache. Written under the writer's lock.
+    written_byte: AtomicU64,
+    written_offset: AtomicU64,
+    /// Synced. Written by the leader of a round; release, so that who sees it may read the frames.
+    pub(crate) durable_byte: AtomicU64,
+    durable_offset: AtomicU64,
+}
+
+impl Ends {
+    /// Exact under the writer's lock.
+    pub(crate) fn written(&self) -> (LogByte, Offset) {
+        (LogByte(self.written_byte.load(Acquire)), Offset(self.written_offset.load(Acquire)))
+    }
+
+    pub(crate) fn durable(&self) -> (LogByte, Offset) {
+        pair(&self.durable_byte, &self.durable_offset)
+    }
+
+    fn set_written(&self, byte: LogByte, offset: Offset) {
+        self.written_offset.store(offset.0, Release);
+        self.written_byte.store(byte.0, Release);
+    }
+
+    fn set_durable(&self, byte: LogByte, offset: Offset) {
+        self.durable_offset.store(offset.0, Release);
+        self.durable_byte.store(byte.0, Release);
+    }
+}
+
+/// Reads byte and offset of the same moment.
+fn pair(byte: &AtomicU64, offset: &AtomicU64) -> (LogByte, Offset) {
+    loop {
+        let seen = byte.load(Acquire);
+        let at = offset.load(Acquire);
+        // The offset is stored first: a newer one beside an older byte shows as a change of the
+        // byte soon after, an unchanged pair of offsets is of the same moment.
+        if byte.load(Acquire) == seen && offset.load(Acquire) == at {
+            return (LogByte(seen), Offset(at));
+        }
+    }
+}
+
+/// The rounds of group commit.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    /// Whether somebody leads just now.
+    busy: AtomicBool,
+    baton: Wake,
+    /// The newest round that has begun; a frame published before it did is covered.
+    started: AtomicU32,
+    /// The newest round that is over.
+    finished: AtomicU32,
+    /// The newest round that somebody has undertaken to lead.
+    claimed: AtomicU32,
+    groups: [Wake; 4],
+    /// How many waited for the round before.
+    crowd: AtomicU32,
+}
+
+impl Rounds {
+    /// Wakes every waiter, to look at poison and full disks.
+    pub(crate) fn wake_everyone(&self) {
+        for group in &self.groups {
+            group.all();
+        }
+        self.baton.all();
+    }
+
+    fn group(&self, round: u32) -> &Wake {
+        &self.groups[round as usize % 4]
+    }
+}
+
+impl Shared {
+    /// The writer, alone.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the first failure that nothing can be trusted after; returns what callers get.
+    pub(crate) fn poisoned(&self, cause: Error) -> Error {
+        if cause.kind() == Kind::Poisoned {
+            return cause;
+        }
+        let error = Error::new(
+            Kind::Poisoned,
+            format!("the log takes no more appends after a failure: {}", cause.message()),
+        );
+        let error = match cause.file() {
+            Some(file) => error.in_file(file),
+            None => error,
+        }
+        .help("whether the last records survive is unknown; reopen the log to find out");
+        let error = self.poison.get_or_init(|| error).clone();
+        self.rounds.wake_everyone();
+        self.visible_wake.all();
+        error
+    }
+
+    /// Publishes the written end; called under the writer's lock.
+    pub(crate) fn publish_written(&self, byte: LogByte, offset: Offset) {
+        self.ends.set_written(byte, offset);
+        if self.options.visibility == Visibility::Written {
+            self.visible_wake.all();
+        }
+    }
+
+    /// Publishes what recovery has made durable, before anything is appended.
+    pub(crate) fn publish_recovered(&self, byte: LogByte, offset: Offset) {
+        self.ends.set_written(byte, offset);
+        self.ends.set_durable(byte, offset);
+        self.visible_wake.all();
+    }
+
+    /// Log byte and offset that reads see.
+    pub(crate) fn visible(&self) -> (LogByte, Offset) {
+        match self.options.visibility {
+            Visibility::Durable => self.ends.durable(),
+            Visibility::Written => pair(&self.ends.written_byte, &self.ends.written_offset),
+        }
+    }
+
+    /// The log byte that reads see.
+    #[inline]
+    pub(crate) fn visible_byte(&self) -> u64 {
+        match self.options.visibility {
+            Visibility::Durable => self.ends.durable_byte.load(Acquire),
+            Visibility::Written => self.ends.written_byte.load(Acquire),
+        }
+    }
+
+    /// Waits until everything below `end` is in the page cache.
+    pub(crate) fn wait_written(&self, end: LogByte, first: Offset) -> Result<()> {
+        if self.ends.written_byte.load(Acquire) >= end.0 {
+            return Ok(());
+        }
+        let mut writer = self.writer();
+        if self.ends.written().0 >= end {
+            return Ok(());
+        }
+        if let Some(error) = self.poison.get() {
+            return Err(error.clone());
+        }
+        writer.flush(self, false).map_err(|e| unknown(e, first))
+    }
+
+    /// Waits until everything below `end` is durable. `first` names the records in errors.
+    pub(crate) fn wait_durable(&self, end: LogByte, first: Offset) -> Result<()> {
+        let rounds = &self.rounds;
+        loop {
+            if self.ends.durable_byte.load(Acquire) >= end.0 {
+                return Ok(());
+            }
+            if let Some(error) = self.poison.get() {
+                return Err(error.clone());
+            }
+            let next = rounds.started.load(SeqCst).wrapping_add(1);
+            let claimed = rounds.claimed.load(SeqCst);
+            let newer = next.wrapping_sub(claimed).cast_signed() > 0;
+            if newer {
+                let claim = rounds.claimed.compare_exchange(claimed, next, SeqCst, SeqCst);
+                if claim.is_ok() {
+                    self.lead(next).map_err(|e| unknown(e, first))?;
+                }
+                continue;
+            }
+            if claimed == next {
+                self.follow(next, end);
+                if self.stalled.load(Acquire) && self.ends.written_byte.load(Acquire) < end.0 {
+                    let full = Error::new(Kind::DiskFull, "the disk is full");
+                    return Err(unknown(full, first));
+                }
+            }
+        }
+    }
+
+    /// Sleeps until round `round` is over.
+    fn follow(&self, round: u32, end: LogByte) {
+        let rounds = &self.rounds;
+        let over = || {
+            rounds.finished.load(SeqCst).wrapping_sub(round).cast_signed() >= 0
+                || self.ends.durable_byte.load(Acquire) >= end.0
+                || self.poison.get().is_some()
+        };
+        if rounds.crowd.load(Relaxed) >= CROWD {
+            for _ in 0..YIELDS {
+                if over() {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        }
+        let sleeper = rounds.group(round).register();
+        if !over() {
+            sleeper.sleep(None);
+        }
+    }
+
+    /// Leads round `round`: waits for the baton, flushes, syncs, publishes, wakes.
+    fn lead(&self, round: u32) -> Result<()> {
+        let rounds = &self.rounds;
+        while rounds.busy.swap(true, SeqCst) {
+            let sleeper = rounds.baton.register();
+            if rounds.busy.load(SeqCst) {
+                sleeper.sleep(None);
+            }
+        }
+        rounds.started.store(round, SeqCst);
+        let result = self.commit();
+        let group = rounds.group(round);
+        rounds.crowd.store(group.sleepers() + 1, Relaxed);
+        rounds.finished.store(round, SeqCst);
+        group.all();
+        rounds.busy.store(false, SeqCst);
+        rounds.baton.one();
+        result
+    }
+
+    /// One flush and one sync. A full disk still lets what was written before become durable.
+    fn commit(&self) -> Result<()> {
+        let (set, flushed) = {
+            let mut writer = self.writer();
+            if let Some(error) = self.poison.get() {
+                return Err(error.clone());
+            }
+            let flushed = writer.flush(self, true);
+            if self.poison.get().is_some() {
+                return flushed;
+            }
+            let (durable, _) = self.ends.durable();
+            if self.ends.written().0 <= durable {
+                return flushed;
+            }
+            (writer.sync_set(self), flushed)
+        };
+        let Some(set) = set else { return flushed };
+        set.sync(self).map_err(|e| self.poisoned(e))?;
+        self.ends.set_durable(set.end, set.end_offset);
+        self.visible_wake.all();
+        self.hint_state(false);
+        if !self.options.worker {
+            self.worker.work(self).or_else(|e| match e.kind() {
+                Kind::DiskFull => Ok(()),
+                _ => Err(e),
+            })?;
+        }
+        flushed
+    }
+
+    /// Rewrites STATE, unsynced, unless that was done a moment ago; then the worker does it soon.
+    pub(crate) fn hint_state(&self, now: bool) {
+        let elapsed = self.fs.elapsed();
+        let last = self.state_written.load(Relaxed);
+        if !now && last != 0 && elapsed.saturating_sub(last) < STATE_EVERY_NS {
+            self.state_pending.store(true, Release);
+            if self.options.worker {
+                self.worker.arm();
+            }
+            return;
+        }
+        self.state_written.store(elapsed.max(1), Relaxed);
+        self.state_pending.store(false, Release);
+        let (durable, durable_offset) = self.ends.durable();
+        let epoch = self.epoch();
+        let mut file = self.state_file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = State::file(&*self.fs, &self.layout).ok();
+        }
+        if let Some(file) = &*file {
+            let state = State {
+                seq: self.state_seq.fetch_add(1, Relaxed) + 1,
+                epoch,
+                durable,
+                durable_offset,
+                committed: durable,
+                committed_offset: durable_offset,
+                time: self.fs.now(),
+            };
+            // A hint that cannot be written is a hint that is missing: the log goes on.
+            let _ = state.write(&**file);
+        }
+    }
+
+    /// The worker's tick: buffered records and STATE do not stay behind.
+    pub(crate) fn flush_old(&self) {
+        {
+            let mut writer = self.writer();
+            if self.poison.get().is_none() {
+                // A full disk keeps them in memory; whoever waits is told.
+                let _ = writer.flush(self, false);
+            }
+        }
+        if self.state_pending.load(Acquire) {
+            self.hint_state(true);
+        }
+    }
+}

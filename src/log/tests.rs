@@ -1,0 +1,163 @@
+use super::*;
+use crate::frame::Producer;
+use crate::record::{Batch, Record};
+use std::path::PathBuf;
+
+fn temp() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    (dir, path)
+}
+
+fn small() -> Options {
+    Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES)
+}
+
+fn values(log: &Log) -> Vec<Vec<u8>> {
+    let mut cursor = log.read(log.start()).unwrap();
+    let mut values = Vec::new();
+    while let Some(entry) = cursor.next().unwrap() {
+        assert_eq!(entry.offset, log.start().plus(values.len() as u64));
+        values.push(entry.record.value.to_vec());
+    }
+    values
+}
+
+#[test]
+fn records_come_back_in_order_over_rolls_and_reopens() {
+    let (_dir, path) = temp();
+    let mut expected = Vec::new();
+    for round in 0..4 {
+        let log = small().open(&path).unwrap();
+        assert!(log.report().clean, "{:?}", log.report());
+        for i in 0..300 {
+            let value = format!("{round}-{i}-{}", "x".repeat(i)).into_bytes();
+            let durability = [Durability::Buffered, Durability::Written, Durability::Durable];
+            let how = Append { durability: Some(durability[i % 3]), ..Append::default() };
+            let mut batch = Batch::new();
+            batch.push(&Record::put(b"k", &value)).unwrap();
+            let appended = log.append_with(&batch, &how).unwrap();
+            assert_eq!(appended.first.0, expected.len() as u64);
+            expected.push(value);
+        }
+        log.sync().unwrap();
+        assert_eq!(values(&log), expected);
+        log.close().unwrap();
+    }
+    let log = small().open(&path).unwrap();
+    assert_eq!(values(&log), expected);
+    assert!(log.segments().len() > 2);
+    for i in [0, 1, 299, 300, 777, 1199] {
+        assert_eq!(log.get(Offset(i)).unwrap().unwrap().record().value, expected[i as usize]);
+    }
+    assert_eq!(log.get(Offset(1200)).unwrap(), None);
+}
+
+#[test]
+fn a_frame_larger_than_staging_and_segment_gets_its_own() {
+    let (_dir, path) = temp();
+    let big = vec![7; 3 << 20];
+    let log = small().open(&path).unwrap();
+    for value in [&b"a"[..], &big, b"b", &big[..40_000], &big, b"c"] {
+        log.append(&Record::event(value)).unwrap();
+    }
+    log.close().unwrap();
+    let log = small().open(&path).unwrap();
+    let lengths: Vec<usize> = values(&log).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [1, 3 << 20, 1, 40_000, 3 << 20, 1]);
+}
+
+#[test]
+fn many_producers_share_rounds_and_lose_nothing() {
+    let (_dir, path) = temp();
+    let log = small().open(&path).unwrap();
+    std::thread::scope(|scope| {
+        for producer in 0..8u8 {
+            let log = &log;
+            scope.spawn(move || {
+                for i in 0..200u8 {
+                    log.append(&Record::put(&[producer], &[i])).unwrap();
+                }
+            });
+        }
+    });
+    let mut next = [0u8; 8];
+    let mut cursor = log.read(Offset(0)).unwrap();
+    while let Some(entry) = cursor.next().unwrap() {
+        let producer = usize::from(entry.record.key.unwrap()[0]);
+        assert_eq!(entry.record.value, [next[producer]]);
+        next[producer] += 1;
+    }
+    assert_eq!(next, [200; 8]);
+}
+
+#[test]
+fn conditions_are_checked_and_retries_do_not_duplicate() {
+    let (_dir, path) = temp();
+    let id = Id([5; 16]);
+    let mut batch = Batch::new();
+    batch.push(&Record::put(b"k", b"v")).unwrap();
+    let how = |sequence| Append { producer: Some(Producer { id, sequence }), ..Append::default() };
+    let log = small().open(&path).unwrap();
+    let first = log.append_with(&batch, &how(7)).unwrap();
+    let again = log.append_with(&batch, &how(7)).unwrap();
+    assert_eq!((first.first, first.duplicate), (Offset(0), false));
+    assert_eq!((again.first, again.duplicate), (Offset(0), true));
+    assert_eq!(log.append_with(&batch, &how(6)).unwrap_err().kind(), Kind::Rejected);
+    log.close().unwrap();
+
+    let log = small().open(&path).unwrap();
+    assert_eq!(log.producer(id).unwrap().sequence, 7);
+    assert!(log.append_with(&batch, &how(7)).unwrap().duplicate);
+    let expect = |end| Append { expect: Some(Expect::End(Offset(end))), ..Append::default() };
+    assert_eq!(log.append_with(&batch, &expect(5)).unwrap_err().kind(), Kind::Rejected);
+    assert_eq!(log.append_with(&batch, &expect(1)).unwrap().first, Offset(1));
+    assert_eq!(log.end(), Offset(2));
+}
+
+#[test]
+fn a_reopen_after_a_crash_begins_a_new_epoch_and_keeps_what_was_durable() {
+    let (_dir, path) = temp();
+    let log = small().worker(false).open(&path).unwrap();
+    for i in 0..500u32 {
+        log.append(&Record::event(&i.to_le_bytes().repeat(100))).unwrap();
+    }
+    // The process dies: nothing is closed.
+    std::mem::forget(log);
+    // The lock went with it.
+    std::fs::remove_file(path.join("LOCK")).unwrap();
+    let log = small().open(&path).unwrap();
+    assert!(!log.report().clean);
+    assert_eq!(log.end(), Offset(500));
+    assert_eq!(log.stats().epoch.number, 2);
+    log.append(&Record::event(b"more")).unwrap();
+    log.close().unwrap();
+    let log = small().open(&path).unwrap();
+    assert_eq!(values(&log).len(), 501);
+    assert_eq!(log.stats().epoch.number, 2);
+}
+
+#[test]
+fn a_reader_beside_the_writer_follows_it() {
+    let (_dir, path) = temp();
+    let log = small().open(&path).unwrap();
+    log.append(&Record::event(b"0")).unwrap();
+    let reader = Log::options().read_only(true).open(&path).unwrap();
+    let mut tail = reader.tail(Offset(0)).unwrap();
+    for i in 0..2000u32 {
+        if i > 0 {
+            log.append(&Record::event(i.to_string().repeat(30).as_bytes())).unwrap();
+        }
+        if i % 50 == 0 {
+            while tail.offset().0 < u64::from(i) {
+                tail.next().unwrap();
+            }
+        }
+    }
+    while tail.offset().0 < 2000 {
+        tail.next().unwrap();
+    }
+    assert!(log.segments().len() > 2);
+    assert_eq!(reader.append(&Record::event(b"x")).unwrap_err().kind(), Kind::ReadOnly);
+    drop(log);
+}

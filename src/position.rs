@@ -1,0 +1,164 @@
+//! Places in the log: offset, log byte, epoch, position, fingerprint; and the 128-bit identities.
+//!
+//! Pure values; every layer above uses them and they use nothing. Invariants:
+//! - an [`Offset`] counts records from 0, dense, never reset;
+//! - a [`LogByte`] counts the bytes of all frames, control frames included, over all segments;
+//! - a [`Position`] is ordered by epoch first, then log byte.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A record's number in the log: dense, from 0, never reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The offset `n` records later.
+    pub fn plus(self, n: u64) -> Self {
+        Offset(self.0 + n)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<u64> for Offset {
+    fn from(n: u64) -> Self {
+        Offset(n)
+    }
+}
+
+/// A place in the log in bytes of frames, continuous over segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogByte(pub u64);
+
+impl LogByte {
+    /// The log byte `n` bytes later.
+    pub fn plus(self, n: u64) -> Self {
+        LogByte(self.0 + n)
+    }
+}
+
+impl fmt::Display for LogByte {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A leadership: a number that rises (gaps allowed) and a random nonce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch {
+    /// Rises with every leadership.
+    pub number: u64,
+    /// Tells two leaderships of the same number apart.
+    pub nonce: u64,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:016x}", self.number, self.nonce)
+    }
+}
+
+/// A place in history, ordered by epoch first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The epoch of the frame that ends here.
+    pub epoch: Epoch,
+    /// Bytes of frames before this place.
+    pub log_byte: LogByte,
+    /// Records before this place.
+    pub offset: Offset,
+}
+
+/// The two checksums of a frame: compares histories at a position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// The frame's header checksum.
+    pub head_crc: u32,
+    /// The frame's body checksum.
+    pub body_crc: u32,
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}{:08x}", self.head_crc, self.body_crc)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.len() != 16 || !text.is_ascii() {
+            return Err(());
+        }
+        Ok(Fingerprint {
+            head_crc: u32::from_str_radix(&text[..8], 16).map_err(drop)?,
+            body_crc: u32::from_str_radix(&text[8..], 16).map_err(drop)?,
+        })
+    }
+}
+
+/// A random 128-bit identity: of a log, a node, or a producer. Shown as a uuid.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub [u8; 16]);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let hex: Vec<u8> = text.bytes().filter(|&b| b != b'-').collect();
+        if hex.len() != 32 || text.len() != 36 {
+            return Err(());
+        }
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(hex.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(drop)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(drop)?;
+        }
+        Ok(Id(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_ordered_by_epoch_first() {
+        let at = |number, log_byte| Position {
+            epoch: Epoch { number, nonce: 9 },
+            log_byte: LogByte(log_byte),
+            offset: Offset(0),
+        };
+        assert!(at(1, 900) < at(2, 100));
+        assert!(at(2, 100) < at(2, 101));
+    }
+
+    #[test]
+    fn an_id_reads_back_as_it_is_shown() {
+        let id = Id([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("not an id".parse::<Id>(), Err(()));
+    }
+}

@@ -1,0 +1,106 @@
+//! A view into a segment file that slides forward: over the map, or over a buffer filled by `pread`.
+//!
+//! Walks, cursors, verification and shipping all read frames through it. Sealed files of our own
+//! directory come mapped; everything else is read, because an I/O error or a truncation under a
+//! map kills the process.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::fs::{File, Map};
+
+/// Bytes read at a time: fits the second-level cache, so that the checksum finds them there.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// A sliding view of one file.
+#[derive(Debug)]
+pub struct Window {
+    source: Source,
+    /// Byte of the file at which `buffer` starts.
+    start: u64,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Map(Map),
+    File(Arc<dyn File>),
+}
+
+impl Window {
+    /// A view of a mapped file.
+    pub fn map(map: Map) -> Self {
+        Window { source: Source::Map(map), start: 0, buffer: Vec::new() }
+    }
+
+    /// A view of a file that is read.
+    pub fn file(file: Arc<dyn File>) -> Self {
+        Window { source: Source::File(file), start: 0, buffer: Vec::new() }
+    }
+
+    /// The map underneath, if there is one.
+    pub fn mapped(&self) -> Option<&Map> {
+        match &self.source {
+            Source::Map(map) => Some(map),
+            Source::File(_) => None,
+        }
+    }
+
+    /// The bytes from `byte` on, at least `want` of them unless the file or `limit` ends first.
+    #[inline]
+    pub fn bytes(&mut self, byte: u64, want: usize, limit: u64) -> io::Result<&[u8]> {
+        match &self.source {
+            Source::Map(map) => {
+                let end = limit.min(map.len() as u64);
+                Ok(&map[index(byte.min(end))..index(end)])
+            }
+            Source::File(file) => {
+                let have = self.start + self.buffer.len() as u64;
+                let wanted = (byte + want as u64).min(limit);
+                if byte < self.start || wanted > have {
+                    let room = index(limit.saturating_sub(byte).min(want.max(CHUNK_BYTES) as u64));
+                    self.buffer.resize(room, 0);
+                    self.start = byte;
+                    let read = file.read_full_at(&mut self.buffer, byte);
+                    self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+                    read?;
+                }
+                let end = (limit.saturating_sub(self.start)).min(self.buffer.len() as u64);
+                let from = (byte.saturating_sub(self.start)).min(end);
+                Ok(&self.buffer[index(from)..index(end)])
+            }
+        }
+    }
+
+    /// Forgets what was read; for a file that grew.
+    pub fn refresh(&mut self) {
+        self.buffer.clear();
+    }
+}
+
+fn index(byte: u64) -> usize {
+    usize::try_from(byte).expect("segment files are far below the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sources_show_the_same_bytes() {
+        let data: Vec<u8> = (0..600_000u32).map(|i| (i % 253) as u8).collect();
+        let file = tempfile::tempfile().unwrap();
+        (&file as &dyn File).write_all_at(&data, 0).unwrap();
+        let mut read = Window::file(Arc::new(file));
+        let mut mapped = Window::map(Map::memory(data.clone()));
+        for (byte, want, limit) in
+            [(0, 10, 600_000), (5, 300_000, 600_000), (599_990, 32, 700_000), (100, 50, 120)]
+        {
+            let expected = &data[byte as usize..(limit.min(600_000)) as usize];
+            let got = read.bytes(byte, want, limit).unwrap();
+            assert!(got.len() >= want.min(expected.len()));
+            assert_eq!(got, &expected[..got.len()]);
+            assert_eq!(mapped.bytes(byte, want, limit).unwrap(), expected);
+        }
+    }
+}
