@@ -27,6 +27,41 @@ pub(crate) fn crc32c(data: &[u8]) -> u32 {
     append(0, data)
 }
 
+/// Continues `crc` over a frame's place and its header without the checksum's own four bytes:
+/// `append(crc, place ‖ header[0..4] ‖ header[8..32])`.
+#[inline]
+pub(crate) fn frame_head(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("sse4.2") {
+        // SAFETY: the CPU was just asked for SSE 4.2.
+        return unsafe { frame_head_sse42(crc, place, header) };
+    }
+    frame_head_anywhere(crc, place, header)
+}
+
+fn frame_head_anywhere(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+    let crc = append(crc, &place.to_le_bytes());
+    append(append(crc, &header[..4]), &header[8..])
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+fn frame_head_sse42(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+    use std::arch::x86_64::{_mm_crc32_u32, _mm_crc32_u64};
+    let (words, _) = header.as_chunks::<8>();
+    let mut state = _mm_crc32_u64(u64::from(!crc), place);
+    let [first, rest @ ..] = words else { unreachable!("32 bytes are four words") };
+    #[expect(clippy::cast_possible_truncation, reason = "the instruction clears the upper half")]
+    let (low, word) = (state as u32, u64::from_le_bytes(*first) as u32);
+    state = u64::from(_mm_crc32_u32(low, word));
+    for word in rest {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the instruction clears the upper half")]
+    let state = state as u32;
+    !state
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
 fn append_sse42(crc: u32, data: &[u8]) -> u32 {
@@ -62,5 +97,15 @@ mod tests {
             }
         }
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn the_header_checksum_is_that_of_its_parts() {
+        let header: [u8; 32] = std::array::from_fn(|i| (i * 37 % 256) as u8);
+        for place in [0, 4096, u64::MAX] {
+            let parts = [&place.to_le_bytes()[..], &header[..4], &header[8..]].concat();
+            assert_eq!(frame_head(9, place, &header), append(9, &parts));
+            assert_eq!(frame_head_anywhere(9, place, &header), append(9, &parts));
+        }
     }
 }

@@ -118,12 +118,7 @@ impl Seed {
     /// The header checksum of a frame at `byte` of its file.
     #[inline]
     pub fn head_crc(self, byte: u64, header: &[u8; HEADER_BYTES]) -> u32 {
-        // 36 bytes: the place, then the header with its checksum's four bytes left out.
-        let mut bytes = [0; 36];
-        bytes[..8].copy_from_slice(&byte.to_le_bytes());
-        bytes[8..12].copy_from_slice(&header[..4]);
-        bytes[12..].copy_from_slice(&header[8..]);
-        crc::append(self.0, &bytes)
+        crc::frame_head(self.0, byte, header)
     }
 }
 

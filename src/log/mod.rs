@@ -393,7 +393,8 @@ impl Shared {
         })?;
         let mut writer = self.writer();
         writer.closed = true;
-        if let Some((_, path, _)) = self.worker.take_prepared().map(|(f, p, n)| (f, p, n)) {
+        if let Some((_, path, _)) = self.worker.prepared().take() {
+            // Left behind, it would be swept at the next open.
             let _ = self.fs.unlink(&path);
         }
         let Some((segment, file, tally)) = writer.current() else { return Ok(()) };

@@ -288,6 +288,9 @@ impl Owner {
 /// destination lie at an unlucky distance within their pages.
 #[inline]
 pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    if from.len() <= 2048 {
+        return to.copy_from_slice(from);
+    }
     assert_eq!(to.len(), from.len());
     for (to, from) in to.chunks_mut(2048).zip(from.chunks(2048)) {
         to.copy_from_slice(from);

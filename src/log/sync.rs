@@ -321,6 +321,15 @@ impl Shared {
         }
     }
 
+    /// Writes the buffer that a producer closed and left to the worker.
+    pub(crate) fn write_closed(&self) {
+        let mut writer = self.writer();
+        if self.poison.get().is_none() {
+            // A full disk keeps it in memory, and appends are told.
+            let _ = writer.drain(self);
+        }
+    }
+
     /// The worker's tick: buffered records and STATE do not stay behind.
     pub(crate) fn flush_old(&self) {
         {

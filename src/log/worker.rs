@@ -1,6 +1,9 @@
 //! The worker: one named thread that flushes old buffered records, prepares and seals segments.
 //!
 //! Without it (`Options::worker(false)`) the same jobs run inside appends, syncs and `close`.
+//! Sealing needs a sync. It follows at once when appends are durable anyway; behind a stream of
+//! unsynced bulk it waits for a quiet moment, within bounds.
+//!
 //! Invariant: segments are sealed in the order in which they were rolled, each with the hash of
 //! the one before.
 
@@ -9,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
@@ -18,6 +22,12 @@ use super::Shared;
 use super::catalog::Segment;
 use super::wake::Wake;
 use super::writer::prepare_segment;
+
+/// While unsynced bulk streams in, sealing would only force it to disk early. It waits until the
+/// log has been quiet for this long,
+const QUIET: Duration = Duration::from_millis(50);
+/// or until this many segments wait: an open after a crash has to walk them.
+const MOST_UNSEALED: usize = 16;
 
 /// A segment to be sealed.
 #[derive(Debug)]
@@ -41,6 +51,8 @@ pub(crate) struct Worker {
     prepared: Mutex<Option<Prepared>>,
     /// Somebody wants the next segment's file made.
     prepare: AtomicBool,
+    /// A closed buffer waits to be written.
+    write: AtomicBool,
     /// There are buffered records, or a STATE, that nobody waits for.
     pub(crate) tick: AtomicBool,
     stop: AtomicBool,
@@ -71,6 +83,12 @@ impl Worker {
         self.wake.all();
     }
 
+    /// Asks for the closed buffer to be written.
+    pub(crate) fn write_soon(&self) {
+        self.write.store(true, Release);
+        self.wake.all();
+    }
+
     /// Asks for a look within the flush bound; costs an atomic exchange when it was asked before.
     #[inline]
     pub(crate) fn arm(&self) {
@@ -79,9 +97,10 @@ impl Worker {
         }
     }
 
-    /// The next segment's file, if it was made ahead.
-    pub(crate) fn take_prepared(&self) -> Option<Prepared> {
-        lock(&self.prepared).take()
+    /// The next segment's file, if it was made ahead. While the guard is held, nobody makes
+    /// another under the same temporary name.
+    pub(crate) fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        lock(&self.prepared)
     }
 
     pub(crate) fn set_previous_hash(&self, hash: [u8; 32]) {
@@ -90,31 +109,52 @@ impl Worker {
 
     /// Seals everything that waits for it, in order.
     pub(crate) fn seal_all(&self, shared: &Shared) -> Result<()> {
+        while self.seal_next(shared)? {}
+        Ok(())
+    }
+
+    /// Seals the oldest segment that waits; `false` when none does.
+    fn seal_next(&self, shared: &Shared) -> Result<bool> {
         let mut sealing = lock(&self.sealing);
-        loop {
-            let Some(job) = lock(&self.queue).pop_front() else { return Ok(()) };
-            let segment = &job.segment;
-            let sealed =
-                seal(&job.file, &segment.path, &segment.header, &job.tally, sealing.previous_hash);
-            match sealed {
-                Ok(sealed) => {
-                    segment.seal(sealed.footer);
-                    sealing.previous_hash = sealed.footer.hash;
-                }
-                // A full disk leaves the segment as it is: readable, sealed later or at the
-                // next open. Nothing durable is in doubt.
-                Err(e) if e.kind() == Kind::DiskFull => {
-                    lock(&self.queue).push_front(job);
-                    return Err(e);
-                }
-                Err(e) => return Err(shared.poisoned(e)),
+        let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
+        let SealJob { segment, file, tally } = &job;
+        match seal(file, &segment.path, &segment.header, tally, sealing.previous_hash) {
+            Ok(sealed) => {
+                segment.seal(sealed.footer);
+                sealing.previous_hash = sealed.footer.hash;
+                Ok(true)
             }
+            // A full disk leaves the segment as it is: readable, sealed later or at the next
+            // open. Nothing durable is in doubt.
+            Err(e) if e.kind() == Kind::DiskFull => {
+                lock(&self.queue).push_front(job);
+                Err(e)
+            }
+            Err(e) => Err(shared.poisoned(e)),
         }
     }
 
-    /// Does what has been asked for; returns whether something was.
+    /// Does what has been asked for.
     pub(crate) fn work(&self, shared: &Shared) -> Result<()> {
-        self.seal_all(shared)?;
+        self.prepare(shared);
+        self.seal_next(shared).map(drop)
+    }
+
+    /// Whether the oldest segment that waits is durable already, so that sealing it syncs only
+    /// its few last pages.
+    fn sealing_is_cheap(&self, shared: &Shared) -> bool {
+        let durable = shared.ends.durable_byte.load(Acquire);
+        lock(&self.queue)
+            .front()
+            .is_some_and(|job| durable >= job.segment.header.log_byte(job.tally.end))
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.prepare.load(Acquire) && lock(&self.queue).is_empty()
+    }
+
+    /// Makes the next segment's file, if that was asked for.
+    fn prepare(&self, shared: &Shared) {
         if self.prepare.swap(false, AcqRel) {
             let mut prepared = lock(&self.prepared);
             if prepared.is_none() {
@@ -122,7 +162,6 @@ impl Worker {
                 *prepared = prepare_segment(shared).ok();
             }
         }
-        Ok(())
     }
 
     /// Ends the thread and waits for it.
@@ -142,31 +181,37 @@ impl Worker {
 fn run(shared: &Shared) {
     let worker = &shared.worker;
     loop {
+        if worker.write.swap(false, AcqRel) {
+            shared.write_closed();
+            worker.prepare(shared);
+            continue;
+        }
         if worker.stop.load(Acquire) {
             return;
         }
+        let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
-        if ticking {
-            let sleeper = worker.wake.register();
-            if !worker.stop.load(Acquire) {
+        let sleeper = worker.wake.register();
+        if !worker.write.load(Acquire) && !worker.stop.load(Acquire) {
+            if ticking {
                 sleeper.sleep(Some(shared.options.flush_after));
-            }
-            worker.tick.store(false, Release);
-            shared.flush_old();
-        } else {
-            let sleeper = worker.wake.register();
-            let idle = !worker.tick.load(Acquire)
-                && !worker.stop.load(Acquire)
-                && !worker.prepare.load(Acquire)
-                && lock(&worker.queue).is_empty();
-            if idle {
+            } else if waiting > 0 && waiting < MOST_UNSEALED && !worker.sealing_is_cheap(shared) {
+                sleeper.sleep(Some(QUIET));
+            } else if waiting == 0 && !worker.tick.load(Acquire) && worker.is_idle() {
                 sleeper.sleep(None);
             }
         }
-        let failed = worker.work(shared).is_err();
-        if failed {
+        if worker.write.load(Acquire) {
+            // Bulk is under way: nothing gets old, and sealing can wait.
+            if lock(&worker.queue).len() < MOST_UNSEALED {
+                continue;
+            }
+        } else if worker.tick.swap(false, AcqRel) {
+            shared.flush_old();
+        }
+        if worker.work(shared).is_err() {
             // A full disk: no use in trying at once.
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }

@@ -138,11 +138,7 @@ impl Staged<'_> {
         header.copy_from_slice(&self.draft.header(0));
         for piece in self.pieces {
             let (now, after) = rest.split_at_mut(piece.len());
-            if piece.len() < 2048 {
-                now.copy_from_slice(piece);
-            } else {
-                staging::copy(now, piece);
-            }
+            staging::copy(now, piece);
             rest = after;
         }
         rest.fill(0);
@@ -214,15 +210,17 @@ impl Writer {
         let left =
             shared.options.segment_bytes.saturating_sub(active.page_byte + closed.len as u64);
         if len as u64 > left && (active.tally.records > 0 || closed.records > 0) {
-            self.roll(shared, closed, &[], 0, false)?;
+            self.roll(shared, closed, &[], 0, false, Who::Worker)?;
             return Ok(());
         }
         if closed.len == active.carried() {
             self.owner.reopen();
             return Ok(());
         }
-        self.write_closed(shared, closed, &[], 0, false, false)?;
-        Ok(())
+        let Prepared { tail, offset } = self.prepare(shared, closed, false)?;
+        let base = self.active().base(offset, shared);
+        self.owner.open(base, &[&tail], 0, false);
+        self.finish(shared, Who::Worker)
     }
 
     /// Appends one frame by the writer's own hand, behind everything staged: control frames,
@@ -265,7 +263,8 @@ impl Writer {
         };
         let offset = Offset(next);
         if roll {
-            self.roll(shared, closed, &own, records, false).map_err(|e| unknown(e, offset))?;
+            self.roll(shared, closed, &own, records, false, Who::Caller)
+                .map_err(|e| unknown(e, offset))?;
         } else if closed.len == active.carried() {
             // Nothing else is staged: put the frame behind the carried tail.
             let carried = closed.len;
@@ -292,7 +291,7 @@ impl Writer {
         // Everything staged goes first; the buffer that follows stays closed.
         let mut carried = closed;
         if roll {
-            carried = self.roll(shared, closed, &[], 0, true)?;
+            carried = self.roll(shared, closed, &[], 0, true, Who::Caller)?;
         } else if closed.len != self.active().carried() {
             carried = self.write_closed(shared, closed, &[], 0, true, false)?;
         }
@@ -352,6 +351,7 @@ impl Writer {
         own: &[u8],
         records: u64,
         stay_closed: bool,
+        who: Who,
     ) -> Result<Closed> {
         let mut offset = Offset(shared.staging.end().1);
         if closed.len != self.active().carried() {
@@ -379,8 +379,19 @@ impl Writer {
         };
         let opened = self.owner.open(base, &[own], records, stay_closed);
         self.rolling = Some(header);
-        self.drain(shared)?;
+        self.finish(shared, who)?;
         Ok(opened)
+    }
+
+    /// Writes what was closed, or leaves that to the worker, so that a producer of bulk goes on
+    /// filling the other buffer meanwhile. Whoever takes the lock next finishes it if the worker
+    /// has not.
+    fn finish(&mut self, shared: &Shared, who: Who) -> Result<()> {
+        if who == Who::Worker && shared.options.worker && !shared.stalled.load(Relaxed) {
+            shared.worker.write_soon();
+            return Ok(());
+        }
+        self.drain(shared)
     }
 
     /// Stamps a closed buffer and queues it for writing.
@@ -415,7 +426,7 @@ impl Writer {
     }
 
     /// Finishes what was begun: the write, then the roll. Safe to call again after a full disk.
-    fn drain(&mut self, shared: &Shared) -> Result<()> {
+    pub(crate) fn drain(&mut self, shared: &Shared) -> Result<()> {
         let result = self.write_pending(shared).and_then(|()| self.finish_roll(shared));
         match result {
             Ok(()) => {
@@ -541,6 +552,13 @@ impl Writer {
     }
 }
 
+/// Who writes a closed buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Caller,
+    Worker,
+}
+
 struct Prepared {
     /// Bytes of the last, partial page.
     tail: Vec<u8>,
@@ -623,8 +641,8 @@ fn create_segment(
     header: &SegmentHeader,
 ) -> Result<(Arc<dyn File>, PathBuf, u64)> {
     let path = SegmentName(header.base).path(&shared.layout.segments());
-    let prepared = shared.worker.take_prepared();
-    let (file, temporary, filled_to) = match prepared {
+    let mut slot = shared.worker.prepared();
+    let (file, temporary, filled_to) = match slot.take() {
         Some(prepared) => prepared,
         None => prepare_segment(shared)?,
     };
