@@ -574,4 +574,4 @@ const _: () = assert!(MAX_BATCH_RECORDS == u16::MAX as usize);
 
 #[cfg(test)]
 #[path = "frame_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -3,8 +3,15 @@ use crate::record::Batch;
 
 const SEED: Seed = Seed(17);
 
-/// A data frame at `byte`, as the append path makes it.
-pub(crate) fn data_frame(batch: &Batch, byte: u64) -> Vec<u8> {
+/// A data frame, as the append path makes it.
+pub(crate) fn frame_of(
+    batch: &Batch,
+    timestamp: i64,
+    rel_offset: u32,
+    durable_back: u64,
+    seed: Seed,
+    byte: u64,
+) -> Vec<u8> {
     let mut body = Vec::new();
     if batch.len() > 1 {
         for end in batch.ends() {
@@ -16,15 +23,19 @@ pub(crate) fn data_frame(batch: &Batch, byte: u64) -> Vec<u8> {
     body.resize(len.next_multiple_of(ALIGN) - HEADER_BYTES, 0);
     let mut header = Draft {
         len: len as u32,
-        max_timestamp: batch.max_timestamp().unwrap_or(5),
+        max_timestamp: batch.max_timestamp().unwrap_or(timestamp),
         body_crc: crc::crc32c(&body),
         count: batch.len() as u16,
         kind: FrameKind::Data,
         flags: if batch.max_timestamp().is_some() { FLAG_TIMED } else { 0 },
     }
-    .header(0);
-    stamp(&mut header, SEED, byte, 0);
+    .header(rel_offset);
+    stamp(&mut header, seed, byte, (durable_back / 8) as u32);
     [&header[..], &body].concat()
+}
+
+fn data_frame(batch: &Batch, byte: u64) -> Vec<u8> {
+    frame_of(batch, 5, 0, 0, SEED, byte)
 }
 
 fn sample() -> Vec<u8> {

@@ -40,3 +40,6 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes of a SEAL frame.
 pub const SEAL_BYTES: u64 = 40;
+
+#[cfg(test)]
+mod tests;
