@@ -5,6 +5,8 @@ pub mod error;
 pub mod frame;
 pub mod fs;
 pub mod log;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod position;
 pub mod record;
 pub mod segment;
