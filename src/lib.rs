@@ -5,16 +5,16 @@ pub mod error;
 pub mod frame;
 pub mod fs;
 pub mod log;
-#[cfg(feature = "text")]
-pub mod text;
 pub mod position;
 pub mod record;
 pub mod segment;
+#[cfg(feature = "text")]
+pub mod text;
 
 pub use error::{Error, Kind, Result};
 pub use log::{
     Append, Appended, Compression, Cursor, Durability, Entry, Expect, Identity, Log, Options,
     OwnedEntry, Preallocate, Recovery, Tail, Ticket, Verification, Visibility,
 };
-pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position};
+pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position, Token};
 pub use record::{Batch, Op, Record};

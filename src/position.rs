@@ -140,6 +140,42 @@ impl FromStr for Id {
     }
 }
 
+/// A place in a log's history that a client can hold on to: what it wrote, or has read.
+///
+/// Shown as `v1.<log>.<epoch>.<nonce>.<offset>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The log.
+    pub log: Id,
+    /// The epoch that appended the record.
+    pub epoch: Epoch,
+    /// The record's offset.
+    pub offset: Offset,
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Epoch { number, nonce } = self.epoch;
+        write!(f, "v1.{}.{number}.{nonce:016x}.{}", self.log, self.offset)
+    }
+}
+
+impl FromStr for Token {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let ["v1", log, number, nonce, offset] = parts[..] else { return Err(()) };
+        Ok(Token {
+            log: log.parse()?,
+            epoch: Epoch {
+                number: number.parse().map_err(drop)?,
+                nonce: u64::from_str_radix(nonce, 16).map_err(drop)?,
+            },
+            offset: Offset(offset.parse().map_err(drop)?),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +189,19 @@ mod tests {
         };
         assert!(at(1, 900) < at(2, 100));
         assert!(at(2, 100) < at(2, 101));
+    }
+
+    #[test]
+    fn a_token_reads_back_as_it_is_shown() {
+        let token = Token {
+            log: Id([1; 16]),
+            epoch: Epoch { number: 2, nonce: u64::MAX },
+            offset: Offset(7),
+        };
+        assert_eq!(token.to_string().parse(), Ok(token));
+        for bad in ["", "v1", "v2.x.1.2.3", "v1.x.1.2.3"] {
+            assert_eq!(bad.parse::<Token>(), Err(()));
+        }
     }
 
     #[test]

@@ -222,6 +222,11 @@ impl Batch {
         self.ends.is_empty()
     }
 
+    /// Whether its records carry timestamps.
+    pub fn is_timed(&self) -> bool {
+        self.timed
+    }
+
     /// Bytes its records take so far.
     pub fn bytes(&self) -> usize {
         self.records.len()

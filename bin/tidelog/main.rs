@@ -1,2 +1,84 @@
-//! The command line of tidelog.
-fn main() {}
+//! The command line of tidelog: each verb in its file parses, calls the library, prints.
+//!
+//! stdout is data only; progress, warnings and summaries go to stderr. Exit codes: see `exit`.
+
+mod append;
+mod bench;
+mod config;
+mod dump;
+mod exit;
+mod info;
+mod ingest;
+mod init;
+mod input;
+mod output;
+mod progress;
+mod retain;
+mod segments;
+mod shell;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An append-only log with followers: ingest, read, check, repair.
+#[derive(Parser)]
+#[command(name = "tidelog", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 I/O, 4 corruption, 5 locked, 6 not the leader or \
+outcome unknown, 130 interrupted.
+Start with `tidelog demo`.";
+
+#[derive(Subcommand)]
+enum Verb {
+    Init(init::Init),
+    Ingest(ingest::Ingest),
+    Append(append::AppendArgs),
+    Tail(tail::TailArgs),
+    Info(info::Info),
+    Segments(segments::Segments),
+    Dump(dump::Dump),
+    Retain(retain::Retain),
+    Bench(bench::Bench),
+    Config(shell::ConfigArgs),
+    Completions(shell::Completions),
+    Man(shell::Man),
+    Version(shell::Version),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help that goes into a closed pipe is nobody's problem.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    progress::catch_interrupts();
+    let outcome = match cli.verb {
+        Verb::Init(verb) => verb.run(),
+        Verb::Ingest(verb) => verb.run(),
+        Verb::Append(verb) => verb.run(),
+        Verb::Tail(verb) => verb.run(),
+        Verb::Info(verb) => verb.run(),
+        Verb::Segments(verb) => verb.run(),
+        Verb::Dump(verb) => verb.run(),
+        Verb::Retain(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
+        Verb::Config(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
+        Verb::Version(verb) => verb.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Lock};
-use crate::position::{Epoch, Id, LogByte, Offset, Position};
+use crate::position::{Epoch, Id, LogByte, Offset, Position, Token};
 use crate::segment::ProducerState;
 
 use catalog::Catalog;
@@ -248,6 +248,11 @@ impl Log {
         Position { epoch: self.shared.epoch(), log_byte, offset }
     }
 
+    /// The token of an append: what a client shows to read its own write elsewhere.
+    pub fn token(&self, appended: &Appended) -> Token {
+        Token { log: self.id(), epoch: appended.epoch, offset: appended.last }
+    }
+
     /// The log's identity.
     pub fn id(&self) -> Id {
         self.shared.log.id
@@ -256,6 +261,11 @@ impl Log {
     /// This node's identity.
     pub fn node(&self) -> Id {
         self.shared.node
+    }
+
+    /// Whom this directory copies; a log that follows takes no appends.
+    pub fn follows(&self) -> Option<String> {
+        self.shared.control().follows.clone()
     }
 
     /// What opening found.

@@ -7,12 +7,13 @@
 //! - an index only says where to start looking: the frame found is held against the offset;
 //! - damage is an error that names file and byte; the cursor stays where it is.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records};
-use crate::position::Offset;
+use crate::position::{LogByte, Offset, Position};
 use crate::record::Record;
 use crate::segment::{HEADER_BYTES, Index, SEAL_BYTES, Window};
 
@@ -48,6 +49,16 @@ pub struct OwnedEntry {
 }
 
 impl OwnedEntry {
+    /// The entry, borrowed.
+    pub fn as_entry(&self) -> Entry<'_> {
+        Entry {
+            offset: self.offset,
+            epoch: self.epoch,
+            timestamp: self.timestamp,
+            record: self.record(),
+        }
+    }
+
     /// The record.
     pub fn record(&self) -> Record<'_> {
         Record {
@@ -111,6 +122,78 @@ struct Open {
     compressed: bool,
 }
 
+/// The records of one batch, borrowing from the cursor. Made by [`Cursor::next_batch`].
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    records: Records<'a>,
+    /// Offset of the frame's first record.
+    first: u64,
+    range: Range<u64>,
+    position: Position,
+    bytes: usize,
+}
+
+impl<'a> Entries<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.range.end - self.range.start).expect("at most a batch")
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Bytes of their frame.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The offset of the first.
+    pub fn first(&self) -> Offset {
+        Offset(self.range.start)
+    }
+
+    /// The position behind them.
+    pub fn end(&self) -> Position {
+        self.position
+    }
+
+    /// The entries in order. An error means that a batch whose checksums hold makes no sense.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Entry<'a>>> + use<'a> {
+        let (records, first, epoch) = (self.records, self.first, self.position.epoch.number);
+        self.range.clone().map(move |offset| {
+            let index = usize::try_from(offset - first).expect("at most a batch");
+            let record = records.get(index).map_err(|fault| {
+                Error::new(Kind::Corrupt, format!("expected a record, found {}", fault.as_str()))
+                    .at_offset(offset)
+            })?;
+            let timestamp = record.timestamp.expect("decoded records carry one");
+            Ok(Entry { offset: Offset(offset), epoch, timestamp, record })
+        })
+    }
+}
+
+impl Place {
+    /// The records of the open frame, out of the window or unpacked in `scratch`.
+    #[inline]
+    fn records<'a>(
+        &'a mut self,
+        open: Open,
+        scratch: &'a [u8],
+    ) -> Result<Result<Records<'a>, Fault>> {
+        if open.compressed {
+            return Ok(Records::new(&open.header, scratch));
+        }
+        let end = open.byte + u64::from(open.header.len);
+        let bytes = self
+            .window
+            .bytes(open.byte, open.header.len as usize, end)
+            .map_err(|e| Error::io("read", &self.segment.path, e))?;
+        Ok(Frame::trusted(bytes, open.header).and_then(|frame| frame.records()))
+    }
+}
+
 impl Cursor {
     pub(crate) fn new(shared: Arc<Shared>, from: Offset, stop: Offset) -> Result<Self> {
         let mut cursor = Cursor {
@@ -151,16 +234,7 @@ impl Cursor {
             },
         };
         let place = self.at.as_mut().expect("a frame is open");
-        let records = if open.compressed {
-            Records::new(&open.header, &self.scratch)
-        } else {
-            let end = open.byte + u64::from(open.header.len);
-            let bytes = place
-                .window
-                .bytes(open.byte, open.header.len as usize, end)
-                .map_err(|e| Error::io("read", &place.segment.path, e))?;
-            Frame::trusted(bytes, open.header).and_then(|frame| frame.records())
-        };
+        let records = place.records(open, &self.scratch)?;
         let index = usize::try_from(self.next - open.first).expect("at most a batch");
         let record = match records.and_then(|records| records.get(index)) {
             Ok(record) => record,
@@ -174,6 +248,43 @@ impl Cursor {
             timestamp: record.timestamp.unwrap_or(open.header.max_timestamp),
             record,
         }))
+    }
+
+    /// The rest of the current batch, or the next batch; `None` at the end of what is visible.
+    pub fn next_batch(&mut self) -> Result<Option<Entries<'_>>> {
+        if self.next >= self.stop {
+            return Ok(None);
+        }
+        let open = match self.frame {
+            Some(open) if self.next < open.first + u64::from(open.header.count) => open,
+            _ => match self.advance()? {
+                Some(open) => open,
+                None => return Ok(None),
+            },
+        };
+        let from = self.next;
+        let end = (open.first + u64::from(open.header.count)).min(self.stop);
+        self.next = end;
+        let position = self.position().expect("a frame is open");
+        let place = self.at.as_mut().expect("a frame is open");
+        let path = &place.segment.path;
+        let records = place.records(open, &self.scratch)?;
+        let records = match records {
+            Ok(records) => records,
+            Err(fault) => return Err(damaged(&place.segment, open.byte, from, fault)),
+        };
+        let bytes = open.header.len as usize;
+        Ok(Some(Entries { records, first: open.first, range: from..end, position, bytes }))
+    }
+
+    /// Behind the last record that was handed out; `None` before a segment was entered.
+    pub fn position(&self) -> Option<Position> {
+        let place = self.at.as_ref()?;
+        Some(Position {
+            epoch: place.segment.header.epoch,
+            log_byte: LogByte(place.segment.header.log_byte(place.byte)),
+            offset: self.offset(),
+        })
     }
 
     /// Goes to `offset`; the next record is the first at or behind it.

@@ -47,6 +47,11 @@ impl Tail {
         if self.wait(Instant::now().checked_add(timeout))? { self.cursor.next() } else { Ok(None) }
     }
 
+    /// Waits for the next record; `false` when none came within `timeout`.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool> {
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
     /// Waits until the next record is visible; `false` when `deadline` came first.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
         loop {

@@ -1,0 +1,173 @@
+//! `bench`: rates and percentiles on this machine.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde_json::Map;
+use tidelog::{Batch, Durability, Log, Offset, Record};
+
+use crate::config::DurabilityArg;
+use crate::exit::{Failure, Outcome};
+use crate::output::{Format, print_rows};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    Append,
+    Read,
+}
+
+/// Measure appends or reads on this machine
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog bench append --seconds 1
+  tidelog bench append --durability buffered --batch 100 --size 100 --seconds 1
+  tidelog bench read --seconds 1")]
+pub struct Bench {
+    #[arg(value_enum)]
+    what: What,
+    /// Where to put the log that is measured; a temporary directory below it is removed again
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 1024)]
+    size: usize,
+    /// Threads that append
+    #[arg(long, default_value_t = 1)]
+    producers: usize,
+    /// Records to a batch
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    #[arg(long, value_enum, default_value = "durable")]
+    durability: DurabilityArg,
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+impl Bench {
+    pub fn run(self) -> Outcome {
+        if !(self.seconds > 0.0 && self.seconds < 3600.0) || self.producers == 0 || self.batch == 0
+        {
+            return Err(Failure::usage("expected positive seconds, producers and batch"));
+        }
+        let dir = self.dir.join(format!("tidelog-bench-{}", std::process::id()));
+        let result = self.measure(&dir);
+        let _ = std::fs::remove_dir_all(&dir);
+        print_rows(self.output, &[result?])
+    }
+
+    fn measure(&self, dir: &std::path::Path) -> Result<Map<String, serde_json::Value>, Failure> {
+        let durability = Durability::from(self.durability);
+        let log = Log::options().create(true).durability(durability).open(dir)?;
+        let limit = Duration::from_secs_f64(self.seconds);
+        let (records, seconds, mut micros) = match self.what {
+            What::Append => self.append(&log, limit)?,
+            What::Read => {
+                let fill = Duration::from_secs_f64(self.seconds.min(2.0));
+                let written = self.fill(&log, fill)?;
+                self.read(&log, written, limit)?
+            }
+        };
+        log.close()?;
+        micros.sort_unstable_by(f64::total_cmp);
+        let at = |p: f64| -> serde_json::Value {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+            let i = (micros.len().saturating_sub(1) as f64 * p) as usize;
+            micros.get(i).map(|us| (us * 1000.0).round() / 1000.0).into()
+        };
+        let mut row = Map::new();
+        row.insert("what".into(), format!("{:?}", self.what).to_lowercase().into());
+        row.insert("durability".into(), format!("{durability:?}").to_lowercase().into());
+        row.insert("value_bytes".into(), self.size.into());
+        row.insert("producers".into(), self.producers.into());
+        row.insert("batch".into(), self.batch.into());
+        row.insert("records".into(), records.into());
+        row.insert("records_per_s".into(), (records as f64 / seconds).round().into());
+        let rate = records as f64 * self.size as f64 / seconds;
+        row.insert("bytes_per_s".into(), rate.round().into());
+        row.insert("p50_us".into(), at(0.5));
+        row.insert("p99_us".into(), at(0.99));
+        row.insert("p999_us".into(), at(0.999));
+        Ok(row)
+    }
+
+    fn append(&self, log: &Log, limit: Duration) -> Result<(u64, f64, Vec<f64>), Failure> {
+        let value = vec![b'x'; self.size];
+        let started = Instant::now();
+        let results: Vec<Result<(u64, Vec<f64>), tidelog::Error>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.producers)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (mut records, mut micros) = (0, Vec::new());
+                        let mut batch = Batch::new();
+                        while started.elapsed() < limit {
+                            let from = Instant::now();
+                            if self.batch == 1 {
+                                log.append(&Record::event(&value))?;
+                            } else {
+                                batch.clear();
+                                for _ in 0..self.batch {
+                                    batch.push(&Record::event(&value))?;
+                                }
+                                log.append_batch(&batch)?;
+                            }
+                            micros.push(from.elapsed().as_secs_f64() * 1e6);
+                            records += self.batch as u64;
+                        }
+                        Ok((records, micros))
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let seconds = started.elapsed().as_secs_f64();
+        let (mut records, mut micros) = (0, Vec::new());
+        for result in results {
+            let (count, some) = result?;
+            records += count;
+            micros.extend(some);
+        }
+        Ok((records, seconds, micros))
+    }
+
+    fn fill(&self, log: &Log, limit: Duration) -> Result<u64, Failure> {
+        let value = vec![b'x'; self.size];
+        let mut batch = Batch::new();
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            batch.clear();
+            for _ in 0..100 {
+                batch.push(&Record::event(&value))?;
+            }
+            log.append_batch(&batch)?;
+        }
+        Ok(log.sync()?.0)
+    }
+
+    /// A scan of everything, then random reads.
+    fn read(
+        &self,
+        log: &Log,
+        written: u64,
+        limit: Duration,
+    ) -> Result<(u64, f64, Vec<f64>), Failure> {
+        let started = Instant::now();
+        let mut cursor = log.read(Offset(0))?;
+        let mut records = 0;
+        while cursor.next()?.is_some() {
+            records += 1;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let (mut micros, mut state) = (Vec::new(), 1u64);
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let from = Instant::now();
+            log.get(Offset((state >> 33) % written.max(1)))?;
+            micros.push(from.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok((records, seconds, micros))
+    }
+}

@@ -1,0 +1,96 @@
+//! `dump`: a segment file, frame by frame.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tidelog::fs::Os;
+use tidelog::segment::{DumpLine, dump};
+use tidelog::text::format_time;
+
+use crate::exit::{Failure, Outcome};
+
+/// Print the frames and checksums of a segment file as NDJSON
+#[derive(Args)]
+#[command(after_help = "Example: tidelog dump mylog/segments/00000000000000000000.seg")]
+pub struct Dump {
+    file: PathBuf,
+}
+
+impl Dump {
+    pub fn run(self) -> Outcome {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut damaged = false;
+        let mut failed = None;
+        let dumped = dump(&Os, &self.file, &mut |line| {
+            damaged |= matches!(line, DumpLine::Damage { .. });
+            if let Err(e) = writeln!(out, "{}", describe(&line)) {
+                failed = Some(Failure::from(e));
+                return Err(tidelog::Error::new(tidelog::Kind::Io, "stdout is closed"));
+            }
+            Ok(())
+        });
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        dumped?;
+        out.flush()?;
+        if damaged { Err(Failure::silent_no()) } else { Ok(()) }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn describe(line: &DumpLine) -> Value {
+    match line {
+        DumpLine::Header(h) => json!({
+            "what": "header", "byte": 0, "log": h.log.to_string(), "log_byte": h.base.0,
+            "base_offset": h.base_offset.0, "epoch": h.epoch.number,
+            "nonce": format!("{:016x}", h.epoch.nonce), "salt": format!("{:016x}", h.salt),
+            "created": format_time(h.created),
+            "previous": h.previous.map(|link| json!({
+                "log_byte": link.base.0, "end": link.end.0,
+                "fingerprint": link.fingerprint.to_string(),
+            })),
+        }),
+        DumpLine::Frame { byte, log_byte, offset, header, claim, producer, epoch_start, lost } => {
+            let mut value = json!({
+                "what": "frame", "byte": byte, "log_byte": log_byte, "kind": header.kind.as_str(),
+                "len": header.len, "offset": offset, "count": header.count,
+                "ts": format_time(header.max_timestamp), "durable": claim,
+                "flags": header.flags, "head_crc": format!("{:08x}", header.head_crc),
+                "body_crc": format!("{:08x}", header.body_crc),
+            });
+            if let Some(p) = producer {
+                value["producer"] = json!({ "id": p.id.to_string(), "sequence": p.sequence });
+            }
+            if let Some(e) = epoch_start {
+                value["epoch_start"] = json!({
+                    "epoch": e.epoch.number, "nonce": format!("{:016x}", e.epoch.nonce),
+                    "parent": e.parent.number, "fork": e.fork, "fork_offset": e.fork_offset,
+                    "node": e.node.to_string(), "reason": e.reason,
+                });
+            }
+            if let Some(l) = lost {
+                value["lost"] =
+                    json!({ "count": l.count, "fingerprint": format!("{:08x}", l.fingerprint) });
+            }
+            value
+        }
+        DumpLine::Damage { byte, end, fault } => json!({
+            "what": "damage", "byte": byte, "end": end, "found": fault.as_str(),
+        }),
+        DumpLine::End { byte } => json!({ "what": "end", "byte": byte }),
+        DumpLine::Footer(f) => json!({
+            "what": "footer", "log_byte": f.base.0, "data_end": f.data_end,
+            "base_offset": f.base_offset.0, "end_offset": f.end_offset.0, "frames": f.frames,
+            "index_byte": f.index_byte, "index_entries": f.index_entries,
+            "producers": f.producers_count, "hash": hex(&f.hash),
+            "previous_hash": hex(&f.previous_hash),
+        }),
+        _ => Value::Null,
+    }
+}

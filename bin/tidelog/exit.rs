@@ -1,0 +1,74 @@
+//! Exit codes: what a script learns without reading a word.
+//!
+//! 0 ok · 1 ran, and the answer is no · 2 usage · 3 I/O or network · 4 corruption stopped the
+//! work · 5 locked by another process · 6 not the leader, or outcome unknown · 130 interrupted
+
+use std::io;
+use std::process::ExitCode;
+
+use tidelog::{Error, Kind};
+
+/// Why a verb ends early.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    /// Nothing, when everything has been said.
+    pub message: Option<String>,
+}
+
+impl Failure {
+    /// The verb ran, and the answer is no.
+    pub fn no(message: impl Into<String>) -> Self {
+        Failure { code: 1, message: Some(message.into()) }
+    }
+
+    /// The same, everything having been said.
+    pub fn silent_no() -> Self {
+        Failure { code: 1, message: None }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Failure { code: 2, message: Some(message.into()) }
+    }
+
+    pub fn io(what: &str, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure { code: 0, message: None };
+        }
+        Failure { code: 3, message: Some(format!("cannot {what}: {error}")) }
+    }
+
+    pub fn interrupted() -> Self {
+        Failure { code: 130, message: None }
+    }
+
+    /// Says it on stderr and becomes the process's code.
+    pub fn report(self) -> ExitCode {
+        if let Some(message) = self.message {
+            anstream::eprintln!("tidelog: {message}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            Kind::Lost | Kind::Gone | Kind::NotInHistory | Kind::Rejected => 1,
+            Kind::InvalidInput | Kind::AlreadyExists => 2,
+            Kind::Corrupt | Kind::WrongLog => 4,
+            Kind::Locked => 5,
+            Kind::NotLeader | Kind::Unknown | Kind::Poisoned | Kind::CopiedDirectory => 6,
+            _ => 3,
+        };
+        Failure { code, message: Some(error.to_string()) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::io("write the output", &error)
+    }
+}
+
+pub type Outcome = Result<(), Failure>;

@@ -1,0 +1,57 @@
+//! `info`: what is in a log.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value};
+use tidelog::Log;
+
+use crate::exit::Outcome;
+use crate::output::{Format, print_rows};
+
+/// Say what is in a log
+#[derive(Args)]
+#[command(after_help = "Example: tidelog info mylog")]
+pub struct Info {
+    dir: PathBuf,
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+impl Info {
+    pub fn run(self) -> Outcome {
+        let log = Log::options().read_only(true).open(&self.dir)?;
+        let stats = log.stats();
+        let report = log.report();
+        let segments = log.segments();
+        let bytes: u64 = segments
+            .iter()
+            .filter_map(|s| std::fs::metadata(&s.path).ok())
+            .map(|meta| meta.len())
+            .sum();
+        let mut row = Map::new();
+        let mut put = |name: &str, value: Value| row.insert(name.to_owned(), value);
+        put("log", stats.id.to_string().into());
+        put("node", stats.node.to_string().into());
+        put("epoch", stats.epoch.number.into());
+        put("start_offset", stats.start.0.into());
+        put("end_offset", stats.end.0.into());
+        put("confirmed_offset", log.confirmed_end().0.into());
+        put("records", (stats.end.0 - stats.start.0).into());
+        put("segments", segments.len().into());
+        put("bytes", bytes.into());
+        put("log_byte", stats.log_byte.0.into());
+        put("producers", stats.producers.into());
+        put("clean", report.clean.into());
+        if let Some(source) = log.follows() {
+            put("follows", source.into());
+        }
+        if report.bytes_cut > 0 {
+            put("torn_bytes", report.bytes_cut.into());
+        }
+        if !report.findings.is_empty() {
+            put("findings", report.findings.join("; ").into());
+        }
+        print_rows(self.output, &[row])
+    }
+}
