@@ -4,10 +4,13 @@ mod crc;
 pub mod error;
 pub mod frame;
 pub mod fs;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod log;
 pub mod position;
 pub mod record;
 pub mod segment;
+pub mod table;
 #[cfg(feature = "text")]
 pub mod text;
 
@@ -18,3 +21,4 @@ pub use log::{
 };
 pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position, Token};
 pub use record::{Batch, Op, Record};
+pub use table::{Apply, Table};

@@ -55,7 +55,7 @@ pub use options::{
     Append, Appended, Compression, DEFAULT_SEGMENT_BYTES, Durability, Expect, Identity, KeyLookup,
     MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Preallocate, Recovery, Verification, Visibility,
 };
-pub use read::{Cursor, Entry, OwnedEntry};
+pub use read::{Cursor, Entries, Entry, OwnedEntry};
 pub use retain::{Retained, Retention};
 pub use tail::Tail;
 
@@ -253,6 +253,37 @@ impl Log {
         Token { log: self.id(), epoch: appended.epoch, offset: appended.last }
     }
 
+    /// The number of the epoch that appended the record at `offset`; of the newest one behind
+    /// the end.
+    pub fn epoch_at(&self, offset: Offset) -> u64 {
+        self.shared.epoch_at(offset).number
+    }
+
+    /// Whether a token's record belongs to this log's history, as far as that is known; an error
+    /// of [`Kind::WrongLog`] or [`Kind::NotInHistory`] if not.
+    pub fn check_token(&self, token: &Token) -> Result<()> {
+        if token.log != self.id() {
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected a token of log {}, found one of log {}", self.id(), token.log),
+            ));
+        }
+        if token.offset >= self.end() || token.offset < self.start() {
+            // Not here yet, or not here any more: neither says that it never was.
+            return Ok(());
+        }
+        let epoch = self.shared.epoch_at(token.offset);
+        if epoch != token.epoch {
+            return Err(Error::new(
+                Kind::NotInHistory,
+                format!("offset {} was appended by epoch {epoch}, not {}", token.offset, token.epoch),
+            )
+            .at_offset(token.offset.0)
+            .help("that write was lost; read the key again and decide"));
+        }
+        Ok(())
+    }
+
     /// The log's identity.
     pub fn id(&self) -> Id {
         self.shared.log.id
@@ -346,6 +377,16 @@ impl Shared {
         match self.catalog.list().first() {
             Some(first) => first.header.base_offset,
             None => self.visible().1,
+        }
+    }
+
+    /// The epoch of the segment that holds an offset.
+    fn epoch_at(&self, offset: Offset) -> Epoch {
+        let list = self.catalog.list();
+        let after = list.partition_point(|segment| segment.header.base_offset <= offset);
+        match after.checked_sub(1) {
+            Some(i) => list[i].header.epoch,
+            None => self.epoch(),
         }
     }
 

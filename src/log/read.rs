@@ -174,24 +174,22 @@ impl<'a> Entries<'a> {
     }
 }
 
-impl Place {
-    /// The records of the open frame, out of the window or unpacked in `scratch`.
-    #[inline]
-    fn records<'a>(
-        &'a mut self,
-        open: Open,
-        scratch: &'a [u8],
-    ) -> Result<Result<Records<'a>, Fault>> {
-        if open.compressed {
-            return Ok(Records::new(&open.header, scratch));
-        }
-        let end = open.byte + u64::from(open.header.len);
-        let bytes = self
-            .window
-            .bytes(open.byte, open.header.len as usize, end)
-            .map_err(|e| Error::io("read", &self.segment.path, e))?;
-        Ok(Frame::trusted(bytes, open.header).and_then(|frame| frame.records()))
+/// The records of the open frame, out of the window or unpacked in `scratch`.
+#[inline]
+fn records<'a>(
+    window: &'a mut Window,
+    segment: &Segment,
+    open: Open,
+    scratch: &'a [u8],
+) -> Result<Result<Records<'a>, Fault>> {
+    if open.compressed {
+        return Ok(Records::new(&open.header, scratch));
     }
+    let end = open.byte + u64::from(open.header.len);
+    let bytes = window
+        .bytes(open.byte, open.header.len as usize, end)
+        .map_err(|e| Error::io("read", &segment.path, e))?;
+    Ok(Frame::trusted(bytes, open.header).and_then(|frame| frame.records()))
 }
 
 impl Cursor {
@@ -233,18 +231,18 @@ impl Cursor {
                 None => return Ok(None),
             },
         };
-        let place = self.at.as_mut().expect("a frame is open");
-        let records = place.records(open, &self.scratch)?;
+        let Place { segment, window, .. } = self.at.as_mut().expect("a frame is open");
+        let records = records(window, segment, open, &self.scratch)?;
         let index = usize::try_from(self.next - open.first).expect("at most a batch");
         let record = match records.and_then(|records| records.get(index)) {
             Ok(record) => record,
-            Err(fault) => return Err(damaged(&place.segment, open.byte, self.next, fault)),
+            Err(fault) => return Err(damaged(segment, open.byte, self.next, fault)),
         };
         let offset = Offset(self.next);
         self.next += 1;
         Ok(Some(Entry {
             offset,
-            epoch: place.segment.header.epoch.number,
+            epoch: segment.header.epoch.number,
             timestamp: record.timestamp.unwrap_or(open.header.max_timestamp),
             record,
         }))
@@ -266,12 +264,10 @@ impl Cursor {
         let end = (open.first + u64::from(open.header.count)).min(self.stop);
         self.next = end;
         let position = self.position().expect("a frame is open");
-        let place = self.at.as_mut().expect("a frame is open");
-        let path = &place.segment.path;
-        let records = place.records(open, &self.scratch)?;
-        let records = match records {
+        let Place { segment, window, .. } = self.at.as_mut().expect("a frame is open");
+        let records = match records(window, segment, open, &self.scratch)? {
             Ok(records) => records,
-            Err(fault) => return Err(damaged(&place.segment, open.byte, from, fault)),
+            Err(fault) => return Err(damaged(segment, open.byte, from, fault)),
         };
         let bytes = open.header.len as usize;
         Ok(Some(Entries { records, first: open.first, range: from..end, position, bytes }))
