@@ -8,6 +8,8 @@
 
 mod mmap;
 mod os;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 use std::fmt::Debug;
 use std::io;

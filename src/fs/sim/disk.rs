@@ -1,0 +1,520 @@
+//! The simulated disk: inodes with what reads see and what is durable, and the changes between.
+//!
+//! Pure state: no faults, no locks, no power switch; those are `calls`, which alone changes it.
+//! `crash` builds other disks of it. Invariants:
+//! - every change since the last sync is in `pending`, in order; a file's durable content with all
+//!   its pending changes is its content, unless a failed sync dropped some;
+//! - a file or directory has one name at most, in what reads see and in what is durable;
+//! - of two pending changes of names that touch the same name or the same file, the later never
+//!   becomes durable by a sync without the earlier.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::content::{Content, Patch};
+
+/// Number of an inode.
+pub(super) type Id = u64;
+type Names = Arc<BTreeMap<String, Id>>;
+
+pub(super) const ROOT: Id = 0;
+
+/// All there is on the disk and in the page cache.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    pub(super) nodes: BTreeMap<Id, Node>,
+    pub(super) pending: Vec<Pending>,
+    next: Id,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    File(FileNode),
+    Dir(DirNode),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileNode {
+    pub(super) now: Content,
+    pub(super) durable: Content,
+    /// The durable length once all that is pending is durable.
+    len: u64,
+    /// A failed sync dropped changes: `now` can no longer stand for what a sync makes durable.
+    dropped: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct DirNode {
+    pub(super) now: Names,
+    pub(super) durable: Names,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) dir: Id,
+    pub(super) name: String,
+}
+
+/// A change that no sync has made durable yet.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    /// Number of the operation that made it.
+    pub(super) operation: usize,
+    pub(super) path: Arc<Path>,
+    pub(super) change: Change,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Data { node: Id, byte: u64, len: u64, patch: Patch },
+    Length { node: Id, from: u64, to: u64 },
+    Name(NameChange),
+}
+
+/// A change in one directory, or in two for a rename between them.
+#[derive(Clone, Debug)]
+pub(super) struct NameChange {
+    pub(super) kind: NameKind,
+    node: Id,
+    entries: Vec<Entry>,
+    /// The directories whose sync it still needs.
+    unsynced: Vec<Id>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum NameKind {
+    Create,
+    CreateDir,
+    Unlink,
+    Rename { to: Arc<Path> },
+}
+
+/// How a sync ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Synced {
+    Durable,
+    /// As Linux does after a failed sync: the changes count as clean and are never written.
+    Dropped,
+}
+
+impl Disk {
+    pub(super) fn new() -> Self {
+        let root = Node::Dir(DirNode::default());
+        Disk { nodes: BTreeMap::from([(ROOT, root)]), pending: Vec::new(), next: ROOT + 1 }
+    }
+
+    // Names.
+
+    /// The inode that has this path now.
+    pub(super) fn find(&self, path: &Path) -> io::Result<Id> {
+        let mut id = ROOT;
+        for name in parts(path)? {
+            id = *self.dir(id)?.now.get(&name).ok_or(Errno::NOENT)?;
+        }
+        Ok(id)
+    }
+
+    pub(super) fn find_file(&self, path: &Path) -> io::Result<Id> {
+        let id = self.find(path)?;
+        self.file(id).map(|_| id)
+    }
+
+    /// The directory that holds, or would hold, this path.
+    pub(super) fn entry(&self, path: &Path) -> io::Result<Entry> {
+        let mut parts = parts(path)?;
+        let name = parts.pop().ok_or(Errno::BUSY)?;
+        let mut dir = ROOT;
+        for part in &parts {
+            dir = *self.dir(dir)?.now.get(part).ok_or(Errno::NOENT)?;
+        }
+        self.dir(dir)?;
+        Ok(Entry { dir, name })
+    }
+
+    pub(super) fn dir(&self, id: Id) -> io::Result<&DirNode> {
+        match self.nodes.get(&id) {
+            Some(Node::Dir(dir)) => Ok(dir),
+            Some(Node::File(_)) => Err(Errno::NOTDIR.into()),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn dir_mut(&mut self, id: Id) -> &mut DirNode {
+        match self.nodes.get_mut(&id) {
+            Some(Node::Dir(dir)) => dir,
+            _ => unreachable!("inode {id} is a directory: only those hold names"),
+        }
+    }
+
+    pub(super) fn file(&self, id: Id) -> io::Result<&FileNode> {
+        match self.nodes.get(&id) {
+            Some(Node::File(file)) => Ok(file),
+            Some(Node::Dir(_)) => Err(Errno::ISDIR.into()),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+
+    pub(super) fn file_mut(&mut self, id: Id) -> &mut FileNode {
+        match self.nodes.get_mut(&id) {
+            Some(Node::File(file)) => file,
+            _ => unreachable!("inode {id} is a file: handles and changes keep it"),
+        }
+    }
+
+    pub(super) fn create(&mut self, path: &Arc<Path>, operation: usize) -> io::Result<Id> {
+        self.link(path, Node::File(FileNode::default()), NameKind::Create, operation)
+    }
+
+    pub(super) fn create_dir(&mut self, path: &Arc<Path>, operation: usize) -> io::Result<Id> {
+        self.link(path, Node::Dir(DirNode::default()), NameKind::CreateDir, operation)
+    }
+
+    fn link(
+        &mut self,
+        path: &Arc<Path>,
+        node: Node,
+        kind: NameKind,
+        operation: usize,
+    ) -> io::Result<Id> {
+        let entry = self.entry(path)?;
+        if self.dir(entry.dir)?.now.contains_key(&entry.name) {
+            return Err(Errno::EXIST.into());
+        }
+        let id = self.next;
+        self.next += 1;
+        self.nodes.insert(id, node);
+        Arc::make_mut(&mut self.dir_mut(entry.dir).now).insert(entry.name.clone(), id);
+        self.push_name(path, kind, id, vec![entry], operation);
+        Ok(id)
+    }
+
+    pub(super) fn unlink(&mut self, path: &Arc<Path>, operation: usize) -> io::Result<()> {
+        let id = self.find_file(path)?;
+        let entry = self.entry(path)?;
+        Arc::make_mut(&mut self.dir_mut(entry.dir).now).remove(&entry.name);
+        self.push_name(path, NameKind::Unlink, id, vec![entry], operation);
+        Ok(())
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        path: &Arc<Path>,
+        new: &Arc<Path>,
+        operation: usize,
+    ) -> io::Result<()> {
+        let id = self.find(path)?;
+        let (from, to) = (self.entry(path)?, self.entry(new)?);
+        if from == to {
+            return Ok(());
+        }
+        if parts(new)?.starts_with(&parts(path)?) {
+            return Err(Errno::INVAL.into());
+        }
+        let replaced = self.dir(to.dir)?.now.get(&to.name).map(|id| &self.nodes[id]);
+        match (&self.nodes[&id], replaced) {
+            (Node::File(_), Some(Node::Dir(_))) => return Err(Errno::ISDIR.into()),
+            (Node::Dir(_), Some(Node::File(_))) => return Err(Errno::NOTDIR.into()),
+            (_, Some(Node::Dir(dir))) if !dir.now.is_empty() => return Err(Errno::NOTEMPTY.into()),
+            _ => {}
+        }
+        Arc::make_mut(&mut self.dir_mut(from.dir).now).remove(&from.name);
+        Arc::make_mut(&mut self.dir_mut(to.dir).now).insert(to.name.clone(), id);
+        let kind = NameKind::Rename { to: Arc::clone(new) };
+        self.push_name(path, kind, id, vec![from, to], operation);
+        Ok(())
+    }
+
+    fn push_name(
+        &mut self,
+        path: &Arc<Path>,
+        kind: NameKind,
+        node: Id,
+        entries: Vec<Entry>,
+        operation: usize,
+    ) {
+        let mut unsynced: Vec<Id> = entries.iter().map(|entry| entry.dir).collect();
+        unsynced.dedup();
+        let change = Change::Name(NameChange { kind, node, entries, unsynced });
+        self.pending.push(Pending { operation, path: Arc::clone(path), change });
+    }
+
+    /// Every path that reads see, with its inode, parents first.
+    pub(super) fn tree(&self) -> Vec<(PathBuf, Id)> {
+        let mut tree = vec![(PathBuf::from("/"), ROOT)];
+        let mut next = 0;
+        while let Some((path, id)) = tree.get(next).cloned() {
+            if let Some(Node::Dir(dir)) = self.nodes.get(&id) {
+                tree.extend(dir.now.iter().map(|(name, &id)| (path.join(name), id)));
+            }
+            next += 1;
+        }
+        tree
+    }
+
+    // Files.
+
+    pub(super) fn write(
+        &mut self,
+        id: Id,
+        path: &Arc<Path>,
+        bytes: &[u8],
+        byte: u64,
+        operation: usize,
+    ) -> io::Result<()> {
+        let file = self.file_mut(id);
+        file.now.write_at(bytes, byte)?;
+        let (from, to) = (file.len, file.len.max(byte + bytes.len() as u64));
+        let patch = file.now.patch(byte, bytes.len());
+        let data = Change::Data { node: id, byte, len: bytes.len() as u64, patch };
+        self.pending.push(Pending { operation, path: Arc::clone(path), change: data });
+        self.push_length(id, path, from, to, operation);
+        Ok(())
+    }
+
+    pub(super) fn set_len(
+        &mut self,
+        id: Id,
+        path: &Arc<Path>,
+        to: u64,
+        operation: usize,
+    ) -> io::Result<()> {
+        let file = self.file_mut(id);
+        file.now.set_len(to)?;
+        let from = file.len;
+        self.push_length(id, path, from, to, operation);
+        Ok(())
+    }
+
+    fn push_length(&mut self, node: Id, path: &Arc<Path>, from: u64, to: u64, operation: usize) {
+        if from != to {
+            self.file_mut(node).len = to;
+            let change = Change::Length { node, from, to };
+            self.pending.push(Pending { operation, path: Arc::clone(path), change });
+        }
+    }
+
+    /// Bytes taken by files that have a name or are `open`.
+    pub(super) fn used(&self, open: impl Fn(Id) -> bool) -> u64 {
+        let named: BTreeSet<Id> = self.tree().into_iter().map(|(_, id)| id).collect();
+        let files = self.nodes.iter().filter_map(|(id, node)| match node {
+            Node::File(file) if named.contains(id) || open(*id) => Some(file.now.len()),
+            _ => None,
+        });
+        files.sum()
+    }
+
+    // Durability.
+
+    pub(super) fn sync_file(&mut self, id: Id, how: Synced) {
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|pending| pending.change.file() == Some(id));
+        self.pending = others;
+        let file = self.file_mut(id);
+        match how {
+            Synced::Dropped => {
+                file.dropped |= !mine.is_empty();
+                file.len = file.durable.len();
+            }
+            Synced::Durable if !file.dropped => file.clean(),
+            Synced::Durable => {
+                let mut len = file.durable.len();
+                for pending in &mine {
+                    match &pending.change {
+                        Change::Data { patch, .. } => file.durable.put(patch, |_| true),
+                        Change::Length { from, to, .. } => {
+                            file.reach(*from, *to);
+                            len = *to;
+                        }
+                        Change::Name(_) => {}
+                    }
+                }
+                assert_eq!(len, file.len, "lengths follow one another");
+                file.finish(len);
+            }
+        }
+    }
+
+    pub(super) fn sync_dir(&mut self, dir: Id, how: Synced) {
+        for pending in &mut self.pending {
+            if let Change::Name(change) = &mut pending.change {
+                change.unsynced.retain(|&id| id != dir);
+            }
+        }
+        self.settle_names(|change| change.unsynced.is_empty(), how);
+    }
+
+    /// Makes the picked changes of names durable (or drops them), and what they build on.
+    pub(super) fn settle_names(&mut self, pick: impl Fn(&NameChange) -> bool, how: Synced) {
+        let mut settled: Vec<bool> = Vec::with_capacity(self.pending.len());
+        settled.extend(self.pending.iter().map(|p| p.change.name().is_some_and(&pick)));
+        for earlier in (0..self.pending.len()).rev() {
+            let Some(change) = self.pending[earlier].change.name() else { continue };
+            settled[earlier] |= (earlier + 1..self.pending.len()).any(|later| {
+                settled[later] && self.pending[later].change.name().is_some_and(|c| c.meets(change))
+            });
+        }
+        let mut settled = settled.into_iter();
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|_| settled.next().unwrap_or(false));
+        self.pending = others;
+        if how == Synced::Durable {
+            for pending in &mine {
+                pending.change.name().into_iter().for_each(|change| self.apply_name(change));
+            }
+        }
+    }
+
+    /// Brings one change of names to the durable directories.
+    pub(super) fn apply_name(&mut self, change: &NameChange) {
+        if let NameKind::Rename { .. } = change.kind {
+            // Whatever earlier changes were lost, a file never has two names.
+            for node in self.nodes.values_mut() {
+                if let Node::Dir(dir) = node
+                    && dir.durable.values().any(|&id| id == change.node)
+                {
+                    Arc::make_mut(&mut dir.durable).retain(|_, id| *id != change.node);
+                }
+            }
+        }
+        let Some(Entry { dir, name }) = change.entries.last().cloned() else { return };
+        // The directory is gone if its own name was lost: what is in it is lost with it.
+        if let Some(Node::Dir(dir)) = self.nodes.get_mut(&dir) {
+            let names = Arc::make_mut(&mut dir.durable);
+            match change.kind {
+                NameKind::Unlink => names.remove(&name),
+                _ => names.insert(name, change.node),
+            };
+        }
+    }
+
+    /// Forgets inodes that no name, no pending change and no handle reaches.
+    pub(super) fn sweep(&mut self, open: impl Fn(Id) -> bool) {
+        let mut reached = BTreeSet::from([ROOT]);
+        for node in self.nodes.values() {
+            if let Node::Dir(dir) = node {
+                reached.extend(dir.now.values().chain(dir.durable.values()));
+            }
+        }
+        for pending in &self.pending {
+            if let Change::Name(change) = &pending.change {
+                reached.insert(change.node);
+                reached.extend(change.entries.iter().map(|entry| entry.dir));
+            }
+        }
+        self.nodes.retain(|id, _| reached.contains(id) || open(*id));
+        let nodes = &self.nodes;
+        self.pending.retain(|p| p.change.file().is_none_or(|id| nodes.contains_key(&id)));
+    }
+
+    /// Forgets what is durable beyond reach of the root, and shows what is left to reads.
+    pub(super) fn restart(&mut self) {
+        let (mut reached, mut todo) = (BTreeSet::from([ROOT]), vec![ROOT]);
+        while let Some(id) = todo.pop() {
+            if let Some(Node::Dir(dir)) = self.nodes.get(&id) {
+                todo.extend(dir.durable.values().filter(|&&id| reached.insert(id)));
+            }
+        }
+        self.nodes.retain(|id, _| reached.contains(id));
+        for node in self.nodes.values_mut() {
+            match node {
+                Node::File(file) => {
+                    file.now = file.durable.clone();
+                    file.clean();
+                }
+                Node::Dir(dir) => dir.now = Arc::clone(&dir.durable),
+            }
+        }
+        self.pending.clear();
+    }
+
+    /// Adds names, lengths and contents of what is durable, from directory `dir` down.
+    pub(super) fn hash_durable(&self, dir: Id, hasher: &mut blake3::Hasher) {
+        let Some(Node::Dir(dir)) = self.nodes.get(&dir) else { return };
+        hasher.update(&(dir.durable.len() as u64).to_le_bytes());
+        for (name, id) in dir.durable.iter() {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            match &self.nodes[id] {
+                Node::File(file) => file.durable.hash(hasher.update(b"f")),
+                Node::Dir(_) => self.hash_durable(*id, hasher.update(b"d")),
+            }
+        }
+    }
+}
+
+impl Change {
+    /// The file whose sync makes this durable.
+    pub(super) fn file(&self) -> Option<Id> {
+        match self {
+            Change::Data { node, .. } | Change::Length { node, .. } => Some(*node),
+            Change::Name(_) => None,
+        }
+    }
+
+    pub(super) fn name(&self) -> Option<&NameChange> {
+        match self {
+            Change::Name(change) => Some(change),
+            _ => None,
+        }
+    }
+}
+
+impl NameChange {
+    /// Whether both touch the same name or the same file.
+    fn meets(&self, other: &NameChange) -> bool {
+        self.node == other.node || self.entries.iter().any(|entry| other.touches(entry))
+    }
+
+    /// Whether it changes this name.
+    pub(super) fn touches(&self, entry: &Entry) -> bool {
+        self.entries.contains(entry)
+    }
+}
+
+impl FileNode {
+    /// On the way of the durable length from `from` to `to`: a cut takes what lies beyond.
+    /// A longer one lets data be that lies there already.
+    pub(super) fn reach(&mut self, from: u64, to: u64) {
+        if to < from && to < self.durable.len() {
+            self.finish(to);
+        }
+    }
+
+    /// What reads see is what is durable.
+    pub(super) fn clean(&mut self) {
+        self.durable = self.now.clone();
+        self.len = self.now.len();
+        self.dropped = false;
+    }
+
+    /// Sets the durable length: data beyond it is out of reach for good.
+    pub(super) fn finish(&mut self, len: u64) {
+        self.durable.set_len(len).expect("the length was accepted when it was set");
+    }
+}
+
+/// The path made absolute: `.` and `..` resolved, everything below `/`.
+pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
+    Ok(parts(path)?.into_iter().fold(PathBuf::from("/"), |path, part| path.join(part)))
+}
+
+fn parts(path: &Path) -> io::Result<Vec<String>> {
+    let mut parts = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => {
+                parts.push(name.to_str().ok_or(Errno::ILSEQ)?.to_owned());
+            }
+            Component::ParentDir => drop(parts.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(parts)
+}
