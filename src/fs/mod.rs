@@ -34,6 +34,10 @@ pub enum Open {
 pub trait Fs: Send + Sync + Debug {
     /// Opens a file.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing plain file to read, never through a link: for names that others chose.
+    fn open_plain(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.open(path, Open::Read)
+    }
     /// Renames a file, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.

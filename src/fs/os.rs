@@ -38,6 +38,25 @@ impl Fs for Os {
         Ok(Arc::new(options.open(path)?))
     }
 
+    fn open_plain(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        // Without NONBLOCK, opening a pipe that somebody put there would wait for ever.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(|e| match rustix::io::Errno::from_io_error(&e) {
+                Some(rustix::io::Errno::LOOP) => {
+                    io::Error::new(io::ErrorKind::InvalidInput, "a link is not followed here")
+                }
+                _ => e,
+            })?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
+        }
+        Ok(Arc::new(file))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }

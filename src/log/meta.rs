@@ -112,7 +112,7 @@ impl Meta {
 
     /// Reads the file at `path`; `Ok(None)` when there is none.
     pub(crate) fn read(fs: &dyn Fs, path: &Path, name: &'static str) -> Result<Option<Self>> {
-        let file = match fs.open(path, Open::Read) {
+        let file = match fs.open_plain(path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("open", path, e)),

@@ -14,20 +14,20 @@
 mod append;
 mod catalog;
 mod compress;
-mod files;
+pub(crate) mod files;
 mod meta;
-mod open;
+pub(crate) mod open;
 mod options;
 mod read;
 mod refresh;
 mod retain;
-mod scan;
+pub(crate) mod scan;
 mod staging;
-mod start;
+pub(crate) mod start;
 mod sync;
 mod tail;
 mod wake;
-mod watch;
+pub(crate) mod watch;
 mod worker;
 mod writer;
 

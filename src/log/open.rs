@@ -216,7 +216,12 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         }
     } else {
         sweep(&shared, &scan.leftovers)?;
-        shared.publish_recovered(end, end_offset);
+        if shared.control().follows.is_some() {
+            // Nothing is brought in order here: what is not proven durable stays unconfirmed.
+            shared.show_to_reader(end, end_offset, scan.durable, false)?;
+        } else {
+            shared.publish_recovered(end, end_offset);
+        }
     }
     if wants_worker {
         Worker::spawn(&shared)?;
@@ -270,7 +275,7 @@ fn read_producers(fs: &dyn Fs, path: &Path, footer: &Footer) -> Result<Producers
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
 /// that looks like a log.
-fn create(fs: &dyn Fs, layout: &Layout, id: Option<Id>, follows: Option<&str>) -> Result<()> {
+pub(crate) fn create(fs: &dyn Fs, layout: &Layout, id: Option<Id>, follows: Option<&str>) -> Result<()> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_path_buf();
         move |e| Error::io(what, &path, e)
@@ -327,7 +332,7 @@ fn create(fs: &dyn Fs, layout: &Layout, id: Option<Id>, follows: Option<&str>) -
     LogFile { id, created: fs.now() }.write(fs, layout)
 }
 
-fn take_lock(fs: &dyn Fs, layout: &Layout) -> Result<Box<dyn Lock>> {
+pub(crate) fn take_lock(fs: &dyn Fs, layout: &Layout) -> Result<Box<dyn Lock>> {
     let path = layout.lock();
     for attempt in 0..LOCK_TRIES {
         match fs.lock(&path, true) {
@@ -354,7 +359,7 @@ fn is_locked(fs: &dyn Fs, layout: &Layout) -> bool {
 }
 
 /// Which node this directory is; refuses a copy until told what it is.
-fn identify(fs: &dyn Fs, layout: &Layout, identity: Identity) -> Result<Id> {
+pub(crate) fn identify(fs: &dyn Fs, layout: &Layout, identity: Identity) -> Result<Id> {
     let found = NodeFile::read(fs, layout)?;
     let here = |id| NodeFile::here(fs, layout, id);
     let new = || -> Result<Id> {

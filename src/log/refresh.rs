@@ -12,10 +12,18 @@ use crate::fs::Open;
 use crate::position::{LogByte, Offset};
 use crate::segment::{Footer, HEADER_BYTES, Index, SegmentHeader, SegmentName};
 
-use super::Shared;
+use super::{Log, Shared};
 use super::catalog::Segment;
 use super::files::{Control, State};
 use super::read::Cursor;
+
+impl Log {
+    /// Looks whether another process has made the log grow; tails do so by themselves. Only a
+    /// log opened for reading has anything to look for.
+    pub fn refresh(&self) -> Result<()> {
+        if self.shared.options.read_only { self.shared.refresh() } else { Ok(()) }
+    }
+}
 
 impl Shared {
     /// Looks whether the log has grown.

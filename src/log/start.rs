@@ -94,7 +94,8 @@ impl NewEpoch {
         let fs = &*shared.fs;
         self.settle(fs)?;
         shared.publish_recovered(self.fork, self.end_offset);
-        self.set_aside(fs, &shared.layout)?;
+        let reason = "torn tail: never acknowledged, set aside when the log was reopened";
+        set_aside(fs, &shared.layout, &mut self.beyond, reason)?;
         let mut hash = self.previous_hash;
         while let Some(first) = self.unsealed.first() {
             let header = first.segment.header;
@@ -119,51 +120,12 @@ impl NewEpoch {
     /// that a failed sync has marked clean. Writing them again, in place, settles it.
     fn settle(&self, fs: &dyn Fs) -> Result<()> {
         for ToSeal { segment, tally } in &self.unsealed {
-            let header = &segment.header;
-            let end = tally.end;
-            let from = match self.durable.0.checked_sub(header.base.0) {
-                Some(bytes) => (HEADER_BYTES + bytes).min(end) / PAGE_BYTES * PAGE_BYTES,
-                None => 0,
-            };
-            let path = &segment.path;
-            let io = |what: &'static str| move |e| Error::io(what, path, e);
-            let file = fs.open(path, Open::Write).map_err(io("open"))?;
-            let rewritten = rewrite(&*file, &*file, from, end).and_then(|()| file.sync_data());
-            if let Err(e) = rewritten {
-                if Error::io("", path, std::io::Error::new(e.kind(), "")).kind() == Kind::DiskFull {
-                    return Err(Error::io("write", path, e));
-                }
-                // The blocks refuse: give the bytes new ones.
-                copy_over(fs, &*file, path, end)?;
-            }
+            settle(fs, &segment.path, &segment.header, tally.end, self.durable)?;
         }
         if let Some(last) = self.unsealed.last() {
             let directory = last.segment.path.parent().expect("segments have a directory");
             // Closes the crash that forgets the names of segments whose frames are now durable.
             fs.sync_dir(directory).map_err(|e| Error::io("sync", directory, e))?;
-        }
-        Ok(())
-    }
-
-    /// Moves the torn tail to quarantine, newest first, and cuts it off.
-    fn set_aside(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
-        while let Some(beyond) = self.beyond.last() {
-            let reason = "torn tail: never acknowledged, set aside when the log was reopened";
-            quarantine(fs, layout, &beyond.path, beyond.from, beyond.bytes, reason)?;
-            let io = |what: &'static str| {
-                let path = beyond.path.clone();
-                move |e| Error::io(what, &path, e)
-            };
-            if beyond.from == 0 {
-                fs.unlink(&beyond.path).map_err(io("remove"))?;
-                let segments = layout.segments();
-                fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
-            } else {
-                let file = fs.open(&beyond.path, Open::Write).map_err(io("open"))?;
-                file.set_len(beyond.from).map_err(io("cut"))?;
-                file.sync_data().map_err(io("sync"))?;
-            }
-            self.beyond.pop();
         }
         Ok(())
     }
@@ -212,6 +174,57 @@ impl NewEpoch {
         );
         writer.begin_segment(shared, header, &bytes)
     }
+}
+
+/// Makes a segment's frames up to `end` durable, given that those below `durable` are: writes the
+/// same bytes over the same pages, and syncs.
+pub(crate) fn settle(
+    fs: &dyn Fs,
+    path: &Path,
+    header: &SegmentHeader,
+    end: u64,
+    durable: LogByte,
+) -> Result<()> {
+    let from = match durable.0.checked_sub(header.base.0) {
+        Some(bytes) => (HEADER_BYTES + bytes).min(end) / PAGE_BYTES * PAGE_BYTES,
+        None => 0,
+    };
+    let file = fs.open(path, Open::Write).map_err(|e| Error::io("open", path, e))?;
+    let rewritten = rewrite(&*file, &*file, from, end).and_then(|()| file.sync_data());
+    let Err(e) = rewritten else { return Ok(()) };
+    let error = Error::io("write", path, e);
+    if error.kind() == Kind::DiskFull {
+        return Err(error);
+    }
+    // The blocks refuse: give the bytes new ones.
+    copy_over(fs, &*file, path, end)
+}
+
+/// Moves what lies behind the history's end to quarantine, newest first, and cuts it off.
+pub(crate) fn set_aside(
+    fs: &dyn Fs,
+    layout: &Layout,
+    beyond: &mut Vec<Beyond>,
+    reason: &str,
+) -> Result<()> {
+    while let Some(last) = beyond.last() {
+        quarantine(fs, layout, &last.path, last.from, last.bytes, reason)?;
+        let io = |what: &'static str| {
+            let path = last.path.clone();
+            move |e| Error::io(what, &path, e)
+        };
+        if last.from == 0 {
+            fs.unlink(&last.path).map_err(io("remove"))?;
+            let segments = layout.segments();
+            fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+        } else {
+            let file = fs.open(&last.path, Open::Write).map_err(io("open"))?;
+            file.set_len(last.from).map_err(io("cut"))?;
+            file.sync_data().map_err(io("sync"))?;
+        }
+        beyond.pop();
+    }
+    Ok(())
 }
 
 fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {

@@ -183,8 +183,13 @@ impl Footer {
             return Ok(None);
         }
         let mut b = [0; FOOTER_BYTES];
-        file.read_exact_at(&mut b, len - FOOTER_BYTES as u64)
+        let read = file
+            .read_full_at(&mut b, len - FOOTER_BYTES as u64)
             .map_err(|e| Error::io("read the footer", path, e))?;
+        if read < FOOTER_BYTES {
+            // Sealing may shorten the file while somebody else looks: not sealed yet.
+            return Ok(None);
+        }
         Footer::decode(&b, len)
     }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::crc;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, NO_CLAIM};
 use crate::fs::File;
 
@@ -76,11 +76,14 @@ pub fn seal(
     file.write_all_at(&[0; super::FOOTER_BYTES], footer_byte).map_err(io("write the seal"))?;
     file.set_len(footer_byte + super::FOOTER_BYTES as u64).map_err(io("set the final length"))?;
     footer.hash = hash(&**file, data_end).map_err(io("read back for the seal hash"))?;
+    // A failed sync, for want of space too, leaves pages that never landed marked clean: it is
+    // never a reason to try again.
+    let sync = || file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io));
     // Closes the crash in which a footer persists before the data it vouches for.
-    file.sync_data().map_err(io("sync"))?;
+    sync()?;
     file.write_all_at(&footer.encode(), footer_byte).map_err(io("write the footer"))?;
     // Closes the crash that would make recovery walk this segment again.
-    file.sync_data().map_err(io("sync"))?;
+    sync()?;
     Ok(Sealed { footer })
 }
 

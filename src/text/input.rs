@@ -88,9 +88,17 @@ impl<R: BufRead> Reader<R> {
     /// A reader of `input`.
     pub fn new(input: R, format: Format) -> Self {
         let rows = matches!(format, Format::Csv(_)).then(Rows::new);
-        let record =
-            OwnedRecord { op: Op::Event, key: None, value: Vec::new(), timestamp: None };
-        Reader { input, format, rows, header: Vec::new(), raw: Vec::new(), record, line: 0, byte: 0 }
+        let record = OwnedRecord { op: Op::Event, key: None, value: Vec::new(), timestamp: None };
+        Reader {
+            input,
+            format,
+            rows,
+            header: Vec::new(),
+            raw: Vec::new(),
+            record,
+            line: 0,
+            byte: 0,
+        }
     }
 
     /// The record that was read last.
@@ -223,8 +231,12 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 }
 
 fn lines(line: &[u8], key_delim: Option<&str>) -> Result<OwnedRecord, String> {
-    let event =
-        |value: &[u8]| OwnedRecord { op: Op::Event, key: None, value: value.to_vec(), timestamp: None };
+    let event = |value: &[u8]| OwnedRecord {
+        op: Op::Event,
+        key: None,
+        value: value.to_vec(),
+        timestamp: None,
+    };
     let Some(delim) = key_delim.filter(|delim| !delim.is_empty()) else { return Ok(event(line)) };
     let delim = delim.as_bytes();
     let at = line.windows(delim.len()).position(|window| window == delim);

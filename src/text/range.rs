@@ -104,10 +104,7 @@ mod tests {
         assert_eq!(parse("10:"), range(Bound::Offset(10), Bound::Open));
         assert_eq!(parse(":"), Range::ALL);
         assert_eq!(parse("-100"), range(Bound::Last(100), Bound::Open));
-        assert_eq!(
-            parse("@-48h:-24h"),
-            range(Bound::Time(52 * HOUR), Bound::Time(76 * HOUR))
-        );
+        assert_eq!(parse("@-48h:-24h"), range(Bound::Time(52 * HOUR), Bound::Time(76 * HOUR)));
         assert_eq!(parse("@1970-01-01T01:00:00Z:"), range(Bound::Time(HOUR), Bound::Open));
         assert_eq!(
             parse("@1970-01-01T01:00:00Z:@1970-01-01T02:00:00Z"),
@@ -118,7 +115,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_what_was_expected() {
-        for bad in ["", "x", "10", "a:b", "20:10", "-", "--5", "@:", "@x:", "1:2:3", "+1:2", "-1:5"] {
+        for bad in ["", "x", "10", "a:b", "20:10", "-", "--5", "@:", "@x:", "1:2:3", "+1:2", "-1:5"]
+        {
             let error = Range::parse(bad, 0).unwrap_err();
             assert!(error.starts_with("expected"), "{bad}: {error}");
         }

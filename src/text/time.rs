@@ -34,12 +34,15 @@ pub fn parse_time(text: &str, format: TimeFormat) -> Result<i64, String> {
         TimeFormat::Nanos => 0,
     };
     scaled(text.trim(), digits).ok_or_else(|| {
-        format!("expected a time in {} since 1970, found {text:?}", match format {
-            TimeFormat::Seconds => "seconds",
-            TimeFormat::Millis => "milliseconds",
-            TimeFormat::Micros => "microseconds",
-            TimeFormat::Nanos | TimeFormat::Rfc3339 => "nanoseconds",
-        })
+        format!(
+            "expected a time in {} since 1970, found {text:?}",
+            match format {
+                TimeFormat::Seconds => "seconds",
+                TimeFormat::Millis => "milliseconds",
+                TimeFormat::Micros => "microseconds",
+                TimeFormat::Nanos | TimeFormat::Rfc3339 => "nanoseconds",
+            }
+        )
     })
 }
 

@@ -1,0 +1,266 @@
+//! This node's copy: the segment files of a follower, and how they grow.
+//!
+//! Called by `pull` with frames that it has checked. Every step closes a crash:
+//! - a segment begins as a temporary file with header and first frames, synced, then renamed, and
+//!   the directory synced: a named segment has a valid header and at least one frame;
+//! - PROMISE and EPOCHS know an epoch before the first segment of it has its name;
+//! - frames are appended whole and synced; then STATE says how far, unsynced: a hint that is
+//!   never ahead of what is durable;
+//! - sealing is `segment::seal`, which gives the leader's bytes because it depends on header and
+//!   frames alone.
+//!
+//! After a failed write (but for a full disk) or a failed sync nothing is written any more:
+//! opening again finds out what is there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::{EpochStart, Frame, HEADER_BYTES as FRAME_HEADER, Header};
+use crate::fs::{File, Fs, Open};
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, State};
+use crate::position::{Epoch, Id, LogByte, Offset, Position};
+use crate::segment::{Footer, HEADER_BYTES, SegmentHeader, SegmentName, Tally, seal};
+
+/// The copied segments.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) layout: Layout,
+    pub(super) log: Id,
+    pub(super) node: Id,
+    pub(super) control: Control,
+    pub(super) epochs: Epochs,
+    pub(super) promise: Option<Promise>,
+    /// The newest sealed segment.
+    pub(super) sealed: Option<Footer>,
+    /// The segment that grows, behind the sealed ones.
+    pub(super) active: Option<Active>,
+    /// The first failure after which nothing can be trusted to be durable.
+    pub(super) failed: Option<Error>,
+    pub(super) state_seq: u64,
+    pub(super) state_file: Option<Arc<dyn File>>,
+}
+
+/// The segment that grows.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    pub(super) header: SegmentHeader,
+    /// The header page as the leader wrote it.
+    pub(super) page: Vec<u8>,
+    pub(super) tally: Tally,
+    /// Where the last frame starts.
+    pub(super) last_frame: u64,
+    pub(super) unsynced: bool,
+}
+
+/// Whole frames that were checked against the segment they come from.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub(super) bytes: Vec<u8>,
+    /// Where the last one starts, relative to the first.
+    pub(super) last_frame: u64,
+}
+
+impl Copy {
+    /// Behind the last frame that is here.
+    pub(super) fn end(&self) -> Position {
+        match (&self.active, &self.sealed) {
+            (Some(active), _) => Position {
+                epoch: active.header.epoch,
+                log_byte: LogByte(active.header.log_byte(active.tally.end)),
+                offset: active.tally.end_offset(&active.header),
+            },
+            (None, Some(footer)) => Position {
+                epoch: footer.epoch,
+                log_byte: footer.end(),
+                offset: footer.end_offset,
+            },
+            (None, None) => Position::default(),
+        }
+    }
+
+    /// Begins a segment with its first frames; `starts` when it is the first of an epoch.
+    pub(super) fn begin(
+        &mut self,
+        header: SegmentHeader,
+        page: Vec<u8>,
+        frames: &Fetched,
+        starts: Option<&EpochStart>,
+    ) -> Result<()> {
+        assert!(self.active.is_none(), "the segment before is sealed first");
+        assert!(!frames.bytes.is_empty(), "a segment begins with a frame");
+        if let Some(start) = starts {
+            self.enter_epoch(start, &header)?;
+        }
+        let segments = self.layout.segments();
+        let path = SegmentName(header.base).path(&segments);
+        let temporary = path.with_extension("seg.tmp");
+        let io = |what: &'static str| {
+            let path = path.clone();
+            move |e| Error::io(what, &path, e)
+        };
+        match self.fs.unlink(&temporary) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io("clear")(e)),
+            _ => {}
+        }
+        let file = self.fs.open(&temporary, Open::Create).map_err(io("create"))?;
+        let mut tally = Tally::default();
+        let made = file
+            .write_all_at(&page, 0)
+            .and_then(|()| file.write_all_at(&frames.bytes, HEADER_BYTES))
+            .map_err(io("write"))
+            // Closes the crash that leaves a named segment without header or frames.
+            .and_then(|()| file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io)))
+            .and_then(|()| self.fs.rename(&temporary, &path).map_err(io("rename into place")));
+        if let Err(error) = made {
+            // Nothing has its name: the next try makes the file anew.
+            let _ = self.fs.unlink(&temporary);
+            return Err(error);
+        }
+        // Closes the crash that forgets the name of what STATE will call durable.
+        let named = self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e));
+        self.trust(named)?;
+        note(&mut tally, &header, &frames.bytes);
+        let last_frame = HEADER_BYTES + frames.last_frame;
+        self.active =
+            Some(Active { path, file, header, page, tally, last_frame, unsynced: false });
+        Ok(())
+    }
+
+    /// Binds this node to an epoch and adds it to the history.
+    fn enter_epoch(&mut self, start: &EpochStart, header: &SegmentHeader) -> Result<()> {
+        if self.promise.is_none_or(|promise| promise.epoch < start.epoch) {
+            let promise = Promise { epoch: start.epoch, owner: start.node };
+            promise.write(&*self.fs, &self.layout)?;
+            self.promise = Some(promise);
+        }
+        let mut epochs = self.epochs.clone();
+        epochs.push(EpochEntry {
+            epoch: start.epoch,
+            start: header.base,
+            start_offset: header.base_offset,
+            node: start.node,
+        });
+        if epochs != self.epochs {
+            epochs.write(&*self.fs, &self.layout)?;
+            self.epochs = epochs;
+        }
+        Ok(())
+    }
+
+    /// Appends frames behind the last one.
+    pub(super) fn append(&mut self, frames: &Fetched) -> Result<()> {
+        let active = self.active.as_mut().expect("a segment is open");
+        let at = active.tally.end;
+        // A full disk leaves part of it behind the end; the next try writes over that.
+        let written = active
+            .file
+            .write_all_at(&frames.bytes, at)
+            .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
+        if written.is_ok() {
+            note(&mut active.tally, &active.header, &frames.bytes);
+            active.last_frame = at + frames.last_frame;
+            active.unsynced = true;
+        }
+        self.trust(written)
+    }
+
+    /// Seals the active segment, whose frames are all here.
+    pub(super) fn seal(&mut self) -> Result<Footer> {
+        let active = self.active.as_ref().expect("a segment is open");
+        let previous = self.sealed.map_or([0; 32], |footer| footer.hash);
+        let sealed = seal(&active.file, &active.path, &active.header, &active.tally, previous);
+        let footer = sealed.as_ref().map(|sealed| sealed.footer).ok();
+        self.trust(sealed.map(drop))?;
+        self.active = None;
+        self.sealed = footer;
+        Ok(footer.expect("sealed just now"))
+    }
+
+    /// Makes everything here durable, then says so in STATE.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if let Some(active) = self.active.as_mut().filter(|active| active.unsynced) {
+            // Closes the crash that loses frames which STATE, just below, calls durable.
+            let synced =
+                active.file.sync_data().map_err(|e| Error::io("sync", &active.path, e));
+            active.unsynced = false;
+            self.trust(synced.map_err(|e| e.with_kind(Kind::Io)))?;
+        }
+        self.hint();
+        Ok(())
+    }
+
+    /// Rewrites STATE, unsynced.
+    pub(super) fn hint(&mut self) {
+        if self.state_file.is_none() {
+            self.state_file = State::file(&*self.fs, &self.layout).ok();
+        }
+        let end = self.end();
+        self.state_seq += 1;
+        let state = State {
+            seq: self.state_seq,
+            epoch: end.epoch,
+            durable: end.log_byte,
+            durable_offset: end.offset,
+            committed: end.log_byte,
+            committed_offset: end.offset,
+            time: self.fs.now(),
+        };
+        if let Some(file) = &self.state_file {
+            // A hint that cannot be written is a hint that is missing: readers see less.
+            let _ = state.write(&**file);
+        }
+    }
+
+    /// Makes STATE itself durable, so that a reader after a power cut sees all there is.
+    pub(super) fn settle_hint(&mut self) {
+        self.hint();
+        if let Some(file) = &self.state_file {
+            // Only evidence: without it, what lies behind is called unconfirmed.
+            let _ = file.sync_data();
+        }
+        let _ = self.fs.sync_dir(&self.layout.root);
+    }
+
+    /// Passes a result on; remembers a failure that leaves in doubt what is durable.
+    fn trust(&mut self, result: Result<()>) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        if error.kind() == Kind::DiskFull {
+            return Err(error);
+        }
+        let poisoned = Error::new(
+            Kind::Poisoned,
+            format!("this follower copies no further after a failure: {}", error.message()),
+        );
+        let poisoned = match error.file() {
+            Some(file) => poisoned.in_file(file),
+            None => poisoned,
+        }
+        .help("open it again: it finds out what is durable and fetches the rest");
+        self.failed = Some(poisoned.clone());
+        Err(poisoned)
+    }
+
+    /// The epoch that the segments so far end in.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.end().epoch
+    }
+}
+
+/// Tallies frames that were checked and written.
+fn note(tally: &mut Tally, header: &SegmentHeader, bytes: &[u8]) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let head = bytes[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");
+        let head = Header::staged(head);
+        let frame = Frame::trusted(&bytes[at..], head).expect("whole frames");
+        tally.note(&frame, header.base_offset).expect("checked when they were fetched");
+        at += head.stride();
+    }
+}

@@ -1,0 +1,24 @@
+//! Replication: a follower pulls its leader's segment files, keeps the same bytes, and applies
+//! the records to its table.
+//!
+//! Called by users; uses `ship` (where bytes come from), `log` (recovery, reading) and `table`.
+//!
+//! ```text
+//! Source ── look ──► pull ── whole verified frames ──► copy ── sync, STATE ──► Log ──► Table
+//! ```
+//!
+//! Invariants:
+//! - a sealed segment equals the leader's byte for byte, an active one in [0, end);
+//! - nothing is written that has not been checked: both checksums of each frame, contiguity, the
+//!   link to the segment before, the epoch's start, and in the end the seal;
+//! - what was copied is durable here before STATE says so and before it is read or applied;
+//! - a history that differs is refused: nothing is cut, nothing is overwritten.
+
+mod copy;
+mod follower;
+mod pull;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+pub use follower::{Follower, FollowerReport, Lag, Progress};

@@ -1,0 +1,494 @@
+//! One round of copying: holds what a source offers against what is here, and takes the rest.
+//!
+//! Called by the follower; reads the [`Source`], grows the [`Copy`]. It copies up to a bound and
+//! returns, so that what came is synced and applied before more is fetched. Everything is checked
+//! here; what does not hold is refused before a byte of it is written.
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::{
+    EpochStart, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost,
+};
+use crate::position::LogByte;
+use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
+use crate::ship::{Offer, Shipped, Source};
+
+use super::copy::{Active, Copy, Fetched};
+
+/// Bytes that one round fetches, about: what a sync covers.
+const ROUND_BYTES: u64 = 32 << 20;
+/// Bytes read from the source at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// What a round has copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    /// Bytes of frames.
+    pub(super) bytes: u64,
+    /// Segments sealed.
+    pub(super) segments: u64,
+}
+
+/// Copies about [`ROUND_BYTES`], or all there is. What was copied before an error stays, in
+/// `moved` too.
+pub(super) fn round(
+    copy: &mut Copy,
+    source: &mut dyn Source,
+    offer: &Offer,
+    moved: &mut Moved,
+) -> Result<()> {
+    if let Some(error) = &copy.failed {
+        return Err(error.clone());
+    }
+    let mut round = Round { copy, source, offer };
+    round.check_source()?;
+    if round.copy.active.is_none() {
+        round.check_sealed()?;
+    }
+    while moved.bytes < ROUND_BYTES {
+        let more = match round.copy.active {
+            Some(_) => round.go_on(moved)?,
+            None => round.begin(moved)?,
+        };
+        if !more {
+            break;
+        }
+    }
+    Ok(())
+}
+
+struct Round<'a> {
+    copy: &'a mut Copy,
+    source: &'a mut dyn Source,
+    offer: &'a Offer,
+}
+
+impl Round<'_> {
+    /// The right log, led by nobody older than this node has promised to follow.
+    fn check_source(&self) -> Result<()> {
+        let offer = self.offer;
+        let place = self.source.place();
+        if offer.log != self.copy.log {
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected log {} at {place}, found log {}", self.copy.log, offer.log),
+            )
+            .in_file(&self.copy.layout.root)
+            .help("follow it in a directory of its own"));
+        }
+        if offer.node == Some(self.copy.node) {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                format!("{place} is this follower itself, or a copy of its directory"),
+            )
+            .in_file(&self.copy.layout.root)
+            .help("name the leader's directory"));
+        }
+        if let Some(promise) = self.copy.promise
+            && !offer.segments.is_empty()
+            && (offer.epoch.number < promise.epoch.number
+                || offer.epoch.number == promise.epoch.number && offer.epoch != promise.epoch)
+        {
+            return Err(Error::new(
+                Kind::NotInHistory,
+                format!(
+                    "expected {place} to be in epoch {} or a later one, found it in {}",
+                    promise.epoch, offer.epoch
+                ),
+            )
+            .in_file(&self.copy.layout.root)
+            .help("follow the leader of the newer epoch; this one was replaced"));
+        }
+        Ok(())
+    }
+
+    /// The newest sealed segment must be the source's, as far as the source still has it.
+    fn check_sealed(&mut self) -> Result<()> {
+        let Some(mine) = self.copy.sealed else { return Ok(()) };
+        let name = SegmentName(mine.base);
+        if !self.offers(name) {
+            return match self.offer.floor > mine.base {
+                true => Ok(()),
+                false => Err(self.diverged("has no segment that starts there", mine.base)),
+            };
+        }
+        let theirs = self.source.segment(name)?;
+        if !same_segment(&mine.header(), &theirs.header) {
+            return Err(self.diverged("has another segment there", mine.base));
+        }
+        match theirs.footer {
+            Some(footer) if footer != mine && !self.repaired(&mine, &footer) => {
+                Err(self.diverged("has sealed it with other content", mine.base))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a repair at the source explains that its file is another.
+    fn repaired(&self, mine: &Footer, theirs: &Footer) -> bool {
+        let (mut hash, target) = (hex(&mine.hash), hex(&theirs.hash));
+        for _ in 0..=self.offer.repairs.len() {
+            if hash == target {
+                return true;
+            }
+            match self.offer.repairs.iter().find(|repair| repair.old == hash) {
+                Some(repair) => hash.clone_from(&repair.new),
+                None => return false,
+            }
+        }
+        false
+    }
+
+    fn offers(&self, name: SegmentName) -> bool {
+        self.offer.segments.binary_search(&name).is_ok()
+    }
+
+    /// Fetches what the active segment lacks, or seals it. `false` when there is nothing to do.
+    fn go_on(&mut self, moved: &mut Moved) -> Result<bool> {
+        let active = self.copy.active.as_ref().expect("a segment is open");
+        let header = active.header;
+        let name = SegmentName(header.base);
+        if !self.offers(name) {
+            return self.go_on_without(moved);
+        }
+        let theirs = self.source.segment(name)?;
+        self.check_active(&theirs)?;
+        let active = self.copy.active.as_ref().expect("a segment is open");
+        let end = active.tally.end;
+        let after = self.offer.segments.partition_point(|other| *other <= name);
+        let next = self.offer.segments.get(after).copied();
+        let limit = match (&theirs.footer, next) {
+            // What is sealed is durable.
+            (Some(footer), _) => footer.frames_end(),
+            (None, next) => {
+                let durable = self.offer.durable.max(header.base);
+                let roll = next.map_or(u64::MAX, |next| next.0.0.saturating_sub(SEAL_BYTES));
+                header.file_byte(durable.0.min(roll.max(header.base.0)))
+            }
+        };
+        if end < limit {
+            let rel = active.tally.records;
+            let frames = self.fetch(&header, end, limit, rel)?;
+            moved.bytes += frames.bytes.len() as u64;
+            self.copy.append(&frames)?;
+            return Ok(true);
+        }
+        match (theirs.footer, next) {
+            (Some(footer), _) if footer.frames_end() != end => {
+                Err(self.diverged("has sealed a shorter segment there", header.base))
+            }
+            (Some(footer), _) => {
+                if self.copy.seal()? != footer {
+                    return Err(self.diverged("has sealed it with other content", header.base));
+                }
+                moved.segments += 1;
+                Ok(true)
+            }
+            (None, Some(next)) if header.log_byte(end) + SEAL_BYTES > next.0.0 => {
+                Err(self.diverged("has a shorter segment there", header.base))
+            }
+            // Frames of the next segment are durable, so the source will never go back to this.
+            (None, Some(next)) if self.offer.durable > next.0 => self.finish(next, moved),
+            (None, _) => Ok(false),
+        }
+    }
+
+    /// The source has dropped the segment that is being copied: fine if all of it is here.
+    fn go_on_without(&mut self, moved: &mut Moved) -> Result<bool> {
+        let active = self.copy.active.as_ref().expect("a segment is open");
+        let base = active.header.base;
+        if self.offer.floor <= base {
+            return Err(self.diverged("has no segment that starts there", base));
+        }
+        let sealed_end = SegmentName(LogByte(active.tally.sealed_end(&active.header)));
+        if self.offers(sealed_end) { self.finish(sealed_end, moved) } else { Err(self.gone()) }
+    }
+
+    /// Seals the active segment because `next` follows it.
+    fn finish(&mut self, next: SegmentName, moved: &mut Moved) -> Result<bool> {
+        let link = self.source.segment(next)?.header.previous;
+        let active = self.copy.active.as_ref().expect("a segment is open");
+        let expected = Link {
+            base: active.header.base,
+            end: LogByte(active.tally.sealed_end(&active.header)),
+            fingerprint: active.tally.fingerprint,
+        };
+        if expected.end != next.0 || link != Some(expected) {
+            return Err(self.diverged("has a next segment that follows another one", next.0));
+        }
+        self.copy.seal()?;
+        moved.segments += 1;
+        Ok(true)
+    }
+
+    /// Begins the segment behind the last sealed one. `false` when it is not there yet.
+    fn begin(&mut self, moved: &mut Moved) -> Result<bool> {
+        let at = self.copy.end();
+        let name = SegmentName(at.log_byte);
+        if self.offer.floor > at.log_byte {
+            return Err(self.gone());
+        }
+        if !self.offers(name) {
+            if self.offer.durable > at.log_byte {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!(
+                        "expected a segment at log byte {}, because everything up to {} is said \
+                         to be durable; found none",
+                        at.log_byte, self.offer.durable
+                    ),
+                )
+                .in_file(&self.source.file(name))
+                .help("if a copier fills that directory it may still be coming"));
+            }
+            return Ok(false);
+        }
+        let theirs = self.source.segment(name)?;
+        let header = theirs.header;
+        self.check_new(&header, &theirs)?;
+        let limit = match &theirs.footer {
+            Some(footer) => footer.frames_end(),
+            None => {
+                // Behind a durable end inside this segment the next one cannot begin yet.
+                let after = self.offer.segments.partition_point(|other| *other <= name);
+                let roll = self.offer.segments.get(after).map_or(u64::MAX, |next| next.0.0);
+                let end = self.offer.durable.0.min(roll.saturating_sub(SEAL_BYTES));
+                header.file_byte(end.max(header.base.0))
+            }
+        };
+        if limit <= HEADER_BYTES {
+            // A segment whose first frame may still be lost is not begun: the leader could come
+            // back with another one in its place.
+            return Ok(false);
+        }
+        let frames = self.fetch(&header, HEADER_BYTES, limit, 0)?;
+        let starts = self.check_epoch(&header, &frames)?;
+        moved.bytes += frames.bytes.len() as u64;
+        self.copy.begin(header, theirs.page, &frames, starts.as_ref())?;
+        Ok(true)
+    }
+
+    /// What grows here must be what the source has in its place.
+    fn check_active(&self, theirs: &Shipped) -> Result<()> {
+        let Active { page, header, .. } = self.copy.active.as_ref().expect("a segment is open");
+        if theirs.page != *page {
+            return Err(self.diverged("has another segment there", header.base));
+        }
+        Ok(())
+    }
+
+    /// A new segment must follow the last one.
+    fn check_new(&self, header: &SegmentHeader, theirs: &Shipped) -> Result<()> {
+        let at = self.copy.end();
+        if header.log != self.copy.log {
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected a segment of log {}, found one of {}", self.copy.log, header.log),
+            )
+            .in_file(&self.source.file(SegmentName(header.base))));
+        }
+        let expected = self.copy.sealed.map(|footer| Link {
+            base: footer.base,
+            end: footer.end(),
+            fingerprint: footer.fingerprint,
+        });
+        if header.previous != expected || header.base_offset != at.offset {
+            return Err(self.diverged("has a next segment that follows another one", header.base));
+        }
+        if let (Some(footer), Some(mine)) = (&theirs.footer, &self.copy.sealed)
+            && footer.previous_hash != mine.hash
+        {
+            return Err(self.diverged("has sealed the segment before with other content", mine.base));
+        }
+        if header.epoch.number < at.epoch.number
+            || header.epoch.number == at.epoch.number && header.epoch != at.epoch
+        {
+            return Err(self.diverged("goes on there with an older epoch", header.base));
+        }
+        Ok(())
+    }
+
+    /// An epoch's first segment starts with the frame that says so.
+    fn check_epoch(&self, header: &SegmentHeader, frames: &Fetched) -> Result<Option<EpochStart>> {
+        if header.epoch == self.copy.epoch() {
+            return Ok(None);
+        }
+        let bad = |what: &str| {
+            let message = format!("expected the start of epoch {}, found {what}", header.epoch);
+            Error::new(Kind::Corrupt, message)
+                .in_file(&self.source.file(SegmentName(header.base)))
+                .at_byte(HEADER_BYTES)
+        };
+        let first = frames.bytes.first_chunk::<FRAME_HEADER>().expect("at least one frame");
+        let first = Frame::trusted(&frames.bytes, Header::staged(first)).expect("whole frames");
+        let start = match first.header.kind {
+            FrameKind::EpochStart => EpochStart::decode(first.body),
+            _ => None,
+        };
+        let start = start.ok_or_else(|| bad("another frame"))?;
+        if start.epoch != header.epoch {
+            return Err(bad(&format!("the start of {}", start.epoch)));
+        }
+        if start.parent != self.copy.epoch() || start.fork_offset != header.base_offset.0 {
+            return Err(bad(&format!(
+                "one that leaves epoch {} at offset {}",
+                start.parent, start.fork_offset
+            )));
+        }
+        Ok(Some(start))
+    }
+
+    /// Whole frames from `at` to at most `limit`, which is a frame's end; at least one.
+    fn fetch(
+        &mut self,
+        header: &SegmentHeader,
+        at: u64,
+        limit: u64,
+        mut rel_offset: u32,
+    ) -> Result<Fetched> {
+        let name = SegmentName(header.base);
+        let seed = header.seed();
+        let mut bytes = Vec::new();
+        let mut want = index(CHUNK_BYTES.min(limit - at));
+        let (mut done, mut last_frame) = (0, 0);
+        loop {
+            let have = bytes.len();
+            bytes.resize(want, 0);
+            let read = self.source.read(name, at + have as u64, &mut bytes[have..])?;
+            bytes.truncate(have + read);
+            let fault = loop {
+                let byte = at + done as u64;
+                if byte == limit {
+                    break None;
+                }
+                let rest = &bytes[done..];
+                want = done + FRAME_HEADER;
+                if rest.len() < FRAME_HEADER && byte + FRAME_HEADER as u64 <= limit {
+                    break None;
+                }
+                let head = match Header::decode(rest, byte, limit, seed) {
+                    Ok(head) => head,
+                    Err(fault) => break Some(fault),
+                };
+                want = done + head.stride();
+                if rest.len() < head.stride() {
+                    break None;
+                }
+                match check(rest, byte, limit, header, rel_offset) {
+                    Ok(taken) => rel_offset += taken,
+                    Err(fault) => break Some(fault),
+                }
+                last_frame = done as u64;
+                done += head.stride();
+            };
+            if done > 0 {
+                // What follows these, good or bad, is for the next fetch.
+                bytes.truncate(done);
+                return Ok(Fetched { bytes, last_frame });
+            }
+            if let Some(fault) = fault {
+                return Err(self.damaged(name, at, fault));
+            }
+            if bytes.len() < want && read == 0 || bytes.len() >= want {
+                return Err(self.cut_short(name, at + bytes.len() as u64, limit));
+            }
+        }
+    }
+
+    fn damaged(&self, name: SegmentName, byte: u64, fault: Fault) -> Error {
+        Error::new(
+            Kind::Corrupt,
+            format!("expected a frame that the source calls durable, found {}", fault.as_str()),
+        )
+        .in_file(&self.source.file(name))
+        .at_byte(byte)
+        .at_offset(self.copy.end().offset.0)
+        .help("nothing of it was copied; run `tidelog verify` on the source")
+    }
+
+    fn cut_short(&self, name: SegmentName, found: u64, limit: u64) -> Error {
+        Error::new(
+            Kind::NotFound,
+            format!("expected durable frames up to byte {limit}, found that the file ends at {found}"),
+        )
+        .in_file(&self.source.file(name))
+        .at_byte(found)
+        .help(
+            "if a copier fills that directory they may still be coming; otherwise run \
+             `tidelog verify` on the source",
+        )
+    }
+
+    fn diverged(&self, what: &str, base: LogByte) -> Error {
+        let at = self.copy.end();
+        Error::new(
+            Kind::NotInHistory,
+            format!(
+                "this copy ends at log byte {} of epoch {}, and {} {what}: the two histories differ",
+                at.log_byte,
+                at.epoch,
+                self.source.place()
+            ),
+        )
+        .in_file(&SegmentName(base).path(&self.copy.layout.segments()))
+        .at_offset(at.offset.0)
+        .help(
+            "nothing was changed. If the source was restored from an older copy, this directory \
+             holds what it lost; to follow the source as it is, use a new directory",
+        )
+    }
+
+    fn gone(&self) -> Error {
+        gone(self.copy, self.offer, &self.source.place())
+    }
+}
+
+/// What a follower needs and its source has dropped.
+pub(super) fn gone(copy: &Copy, offer: &Offer, place: &str) -> Error {
+    let at = copy.end();
+    Error::new(
+        Kind::Gone,
+        format!(
+            "expected records from offset {} on, but {place} starts at offset {}: retention \
+             dropped what lies before",
+            at.offset, offer.floor_offset
+        ),
+    )
+    .in_file(&copy.layout.root)
+    .at_offset(at.offset.0)
+    .help("follow a copy that still holds them: a table made from the rest would be wrong")
+}
+
+/// Checks one whole frame; returns the offsets it takes.
+fn check(
+    bytes: &[u8],
+    byte: u64,
+    limit: u64,
+    header: &SegmentHeader,
+    rel_offset: u32,
+) -> Result<u32, Fault> {
+    let frame = Frame::decode(bytes, byte, limit, header.seed())?;
+    if frame.header.rel_offset != rel_offset {
+        return Err(Fault::Body);
+    }
+    let taken = match frame.header.kind {
+        FrameKind::Seal | FrameKind::Run => return Err(Fault::Unknown),
+        FrameKind::Lost => Lost::decode(frame.body).ok_or(Fault::Body)?.count,
+        _ => u32::from(frame.header.count),
+    };
+    rel_offset.checked_add(taken).ok_or(Fault::Body)?;
+    Ok(taken)
+}
+
+/// Whether two headers are of one segment; footers repeat all but when it was made and its link.
+fn same_segment(a: &SegmentHeader, b: &SegmentHeader) -> bool {
+    SegmentHeader { created: 0, previous: None, ..*a } == SegmentHeader { created: 0, previous: None, ..*b }
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("segment files are far below the address space")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    crate::log::scan::hex(bytes)
+}
+

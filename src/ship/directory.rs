@@ -1,0 +1,208 @@
+//! A leader's directory as a source: on the same host, on a shared mount, or kept by a copier.
+//!
+//! Looking again is the truth, file events are a hint: mounts may give neither events nor errors.
+//! Nothing is mapped, because a file that shrinks under a map kills the process. Only names of
+//! the grammar are opened, never through a link, and never for writing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::{File, Fs, Os};
+use crate::log::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
+use crate::log::watch::Watch;
+use crate::segment::{Footer, SegmentHeader, SegmentName};
+
+use super::evidence::{Evidence, Memory};
+use super::{Offer, Shipped, Source};
+
+/// Pulls from another directory.
+///
+/// ```
+/// use tidelog::{Follower, Log, Record, ship};
+/// # fn main() -> tidelog::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let (leader, copy) = (directory.path().join("leader"), directory.path().join("copy"));
+/// let log = Log::options().create(true).open(&leader)?;
+/// log.append(&Record::put(b"gate", b"open"))?;
+/// log.close()?;
+/// let source = ship::Directory::open(&leader)?;
+/// let mut follower = Follower::open(Log::options(), &copy, source)?;
+/// follower.catch_up()?;
+/// assert_eq!(&*follower.table().get(b"gate").unwrap().value, b"open");
+/// # follower.close()
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Directory {
+    fs: Arc<dyn Fs>,
+    layout: Layout,
+    /// The segment read last: its bytes come from one file even if a repair replaces the name.
+    file: Option<(SegmentName, Arc<dyn File>)>,
+    watch: Option<Watch>,
+    memory: Memory,
+}
+
+impl Directory {
+    /// The log directory at `path`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Directory::open_in(Os::shared(), path)
+    }
+
+    /// The same, in a file system of the caller's.
+    pub fn open_in(fs: Arc<dyn Fs>, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // The path is the user's and may hold links; what lies below it may not.
+        let root = fs.canonical(path).map_err(|e| Error::io("resolve", path, e))?;
+        let layout = Layout::new(&root);
+        LogFile::read(&*fs, &layout)?;
+        Ok(Directory { fs, layout, file: None, watch: None, memory: Memory::default() })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.layout.root
+    }
+
+    fn names(&self) -> Result<Vec<SegmentName>> {
+        let segments = self.layout.segments();
+        let io = |e| Error::io("list", &segments, e);
+        let real = match self.fs.canonical(&segments) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(io)?,
+        };
+        if real != segments {
+            return Err(Error::new(
+                Kind::NotALog,
+                format!(
+                    "expected a directory of segments, found a link that leads to {}",
+                    real.display()
+                ),
+            )
+            .in_file(&segments)
+            .help("name the directory that the link leads from, or mount it in its place"));
+        }
+        let names = self.fs.list(&segments).map_err(io)?;
+        Ok(names.iter().filter_map(|name| SegmentName::parse(name)).collect())
+    }
+
+    fn open_segment(&mut self, segment: SegmentName) -> Result<Arc<dyn File>> {
+        if let Some((name, file)) = &self.file
+            && *name == segment
+        {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.file(segment);
+        let file = self.fs.open_plain(&path).map_err(|e| Error::io("open", &path, e))?;
+        self.file = Some((segment, Arc::clone(&file)));
+        Ok(file)
+    }
+}
+
+impl Source for Directory {
+    fn place(&self) -> String {
+        self.layout.root.to_string_lossy().into_owned()
+    }
+
+    fn file(&self, segment: SegmentName) -> PathBuf {
+        segment.path(&self.layout.segments())
+    }
+
+    fn look(&mut self) -> Result<Offer> {
+        self.file = None;
+        let log = LogFile::read(&*self.fs, &self.layout)?.id;
+        // STATE comes first, so that the files hold at least what it says is durable; CONTROL
+        // after the names, so that whatever retention took from them lies below its floor.
+        let state = State::read(&*self.fs, &self.layout);
+        let mut segments = self.names()?;
+        let control = Control::read(&*self.fs, &self.layout)?.unwrap_or_default();
+        segments.retain(|name| name.0 >= control.floor);
+        let epochs = Epochs::read(&*self.fs, &self.layout)?;
+        let node = NodeFile::read(&*self.fs, &self.layout)?.map(|node| node.id);
+        let evidence = Evidence {
+            fs: &*self.fs,
+            layout: &self.layout,
+            log,
+            node,
+            control: &control,
+            epochs: &epochs,
+            state,
+            segments: &segments,
+        };
+        let proven = evidence.weigh(&mut self.memory)?;
+        Ok(Offer {
+            log,
+            node,
+            epoch: proven.epoch,
+            floor: control.floor,
+            floor_offset: control.floor_offset,
+            durable: proven.durable,
+            durable_offset: proven.offset,
+            segments,
+            repairs: control.repairs,
+        })
+    }
+
+    fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
+        self.file = None;
+        let file = self.open_segment(segment)?;
+        let path = self.file(segment);
+        let (header, page) = read_header(&*file, segment, &path)?;
+        let footer = read_footer(&*file, &header, &path)?;
+        Ok(Shipped { header, page, footer })
+    }
+
+    fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
+        let file = self.open_segment(segment)?;
+        file.read_full_at(buf, byte)
+            .map_err(|e| Error::io("read", &self.file(segment), e).at_byte(byte))
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.watch.get_or_insert_with(|| Watch::new(&self.layout)).wait(timeout);
+    }
+}
+
+/// Reads a segment's header page and holds it against its name.
+pub(super) fn read_header(
+    file: &dyn File,
+    name: SegmentName,
+    path: &Path,
+) -> Result<(SegmentHeader, Vec<u8>)> {
+    let mut page = vec![0; 4096];
+    let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", path, e))?;
+    page.truncate(read);
+    let header = SegmentHeader::decode(&page).map_err(|e| e.in_file(path))?;
+    if header.base != name.0 {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!(
+                "expected the segment that starts at log byte {}, found the one that starts at {}",
+                name.0, header.base
+            ),
+        )
+        .in_file(path)
+        .at_byte(32));
+    }
+    Ok((header, page))
+}
+
+/// Reads a segment's footer and holds it against the header.
+pub(super) fn read_footer(
+    file: &dyn File,
+    header: &SegmentHeader,
+    path: &Path,
+) -> Result<Option<Footer>> {
+    let Some(footer) = Footer::read(file).map_err(|e| e.in_file(path))? else { return Ok(None) };
+    let said = SegmentHeader { created: header.created, previous: header.previous, ..footer.header() };
+    if said != *header {
+        return Err(Error::new(
+            Kind::Corrupt,
+            "expected a footer that repeats its file's header, found one of another segment",
+        )
+        .in_file(path));
+    }
+    Ok(Some(footer))
+}

@@ -1,0 +1,81 @@
+//! How segment files travel: where a follower pulls them from.
+//!
+//! A [`Source`] says what there is and hands out bytes; it decides nothing. Called by `replica`,
+//! which checks every byte that arrives: frame checksums, contiguity, links between segments,
+//! epochs, and the seal hash of whole files. Uses `segment` for names and headers.
+//!
+//! Invariants:
+//! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
+//! - a source is only read; what it says may be wrong, out of date or hostile.
+
+mod directory;
+mod evidence;
+#[cfg(test)]
+mod tests;
+
+pub use directory::Directory;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::log::files::Repaired;
+use crate::position::{Epoch, Id, LogByte, Offset};
+use crate::segment::{Footer, SegmentHeader, SegmentName};
+
+/// Where segment files are pulled from: a leader, or whoever has a copy.
+pub trait Source: Debug + Send {
+    /// What it is called: by people, in errors, and in the follower's CONTROL.
+    fn place(&self) -> String;
+
+    /// A segment's name there, for errors.
+    fn file(&self, segment: SegmentName) -> PathBuf;
+
+    /// What there is now.
+    fn look(&mut self) -> Result<Offer>;
+
+    /// What one segment says of itself. Not found, when retention was quicker.
+    fn segment(&mut self, segment: SegmentName) -> Result<Shipped>;
+
+    /// Reads a segment's file at `byte`; fewer bytes than asked for mean the file's end.
+    fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize>;
+
+    /// Waits until there may be more, at most `timeout`. A hint: looking is the truth.
+    fn wait(&mut self, timeout: Duration);
+}
+
+/// What a source has, at one look.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Offer {
+    /// The log.
+    pub log: Id,
+    /// The node that the source is, if it says.
+    pub node: Option<Id>,
+    /// The newest epoch in its history; zeros before the first.
+    pub epoch: Epoch,
+    /// Everything below was dropped by retention.
+    pub floor: LogByte,
+    /// Offset of the first record at the floor.
+    pub floor_offset: Offset,
+    /// Everything below is durable at the source.
+    pub durable: LogByte,
+    /// Offset of the first record behind that.
+    pub durable_offset: Offset,
+    /// The segments at and above the floor, oldest first.
+    pub segments: Vec<SegmentName>,
+    /// Segments that a repair replaced.
+    pub(crate) repairs: Vec<Repaired>,
+}
+
+/// What a segment at a source says of itself.
+#[derive(Clone, Debug)]
+pub struct Shipped {
+    /// The header, decoded.
+    pub header: SegmentHeader,
+    /// The header page as it stands there, to be copied as it is.
+    pub page: Vec<u8>,
+    /// Of a sealed one.
+    pub footer: Option<Footer>,
+}

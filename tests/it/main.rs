@@ -1,0 +1,7 @@
+//! Integration tests: one binary, so that they link once.
+
+mod corpora;
+#[cfg(feature = "sim")]
+mod crash;
+mod engine;
+mod tidy;
