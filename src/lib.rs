@@ -9,7 +9,9 @@ pub mod fuzz;
 pub mod log;
 pub mod position;
 pub mod record;
+pub mod replica;
 pub mod segment;
+pub mod ship;
 pub mod table;
 #[cfg(feature = "text")]
 pub mod text;
@@ -21,4 +23,5 @@ pub use log::{
 };
 pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position, Token};
 pub use record::{Batch, Op, Record};
+pub use replica::Follower;
 pub use table::{Apply, Table};

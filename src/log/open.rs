@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Fs, Lock, Open};
+use crate::fs::{File, Fs, Lock, Open};
 use crate::position::{Id, LogByte, Offset};
 use crate::segment::{Footer, Link, Producers};
 
@@ -60,6 +60,10 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         true => None,
         false => Some(take_lock(&*fs, &layout)?),
     };
+    let state_file = match options.read_only {
+        true => None,
+        false => writable(&*fs, &layout)?,
+    };
     let node = match options.read_only {
         true => NodeFile::read(&*fs, &layout)?.map_or(Id::default(), |node| node.id),
         false => identify(&*fs, &layout, options.identity)?,
@@ -99,6 +103,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         state,
         scan,
         lock,
+        state_file,
         refuses,
         writer_alive,
         started,
@@ -114,6 +119,7 @@ struct Parts {
     state: Option<State>,
     scan: Scan,
     lock: Option<Box<dyn Lock>>,
+    state_file: Option<Arc<dyn File>>,
     refuses: Option<Error>,
     writer_alive: bool,
     started: Instant,
@@ -191,7 +197,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         visible_wake: Wake::default(),
         worker,
         control: Mutex::new(control),
-        state_file: Mutex::new(None),
+        state_file: Mutex::new(parts.state_file),
         state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
         state_written: AtomicU64::new(0),
         state_pending: AtomicBool::new(false),
@@ -275,7 +281,12 @@ fn read_producers(fs: &dyn Fs, path: &Path, footer: &Footer) -> Result<Producers
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
 /// that looks like a log.
-pub(crate) fn create(fs: &dyn Fs, layout: &Layout, id: Option<Id>, follows: Option<&str>) -> Result<()> {
+pub(crate) fn create(
+    fs: &dyn Fs,
+    layout: &Layout,
+    id: Option<Id>,
+    follows: Option<&str>,
+) -> Result<()> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_path_buf();
         move |e| Error::io(what, &path, e)
@@ -352,6 +363,19 @@ pub(crate) fn take_lock(fs: &dyn Fs, layout: &Layout) -> Result<Box<dyn Lock>> {
     Err(Error::new(Kind::Locked, "another process has this log open for writing")
         .in_file(&path)
         .help("stop it, or open the log for reading"))
+}
+
+/// Opens STATE for writing, which tells a medium that takes no writes before anything is begun. A
+/// full disk is no such medium.
+fn writable(fs: &dyn Fs, layout: &Layout) -> Result<Option<Arc<dyn File>>> {
+    match State::file(fs, layout) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == Kind::ReadOnly => {
+            Err(e.help("open the log for reading, or make its directory writable"))
+        }
+        Err(e) if e.kind() == Kind::DiskFull => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn is_locked(fs: &dyn Fs, layout: &Layout) -> bool {

@@ -12,10 +12,10 @@ use crate::fs::Open;
 use crate::position::{LogByte, Offset};
 use crate::segment::{Footer, HEADER_BYTES, Index, SegmentHeader, SegmentName};
 
-use super::{Log, Shared};
 use super::catalog::Segment;
 use super::files::{Control, State};
 use super::read::Cursor;
+use super::{Log, Shared};
 
 impl Log {
     /// Looks whether another process has made the log grow; tails do so by themselves. Only a

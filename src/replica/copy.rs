@@ -18,8 +18,8 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, Frame, HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{File, Fs, Open};
-use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, State};
-use crate::position::{Epoch, Id, LogByte, Offset, Position};
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, State};
+use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Footer, HEADER_BYTES, SegmentHeader, SegmentName, Tally, seal};
 
 /// The copied segments.
@@ -73,11 +73,9 @@ impl Copy {
                 log_byte: LogByte(active.header.log_byte(active.tally.end)),
                 offset: active.tally.end_offset(&active.header),
             },
-            (None, Some(footer)) => Position {
-                epoch: footer.epoch,
-                log_byte: footer.end(),
-                offset: footer.end_offset,
-            },
+            (None, Some(footer)) => {
+                Position { epoch: footer.epoch, log_byte: footer.end(), offset: footer.end_offset }
+            }
             (None, None) => Position::default(),
         }
     }
@@ -125,8 +123,7 @@ impl Copy {
         self.trust(named)?;
         note(&mut tally, &header, &frames.bytes);
         let last_frame = HEADER_BYTES + frames.last_frame;
-        self.active =
-            Some(Active { path, file, header, page, tally, last_frame, unsynced: false });
+        self.active = Some(Active { path, file, header, page, tally, last_frame, unsynced: false });
         Ok(())
     }
 
@@ -168,10 +165,30 @@ impl Copy {
         self.trust(written)
     }
 
+    /// The seal hash of the newest sealed segment; zeros if there is none.
+    pub(super) fn previous_hash(&self) -> [u8; 32] {
+        self.sealed.map_or([0; 32], |footer| footer.hash)
+    }
+
+    /// Takes note of segments that the source has repaired, so that opening finds the links
+    /// between their neighbours in order.
+    pub(super) fn adopt_repairs(&mut self, repairs: &[Repaired]) -> Result<()> {
+        let mut control = self.control.clone();
+        for repair in repairs {
+            if !control.repairs.contains(repair) {
+                control.repairs.push(repair.clone());
+            }
+        }
+        if control != self.control {
+            control.write(&*self.fs, &self.layout)?;
+            self.control = control;
+        }
+        Ok(())
+    }
+
     /// Seals the active segment, whose frames are all here.
-    pub(super) fn seal(&mut self) -> Result<Footer> {
+    pub(super) fn seal(&mut self, previous: [u8; 32]) -> Result<Footer> {
         let active = self.active.as_ref().expect("a segment is open");
-        let previous = self.sealed.map_or([0; 32], |footer| footer.hash);
         let sealed = seal(&active.file, &active.path, &active.header, &active.tally, previous);
         let footer = sealed.as_ref().map(|sealed| sealed.footer).ok();
         self.trust(sealed.map(drop))?;
@@ -187,8 +204,7 @@ impl Copy {
         }
         if let Some(active) = self.active.as_mut().filter(|active| active.unsynced) {
             // Closes the crash that loses frames which STATE, just below, calls durable.
-            let synced =
-                active.file.sync_data().map_err(|e| Error::io("sync", &active.path, e));
+            let synced = active.file.sync_data().map_err(|e| Error::io("sync", &active.path, e));
             active.unsynced = false;
             self.trust(synced.map_err(|e| e.with_kind(Kind::Io)))?;
         }

@@ -21,4 +21,5 @@ mod recover;
 #[cfg(test)]
 mod tests;
 
-pub use follower::{Follower, FollowerReport, Lag, Progress};
+pub use follower::{Follower, Lag, Progress};
+pub use recover::FollowerReport;

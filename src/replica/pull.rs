@@ -39,7 +39,9 @@ pub(super) fn round(
     if let Some(error) = &copy.failed {
         return Err(error.clone());
     }
-    let mut round = Round { copy, source, offer };
+    // A source may say anything; sums with it must not overflow.
+    let durable = offer.durable.min(LogByte(u64::MAX >> 1));
+    let mut round = Round { copy, source, offer, durable };
     round.check_source()?;
     if round.copy.active.is_none() {
         round.check_sealed()?;
@@ -60,6 +62,7 @@ struct Round<'a> {
     copy: &'a mut Copy,
     source: &'a mut dyn Source,
     offer: &'a Offer,
+    durable: LogByte,
 }
 
 impl Round<'_> {
@@ -116,16 +119,31 @@ impl Round<'_> {
             return Err(self.diverged("has another segment there", mine.base));
         }
         match theirs.footer {
-            Some(footer) if footer != mine && !self.repaired(&mine, &footer) => {
+            Some(footer) if footer != mine && !self.repaired(&mine.hash, &footer.hash) => {
                 Err(self.diverged("has sealed it with other content", mine.base))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether a repair at the source explains that its file is another.
-    fn repaired(&self, mine: &Footer, theirs: &Footer) -> bool {
-        let (mut hash, target) = (hex(&mine.hash), hex(&theirs.hash));
+    /// The hash of the segment before, as the source's footer names it: this copy's own, unless
+    /// the source repaired that segment after it had sealed this one.
+    fn previous_hash(&mut self, footer: &Footer) -> Result<[u8; 32]> {
+        let mine = self.copy.previous_hash();
+        if footer.previous_hash == mine {
+            return Ok(mine);
+        }
+        if !self.repaired(&footer.previous_hash, &mine) {
+            let base = self.copy.sealed.map_or(footer.base, |sealed| sealed.base);
+            return Err(self.diverged("has sealed the segment there with other content", base));
+        }
+        self.copy.adopt_repairs(&self.offer.repairs)?;
+        Ok(footer.previous_hash)
+    }
+
+    /// Whether repairs at the source lead from one seal hash to another.
+    fn repaired(&self, old: &[u8; 32], new: &[u8; 32]) -> bool {
+        let (mut hash, target) = (hex(old), hex(new));
         for _ in 0..=self.offer.repairs.len() {
             if hash == target {
                 return true;
@@ -160,7 +178,7 @@ impl Round<'_> {
             // What is sealed is durable.
             (Some(footer), _) => footer.frames_end(),
             (None, next) => {
-                let durable = self.offer.durable.max(header.base);
+                let durable = self.durable.max(header.base);
                 let roll = next.map_or(u64::MAX, |next| next.0.0.saturating_sub(SEAL_BYTES));
                 header.file_byte(durable.0.min(roll.max(header.base.0)))
             }
@@ -168,8 +186,8 @@ impl Round<'_> {
         if end < limit {
             let rel = active.tally.records;
             let frames = self.fetch(&header, end, limit, rel)?;
-            moved.bytes += frames.bytes.len() as u64;
             self.copy.append(&frames)?;
+            moved.bytes += frames.bytes.len() as u64;
             return Ok(true);
         }
         match (theirs.footer, next) {
@@ -177,7 +195,8 @@ impl Round<'_> {
                 Err(self.diverged("has sealed a shorter segment there", header.base))
             }
             (Some(footer), _) => {
-                if self.copy.seal()? != footer {
+                let previous = self.previous_hash(&footer)?;
+                if self.copy.seal(previous)? != footer {
                     return Err(self.diverged("has sealed it with other content", header.base));
                 }
                 moved.segments += 1;
@@ -187,7 +206,7 @@ impl Round<'_> {
                 Err(self.diverged("has a shorter segment there", header.base))
             }
             // Frames of the next segment are durable, so the source will never go back to this.
-            (None, Some(next)) if self.offer.durable > next.0 => self.finish(next, moved),
+            (None, Some(next)) if self.durable > next.0 => self.finish(next, moved),
             (None, _) => Ok(false),
         }
     }
@@ -215,7 +234,8 @@ impl Round<'_> {
         if expected.end != next.0 || link != Some(expected) {
             return Err(self.diverged("has a next segment that follows another one", next.0));
         }
-        self.copy.seal()?;
+        let previous = self.copy.previous_hash();
+        self.copy.seal(previous)?;
         moved.segments += 1;
         Ok(true)
     }
@@ -228,13 +248,13 @@ impl Round<'_> {
             return Err(self.gone());
         }
         if !self.offers(name) {
-            if self.offer.durable > at.log_byte {
+            if self.durable > at.log_byte {
                 return Err(Error::new(
                     Kind::NotFound,
                     format!(
                         "expected a segment at log byte {}, because everything up to {} is said \
                          to be durable; found none",
-                        at.log_byte, self.offer.durable
+                        at.log_byte, self.durable
                     ),
                 )
                 .in_file(&self.source.file(name))
@@ -244,14 +264,18 @@ impl Round<'_> {
         }
         let theirs = self.source.segment(name)?;
         let header = theirs.header;
-        self.check_new(&header, &theirs)?;
+        self.check_new(&header)?;
         let limit = match &theirs.footer {
-            Some(footer) => footer.frames_end(),
+            Some(footer) => {
+                // Before anything is copied, not when it is sealed.
+                self.previous_hash(footer)?;
+                footer.frames_end()
+            }
             None => {
                 // Behind a durable end inside this segment the next one cannot begin yet.
                 let after = self.offer.segments.partition_point(|other| *other <= name);
                 let roll = self.offer.segments.get(after).map_or(u64::MAX, |next| next.0.0);
-                let end = self.offer.durable.0.min(roll.saturating_sub(SEAL_BYTES));
+                let end = self.durable.0.min(roll.saturating_sub(SEAL_BYTES));
                 header.file_byte(end.max(header.base.0))
             }
         };
@@ -262,22 +286,32 @@ impl Round<'_> {
         }
         let frames = self.fetch(&header, HEADER_BYTES, limit, 0)?;
         let starts = self.check_epoch(&header, &frames)?;
-        moved.bytes += frames.bytes.len() as u64;
         self.copy.begin(header, theirs.page, &frames, starts.as_ref())?;
+        moved.bytes += frames.bytes.len() as u64;
         Ok(true)
     }
 
-    /// What grows here must be what the source has in its place.
-    fn check_active(&self, theirs: &Shipped) -> Result<()> {
-        let Active { page, header, .. } = self.copy.active.as_ref().expect("a segment is open");
+    /// What grows here must be what the source has in its place: the same header, whose salt is
+    /// random, and the same last frame.
+    fn check_active(&mut self, theirs: &Shipped) -> Result<()> {
+        let Active { path, file, page, header, tally, last_frame, .. } =
+            self.copy.active.as_ref().expect("a segment is open");
+        let base = header.base;
         if theirs.page != *page {
-            return Err(self.diverged("has another segment there", header.base));
+            return Err(self.diverged("has another segment there", base));
+        }
+        let mut mine = vec![0; index(tally.end - last_frame)];
+        file.read_exact_at(&mut mine, *last_frame).map_err(|e| Error::io("read", path, e))?;
+        let mut theirs = vec![0; mine.len()];
+        let read = self.source.read(SegmentName(base), *last_frame, &mut theirs)?;
+        if theirs[..read] != mine[..] {
+            return Err(self.diverged("lacks this copy's last frame, or has another there", base));
         }
         Ok(())
     }
 
     /// A new segment must follow the last one.
-    fn check_new(&self, header: &SegmentHeader, theirs: &Shipped) -> Result<()> {
+    fn check_new(&self, header: &SegmentHeader) -> Result<()> {
         let at = self.copy.end();
         if header.log != self.copy.log {
             return Err(Error::new(
@@ -293,11 +327,6 @@ impl Round<'_> {
         });
         if header.previous != expected || header.base_offset != at.offset {
             return Err(self.diverged("has a next segment that follows another one", header.base));
-        }
-        if let (Some(footer), Some(mine)) = (&theirs.footer, &self.copy.sealed)
-            && footer.previous_hash != mine.hash
-        {
-            return Err(self.diverged("has sealed the segment before with other content", mine.base));
         }
         if header.epoch.number < at.epoch.number
             || header.epoch.number == at.epoch.number && header.epoch != at.epoch
@@ -388,7 +417,7 @@ impl Round<'_> {
             if let Some(fault) = fault {
                 return Err(self.damaged(name, at, fault));
             }
-            if bytes.len() < want && read == 0 || bytes.len() >= want {
+            if read == 0 {
                 return Err(self.cut_short(name, at + bytes.len() as u64, limit));
             }
         }
@@ -408,7 +437,9 @@ impl Round<'_> {
     fn cut_short(&self, name: SegmentName, found: u64, limit: u64) -> Error {
         Error::new(
             Kind::NotFound,
-            format!("expected durable frames up to byte {limit}, found that the file ends at {found}"),
+            format!(
+                "expected durable frames up to byte {limit}, found that the file ends at {found}"
+            ),
         )
         .in_file(&self.source.file(name))
         .at_byte(found)
@@ -481,7 +512,8 @@ fn check(
 
 /// Whether two headers are of one segment; footers repeat all but when it was made and its link.
 fn same_segment(a: &SegmentHeader, b: &SegmentHeader) -> bool {
-    SegmentHeader { created: 0, previous: None, ..*a } == SegmentHeader { created: 0, previous: None, ..*b }
+    SegmentHeader { created: 0, previous: None, ..*a }
+        == SegmentHeader { created: 0, previous: None, ..*b }
 }
 
 fn index(bytes: u64) -> usize {
@@ -491,4 +523,3 @@ fn index(bytes: u64) -> usize {
 fn hex(bytes: &[u8]) -> String {
     crate::log::scan::hex(bytes)
 }
-

@@ -196,7 +196,8 @@ pub(super) fn read_footer(
     path: &Path,
 ) -> Result<Option<Footer>> {
     let Some(footer) = Footer::read(file).map_err(|e| e.in_file(path))? else { return Ok(None) };
-    let said = SegmentHeader { created: header.created, previous: header.previous, ..footer.header() };
+    let said =
+        SegmentHeader { created: header.created, previous: header.previous, ..footer.header() };
     if said != *header {
         return Err(Error::new(
             Kind::Corrupt,

@@ -1,0 +1,322 @@
+//! The follower: a directory that becomes, and stays, a copy of its leader's.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::Lock;
+use crate::log::files::{Control, Layout, LogFile};
+use crate::log::{Log, Options, Recovery, open};
+use crate::position::{Id, LogByte, Offset, Position};
+use crate::ship::{Offer, Source};
+use crate::table::{Applier, Table};
+
+use super::copy::Copy;
+use super::pull::{self, Moved};
+use super::recover::{FollowerReport, recover};
+
+/// A directory that copies a source's segments, byte for byte, and applies their records.
+///
+/// It holds the directory's writer lock. Readers in other processes open the directory for
+/// reading, as they would beside a leader; those in this process use [`log`](Self::log) and
+/// [`table`](Self::table), which go on while it copies.
+///
+/// A copy starts at the log's beginning. When the source's retention has dropped that,
+/// [`Kind::Gone`] says so: a table made from the rest would be wrong. What was copied is kept,
+/// whatever the source drops later.
+///
+/// For an example see [`ship::Directory`](crate::ship::Directory).
+#[derive(Debug)]
+pub struct Follower {
+    source: Box<dyn Source>,
+    copy: Copy,
+    log: Arc<Log>,
+    table: Table,
+    applier: Applier,
+    offered: Option<Offer>,
+    report: FollowerReport,
+    poll_every: Duration,
+    /// Held as long as this follower writes; the last to go.
+    _lock: Box<dyn Lock>,
+}
+
+/// What a follower did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Where the copy ended before.
+    pub from: Offset,
+    /// Where it ends now, durably, and applied.
+    pub to: Offset,
+    /// Bytes of frames that were copied.
+    pub bytes: u64,
+    /// Segments that were completed.
+    pub segments: u64,
+    /// What is still missing.
+    pub lag: Lag,
+}
+
+/// How far a copy is behind what its source had durable at the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Records.
+    pub records: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+impl Follower {
+    /// Opens the copy of `source` in `dir`, and makes it if there is none.
+    ///
+    /// Of `options`, those about reading count, the file system, the identity and how often to
+    /// look. Refused: a directory of another log ([`Kind::WrongLog`]), one that leads or is no
+    /// log's, and a source that has dropped the log's beginning when there is no copy yet
+    /// ([`Kind::Gone`]). A copy opens without its source; then only pulling fails.
+    pub fn open(
+        options: Options,
+        dir: impl AsRef<Path>,
+        source: impl Source + 'static,
+    ) -> Result<Self> {
+        Follower::open_boxed(options, dir.as_ref(), Box::new(source))
+    }
+
+    fn open_boxed(mut options: Options, dir: &Path, mut source: Box<dyn Source>) -> Result<Self> {
+        options.check()?;
+        if options.read_only {
+            return Err(Error::new(Kind::InvalidInput, "a follower writes: it copies")
+                .help("to read beside one, open its directory as a log, for reading"));
+        }
+        let fs = Arc::clone(&options.fs);
+        let layout = Layout::new(dir);
+        let exists = match LogFile::read(&*fs, &layout) {
+            Ok(log) => Some(log),
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotALog) => None,
+            Err(e) => return Err(e),
+        };
+        if exists.is_none() {
+            create(&options, &layout, &mut *source)?;
+        }
+        let lock = open::take_lock(&*fs, &layout)?;
+        let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
+        if control.follows.is_none() {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                "expected a follower's directory, found one that leads",
+            )
+            .in_file(dir)
+            .help("name another directory for the copy"));
+        }
+        let node = open::identify(&*fs, &layout, options.identity)?;
+        if let (Some(log), Ok(offer)) = (exists, source.look())
+            && log.id != offer.log
+        {
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected a copy of log {}, found one of log {}", offer.log, log.id),
+            )
+            .in_file(dir)
+            .help("name another directory for the copy"));
+        }
+        if control.follows.as_deref() != Some(&*source.place()) {
+            control.follows = Some(source.place());
+            control.write(&*fs, &layout)?;
+        }
+        let (copy, report) = recover(fs, layout, node, control)?;
+        options.create = false;
+        options.read_only = true;
+        options.recovery = Recovery::ReadOnly;
+        let poll_every = options.poll_every;
+        let log = Arc::new(Log::open_with(options, dir)?);
+        let mut table = Table::new();
+        let mut applier = Applier::new(&log, &table)?;
+        applier.run(&mut table)?;
+        Ok(Follower {
+            source,
+            copy,
+            log,
+            table,
+            applier,
+            offered: None,
+            report,
+            poll_every,
+            _lock: lock,
+        })
+    }
+
+    /// Copies until it holds what the source had durable when this was called, makes that durable
+    /// and applies it.
+    pub fn catch_up(&mut self) -> Result<Progress> {
+        let mut progress = self.progress();
+        let mut target = None;
+        loop {
+            let before = self.copy.end().log_byte;
+            let stepped = self.step(&mut progress);
+            let end = self.copy.end().log_byte;
+            let target = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
+            stepped?;
+            if end >= target {
+                return Ok(progress);
+            }
+            if end == before {
+                return Err(self.stuck(target));
+            }
+        }
+    }
+
+    /// Follows until `stop` is set. Looks when the source's directory changes, and every
+    /// [`Options::poll_every`] at least.
+    ///
+    /// `on_progress` hears of every round that copied something and of the first, and of errors
+    /// that may pass (the source is away, the disk is full); they are tried again. It returns
+    /// with those that will not pass.
+    pub fn run(
+        &mut self,
+        stop: &AtomicBool,
+        mut on_progress: impl FnMut(&Result<Progress>),
+    ) -> Result<()> {
+        let mut first = true;
+        let mut troubled = None;
+        while !stop.load(Ordering::Relaxed) {
+            let mut progress = self.progress();
+            let stepped = self.step(&mut progress);
+            let moved = progress.bytes > 0 || progress.segments > 0;
+            match stepped {
+                Ok(()) => {
+                    if moved || first || troubled.take().is_some() {
+                        on_progress(&Ok(progress));
+                    }
+                }
+                Err(e) if may_pass(e.kind()) => {
+                    // The same trouble is told once, not twenty times a second.
+                    let text = e.to_string();
+                    if troubled.as_ref() != Some(&text) {
+                        troubled = Some(text);
+                        on_progress(&Err(e));
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+            first = false;
+            if !moved {
+                self.source.wait(self.poll_every);
+            }
+        }
+        Ok(())
+    }
+
+    /// One round: look, copy some, sync, say so, apply.
+    fn step(&mut self, progress: &mut Progress) -> Result<()> {
+        let offer = self.source.look()?;
+        let mut moved = Moved::default();
+        let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, &mut moved);
+        self.offered = Some(offer);
+        // What came before an error came whole: it counts.
+        if moved.bytes > 0 || moved.segments > 0 {
+            self.copy.sync()?;
+            self.log.refresh()?;
+            self.applier.run(&mut self.table)?;
+        }
+        progress.to = self.end();
+        progress.bytes += moved.bytes;
+        progress.segments += moved.segments;
+        progress.lag = self.lag();
+        pulled
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { from: self.end(), to: self.end(), lag: self.lag(), ..Progress::default() }
+    }
+
+    fn stuck(&self, target: LogByte) -> Error {
+        Error::new(
+            Kind::NotFound,
+            format!(
+                "expected durable frames up to log byte {target} at {}, found none behind {}",
+                self.source.place(),
+                self.copy.end().log_byte
+            ),
+        )
+        .in_file(Path::new(&self.source.place()))
+        .help("if a copier fills that directory they may still be coming")
+    }
+
+    /// The table of what was copied. A clone goes on showing the newest state.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The copied log, for reading; it grows as this follower copies.
+    pub fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.log)
+    }
+
+    /// Behind the last record that is copied, durable here.
+    pub fn end(&self) -> Offset {
+        self.copy.end().offset
+    }
+
+    /// The position behind the last frame that is copied, durable here.
+    pub fn position(&self) -> Position {
+        self.copy.end()
+    }
+
+    /// How far the copy was behind at the last look; nothing before the first.
+    pub fn lag(&self) -> Lag {
+        let Some(offer) = &self.offered else { return Lag::default() };
+        let end = self.copy.end();
+        Lag {
+            records: offer.durable_offset.0.saturating_sub(end.offset.0),
+            bytes: offer.durable.0.saturating_sub(end.log_byte.0),
+        }
+    }
+
+    /// What opening found.
+    pub fn report(&self) -> &FollowerReport {
+        &self.report
+    }
+
+    /// This node's identity.
+    pub fn node(&self) -> Id {
+        self.copy.node
+    }
+
+    /// Where it pulls from.
+    pub fn source(&self) -> String {
+        self.source.place()
+    }
+
+    /// Notes durably how far the copy goes, and lets go of the lock. Without it nothing is lost:
+    /// the next open only has more to look at.
+    pub fn close(mut self) -> Result<()> {
+        self.copy.sync()?;
+        self.copy.settle_hint();
+        Ok(())
+    }
+}
+
+/// Whether an error may be gone at the next look.
+fn may_pass(kind: Kind) -> bool {
+    matches!(kind, Kind::NotFound | Kind::Io | Kind::DiskFull | Kind::ReadOnly | Kind::NotALog)
+}
+
+/// Makes the directory of a new copy: the leader's log id, a node id of its own.
+fn create(options: &Options, layout: &Layout, source: &mut dyn Source) -> Result<()> {
+    let offer = source.look()?;
+    if offer.floor > LogByte(0) {
+        return Err(Error::new(
+            Kind::Gone,
+            format!(
+                "expected a log that starts at offset 0 at {}, found one that starts at offset {}: \
+                 retention dropped what lies before",
+                source.place(),
+                offer.floor_offset
+            ),
+        )
+        .in_file(&layout.root)
+        .at_offset(0)
+        .help("follow a copy that still holds it: a table made from the rest would be wrong"));
+    }
+    open::create(&*options.fs, layout, Some(offer.log), Some(&source.place()))
+}

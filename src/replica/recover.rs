@@ -1,0 +1,205 @@
+//! Opening a follower's directory: what is whole stays, what is not is set aside and fetched again.
+//!
+//! A follower's frames carry its leader's watermarks, which prove nothing about this disk. So
+//! whatever lies behind the last whole frame goes to quarantine and is cut off; what lies between
+//! the end that this node's own STATE and footers prove and the last whole frame is written again
+//! in place and synced, because the page cache may show bytes that never landed. Losing what
+//! STATE called durable is reported, and healed the same way: the leader has it.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
+use crate::fs::{Fs, Open};
+use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
+use crate::log::scan::{Beyond, Known, Scan};
+use crate::log::start::{set_aside, settle};
+use crate::position::Id;
+use crate::segment::{HEADER_BYTES, Index, SegmentHeader, SegmentName, Tally, Window, seal};
+
+use super::copy::{Active, Copy};
+
+/// What opening a follower found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerReport {
+    /// Bytes that were set aside in quarantine, to be fetched again.
+    pub bytes_cut: u64,
+    /// Whether anything that was durable here has been lost.
+    pub unclean: bool,
+    /// What else was found, in words.
+    pub findings: Vec<String>,
+}
+
+/// Brings the directory in order. The caller holds its lock.
+pub(super) fn recover(
+    fs: Arc<dyn Fs>,
+    layout: Layout,
+    node: Id,
+    control: Control,
+) -> Result<(Copy, FollowerReport)> {
+    let mut report = FollowerReport::default();
+    sweep(&*fs, &layout)?;
+    let log = LogFile::read(&*fs, &layout)?;
+    let epochs = Epochs::read(&*fs, &layout)?;
+    let state = State::read(&*fs, &layout);
+    let known =
+        Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
+    let mut scan = scan(&known, &mut report)?;
+    report.findings.append(&mut scan.findings);
+    if scan.durable > scan.end {
+        report.unclean = true;
+        report.findings.push(format!(
+            "log bytes {} to {} were durable here ({} proves it) and are damaged or gone; they \
+             are fetched again",
+            scan.end, scan.durable, scan.proof
+        ));
+    }
+    drop_behind(&*fs, &layout, &mut scan, &mut report)?;
+    let mut copy = Copy {
+        log: log.id,
+        promise: Promise::read(&*fs, &layout)?,
+        node,
+        control,
+        epochs,
+        sealed: None,
+        active: None,
+        failed: None,
+        state_seq: state.map_or(0, |state| state.seq),
+        state_file: None,
+        fs,
+        layout,
+    };
+    adopt(&mut copy, scan)?;
+    // From here on STATE says what is here, not what was lost.
+    copy.settle_hint();
+    Ok((copy, report))
+}
+
+/// Removes what an interrupted run was making.
+fn sweep(fs: &dyn Fs, layout: &Layout) -> Result<()> {
+    for directory in [layout.root.clone(), layout.segments()] {
+        let names = fs.list(&directory).map_err(|e| Error::io("list", &directory, e))?;
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            let path = directory.join(name);
+            fs.unlink(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Scans; a segment that cannot even be told what it is goes to quarantine, with those behind it.
+fn scan(known: &Known<'_>, report: &mut FollowerReport) -> Result<Scan> {
+    loop {
+        let error = match known.scan() {
+            Err(error) if error.kind() == Kind::Corrupt => error,
+            other => return other,
+        };
+        let segments = known.layout.segments();
+        let name_of = |path: &std::path::Path| SegmentName::parse(path.file_name()?.to_str()?);
+        let bad = error.file().filter(|path| path.parent() == Some(&segments)).and_then(name_of);
+        let Some(bad) = bad else { return Err(error) };
+        report.unclean = true;
+        report.findings.push(format!("{error}: set aside with what follows, and fetched again"));
+        let names = known.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+        let mut beyond = Vec::new();
+        for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
+            if name >= bad {
+                let path = name.path(&segments);
+                let io = |e| Error::io("read", &path, e);
+                let bytes = known.fs.open(&path, Open::Read).map_err(io)?.len().map_err(io)?;
+                report.bytes_cut += bytes;
+                beyond.push(Beyond { path, from: 0, bytes });
+            }
+        }
+        if beyond.is_empty() {
+            return Err(error);
+        }
+        set_aside(&**known.fs, known.layout, &mut beyond, REASON)?;
+    }
+}
+
+const REASON: &str = "behind the last whole frame of a follower: fetched again from its source";
+
+/// Sets aside what lies behind the last whole frame.
+fn drop_behind(
+    fs: &dyn Fs,
+    layout: &Layout,
+    scan: &mut Scan,
+    report: &mut FollowerReport,
+) -> Result<()> {
+    report.bytes_cut += scan.beyond.iter().map(|beyond| beyond.bytes).sum::<u64>();
+    set_aside(fs, layout, &mut scan.beyond, REASON)?;
+    if let Some(last) = scan.found.last().and_then(|found| found.unsealed.as_ref())
+        && last.end.fault.is_some()
+        && last.file_bytes > last.tally.end
+    {
+        // Zeros where frames were to come, perhaps: they go too, so that the file ends where its
+        // frames do.
+        let path = &scan.found.last().expect("looked at just now").path;
+        let file = fs.open(path, Open::Write).map_err(|e| Error::io("open", path, e))?;
+        file.set_len(last.tally.end).map_err(|e| Error::io("cut", path, e))?;
+    }
+    Ok(())
+}
+
+/// Takes over what is whole: makes it durable, seals what was about to be sealed.
+fn adopt(copy: &mut Copy, scan: Scan) -> Result<()> {
+    let durable = scan.durable.min(scan.end);
+    let fs = Arc::clone(&copy.fs);
+    let count = scan.found.len();
+    let mut settled = false;
+    for (i, found) in scan.found.into_iter().enumerate() {
+        let Some(unsealed) = found.unsealed else {
+            copy.sealed = found.footer;
+            continue;
+        };
+        settle(&*fs, &found.path, &found.header, unsealed.tally.end, durable)?;
+        settled = true;
+        let io = |e| Error::io("open", &found.path, e);
+        let file = fs.open(&found.path, Open::Write).map_err(io)?;
+        if i + 1 < count {
+            // What follows it says that it is complete.
+            let previous = copy.previous_hash();
+            let sealed = seal(&file, &found.path, &found.header, &unsealed.tally, previous)?;
+            copy.sealed = Some(sealed.footer);
+            continue;
+        }
+        let mut page = vec![0; 4096];
+        file.read_exact_at(&mut page, 0).map_err(io)?;
+        let mut window = Window::file(Arc::clone(&file));
+        let last_frame = last_frame(&mut window, &found.header, &unsealed.tally).map_err(io)?;
+        copy.active = Some(Active {
+            path: found.path,
+            file,
+            header: found.header,
+            page,
+            tally: unsealed.tally,
+            last_frame,
+            unsynced: false,
+        });
+    }
+    if settled {
+        let segments = copy.layout.segments();
+        // Closes the crash that forgets the names of segments whose frames are now durable.
+        fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+    }
+    Ok(())
+}
+
+/// Where the last frame starts: found by hopping from the last index entry.
+fn last_frame(window: &mut Window, header: &SegmentHeader, tally: &Tally) -> std::io::Result<u64> {
+    let index = tally.index.as_bytes();
+    let entry = Index::entries(index).checked_sub(1).and_then(|last| Index::entry(index, last));
+    let mut byte = entry.map_or(HEADER_BYTES, |entry| entry.byte);
+    loop {
+        let bytes = window.bytes(byte, FRAME_HEADER, tally.end)?;
+        let head = Header::decode(bytes, byte, tally.end, header.seed())
+            .map_err(|fault| std::io::Error::other(fault.as_str()))?;
+        let next = byte + head.stride() as u64;
+        if next >= tally.end {
+            return Ok(byte);
+        }
+        byte = next;
+    }
+}
