@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::frame::{EpochStart, Frame, Lost, Seed};
-use crate::fs::sim::Sim;
 use crate::fs::Fs;
+use crate::fs::sim::Sim;
 use crate::log::{Durability, Log};
 use crate::position::{Id, Offset};
 use crate::record::{Batch, Record};
@@ -159,8 +159,12 @@ pub fn ingest_ndjson(data: &[u8]) {
     // What an envelope says survives the way there and back.
     if let Ok(record) = parse_envelope(data) {
         let timestamp = record.timestamp.unwrap_or(0);
-        let entry =
-            crate::log::Entry { offset: Offset(0), epoch: 1, timestamp, record: record.as_record() };
+        let entry = crate::log::Entry {
+            offset: Offset(0),
+            epoch: 1,
+            timestamp,
+            record: record.as_record(),
+        };
         let mut line = Vec::new();
         write_envelope(&entry, &mut line);
         let back = parse_envelope(&line).expect("what was written is read");
@@ -212,4 +216,3 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
     }
     true
 }
-

@@ -18,6 +18,7 @@ pub(crate) mod files;
 mod meta;
 pub(crate) mod open;
 mod options;
+mod prepare;
 mod read;
 mod refresh;
 mod retain;
@@ -276,7 +277,10 @@ impl Log {
         if epoch != token.epoch {
             return Err(Error::new(
                 Kind::NotInHistory,
-                format!("offset {} was appended by epoch {epoch}, not {}", token.offset, token.epoch),
+                format!(
+                    "offset {} was appended by epoch {epoch}, not {}",
+                    token.offset, token.epoch
+                ),
             )
             .at_offset(token.offset.0)
             .help("that write was lost; read the key again and decide"));

@@ -200,7 +200,9 @@ impl Shared {
             if newer {
                 let claim = rounds.claimed.compare_exchange(claimed, next, SeqCst, SeqCst);
                 if claim.is_ok() {
-                    self.lead(next).map_err(|e| unknown(e, first))?;
+                    // Everything published before the round began is durable now. The end itself
+                    // may never be reached: behind a roll it counts a SEAL not yet written.
+                    return self.lead(next).map_err(|e| unknown(e, first));
                 }
                 continue;
             }

@@ -20,8 +20,8 @@ use crate::segment::{Tally, seal};
 
 use super::Shared;
 use super::catalog::Segment;
+use super::prepare::prepare_segment;
 use super::wake::Wake;
-use super::writer::prepare_segment;
 
 /// While unsynced bulk streams in, sealing would only force it to disk early. It waits until the
 /// log has been quiet for this long,

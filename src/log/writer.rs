@@ -30,6 +30,7 @@ use crate::segment::{
 use super::Shared;
 use super::catalog::Segment;
 use super::options::Preallocate;
+use super::prepare::{create_segment, fill};
 use super::staging::{self, Base, Closed, ROOM_BYTES};
 use super::start::Start;
 use super::worker::SealJob;
@@ -38,7 +39,6 @@ use super::worker::SealJob;
 const STEP_BYTES: u64 = 1 << 20;
 /// A group up to this size is small.
 const SMALL_GROUP_BYTES: u64 = 128 << 10;
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Everything the writer's lock guards.
 #[derive(Debug)]
@@ -174,7 +174,9 @@ impl Writer {
         if let Some(start) = self.start.take() {
             if let Err((start, error)) = start.run(self, shared) {
                 self.start = start.map(|start| *start);
-                return Err(if self.start.is_some() && error.kind() == Kind::DiskFull {
+                // Nothing was appended, and the plan can be followed another time.
+                let again = matches!(error.kind(), Kind::DiskFull | Kind::ReadOnly);
+                return Err(if self.start.is_some() && again {
                     error
                 } else {
                     shared.poisoned(error)
@@ -633,68 +635,6 @@ fn pad_to_page(bytes: &mut [u8], len: usize, now: i64) -> usize {
     };
     bytes[len..len + FRAME_HEADER].copy_from_slice(&draft.header(0));
     end
-}
-
-/// Makes a segment file that is ready for frames: header durable, named.
-fn create_segment(
-    shared: &Shared,
-    header: &SegmentHeader,
-) -> Result<(Arc<dyn File>, PathBuf, u64)> {
-    let path = SegmentName(header.base).path(&shared.layout.segments());
-    let mut slot = shared.worker.prepared();
-    let (file, temporary, filled_to) = match slot.take() {
-        Some(prepared) => prepared,
-        None => prepare_segment(shared)?,
-    };
-    let io = |what: &'static str| {
-        let path = path.clone();
-        move |e| Error::io(what, &path, e)
-    };
-    let made = (|| {
-        file.write_all_at(&header.encode(), 0).map_err(io("write the header of"))?;
-        // Closes the crash that leaves a named segment without a valid header.
-        file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
-        shared.fs.rename(&temporary, &path).map_err(io("rename into place"))
-    })();
-    match made {
-        Ok(()) => Ok((file, path, filled_to)),
-        Err(error) => {
-            let _ = shared.fs.unlink(&temporary);
-            Err(error)
-        }
-    }
-}
-
-/// Makes the next segment's file under a temporary name, filled with zeros if that is wanted.
-pub(crate) fn prepare_segment(shared: &Shared) -> Result<(Arc<dyn File>, PathBuf, u64)> {
-    let path = shared.layout.segments().join("next.tmp");
-    match shared.fs.unlink(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", &path, e));
-        }
-        _ => {}
-    }
-    let file = shared.fs.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
-    let mut filled_to = HEADER_BYTES;
-    if shared.options.preallocate == Preallocate::Zero {
-        filled_to = fill(&*file, 0, shared.options.segment_bytes);
-        file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
-    }
-    Ok((file, path, filled_to))
-}
-
-/// Writes zeros from `from` to `to`; returns how far it came. Only a head start: a full disk is
-/// met again, and reported, by the frames themselves.
-fn fill(file: &dyn File, from: u64, to: u64) -> u64 {
-    let mut at = from;
-    while at < to {
-        let len = usize::try_from(to - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        match file.write_at(&ZEROS[..len], at) {
-            Ok(n) if n > 0 => at += n as u64,
-            _ => break,
-        }
-    }
-    at
 }
 
 fn full(path: &std::path::Path) -> Error {

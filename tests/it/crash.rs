@@ -121,9 +121,8 @@ fn nothing_acknowledged_is_lost_whatever_operation_the_power_fails_at() {
                 if !states.insert(disk.durable_hash()) {
                     continue;
                 }
-                let what = || {
-                    format!("{preallocate:?}, power off after {n} ({stopped:?}), {choice:?}")
-                };
+                let what =
+                    || format!("{preallocate:?}, power off after {n} ({stopped:?}), {choice:?}");
                 check(&disk, &told, &what);
             }
         }
@@ -219,8 +218,9 @@ fn every_failing_call_leaves_a_log_that_opens_again() {
                 struck += 1;
                 sim.heal();
                 for choice in [Crash::DropAll, Crash::KeepAll] {
-                    let what =
-                        || format!("{kind:?} {nth} failed with {error:?} ({outcome:?}), {choice:?}");
+                    let what = || {
+                        format!("{kind:?} {nth} failed with {error:?} ({outcome:?}), {choice:?}")
+                    };
                     check(&sim.crash(&choice), &told, &what);
                 }
             }
@@ -245,7 +245,9 @@ fn a_full_simulated_disk_is_survived() {
     assert!(matches!(full.kind(), Kind::Unknown | Kind::DiskFull), "{full}");
     let sent = durable + u64::from(full.kind() == Kind::Unknown);
     assert_eq!(log.append(&Record::event(b"")).unwrap_err().kind(), Kind::DiskFull);
-    check(&sim.crash(&Crash::DropAll), &Told { sent, durable }, &|| "disk full".into());
+    let disk = sim.crash(&Crash::DropAll);
+    disk.set_capacity(None);
+    check(&disk, &Told { sent, durable }, &|| "disk full".into());
     sim.set_capacity(None);
     let appended = log.append(&Record::event(&value(sent))).unwrap();
     assert_eq!(appended.first, Offset(sent), "nothing that has an offset was dropped");

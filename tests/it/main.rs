@@ -4,4 +4,5 @@ mod corpora;
 #[cfg(feature = "sim")]
 mod crash;
 mod engine;
+mod follow;
 mod tidy;

@@ -117,7 +117,11 @@ fn files_stay_short_enough_to_hold_one_concept() {
     for (path, text) in sources("src").into_iter().chain(sources("bin")) {
         let lines = text.lines().count();
         assert!(lines <= 700, "{} has {lines} lines", path.display());
-        assert!(text.starts_with("//!") || path.to_string_lossy().contains("tests"), "{}", path.display());
+        assert!(
+            text.starts_with("//!") || path.to_string_lossy().contains("tests"),
+            "{}",
+            path.display()
+        );
     }
 }
 
