@@ -14,6 +14,7 @@ use crate::ship::{Offer, Source};
 use crate::table::{Applier, Table};
 
 use super::copy::Copy;
+use super::heal::heal;
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
 
@@ -123,19 +124,25 @@ impl Follower {
             control.follows = Some(source.place());
             control.write(&*fs, &layout)?;
         }
-        let (copy, report) = recover(fs, layout, node, control)?;
+        let (copy, mut report) = recover(fs, layout, node, control)?;
         options.create = false;
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
         let poll_every = options.poll_every;
-        let log = Arc::new(Log::open_with(options, dir)?);
-        let mut table = Table::new();
-        let mut applier = Applier::new(&log, &table)?;
-        applier.run(&mut table)?;
+        let (log, table, applier) = loop {
+            // Each round mends another file, so it ends.
+            match read(&options, dir) {
+                Ok(read) => break read,
+                Err(damage) => {
+                    report.findings.push(heal(&copy, &mut *source, damage)?);
+                    report.unclean = true;
+                }
+            }
+        };
         Ok(Follower {
             source,
             copy,
-            log,
+            log: Arc::new(log),
             table,
             applier,
             offered: None,
@@ -294,6 +301,15 @@ impl Follower {
         self.copy.settle_hint();
         Ok(())
     }
+}
+
+/// Opens the copied log, and rebuilds the table from it.
+fn read(options: &Options, dir: &Path) -> Result<(Log, Table, Applier)> {
+    let log = Log::open_with(options.clone(), dir)?;
+    let mut table = Table::new();
+    let mut applier = Applier::new(&log, &table)?;
+    applier.run(&mut table)?;
+    Ok((log, table, applier))
 }
 
 /// Whether an error may be gone at the next look.

@@ -16,6 +16,7 @@
 
 mod copy;
 mod follower;
+mod heal;
 mod pull;
 mod recover;
 #[cfg(test)]

@@ -414,11 +414,11 @@ impl Round<'_> {
                 bytes.truncate(done);
                 return Ok(Fetched { bytes, last_frame });
             }
-            if let Some(fault) = fault {
+            if let Some(fault) = fault.filter(|fault| *fault != Fault::End) {
                 return Err(self.damaged(name, at, fault));
             }
-            if read == 0 {
-                return Err(self.cut_short(name, at + bytes.len() as u64, limit));
+            if read == 0 || fault.is_some() {
+                return Err(self.cut_short(name, at, limit));
             }
         }
     }
@@ -434,15 +434,15 @@ impl Round<'_> {
         .help("nothing of it was copied; run `tidelog verify` on the source")
     }
 
-    fn cut_short(&self, name: SegmentName, found: u64, limit: u64) -> Error {
+    fn cut_short(&self, name: SegmentName, at: u64, limit: u64) -> Error {
         Error::new(
             Kind::NotFound,
             format!(
-                "expected durable frames up to byte {limit}, found that the file ends at {found}"
+                "expected durable frames from byte {at} to {limit}, found zeros or the file's end"
             ),
         )
         .in_file(&self.source.file(name))
-        .at_byte(found)
+        .at_byte(at)
         .help(
             "if a copier fills that directory they may still be coming; otherwise run \
              `tidelog verify` on the source",
