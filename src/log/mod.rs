@@ -21,12 +21,14 @@ mod options;
 mod prepare;
 mod read;
 mod refresh;
+mod repair;
 mod retain;
 pub(crate) mod scan;
 mod staging;
 pub(crate) mod start;
 mod sync;
 mod tail;
+mod verify;
 mod wake;
 pub(crate) mod watch;
 mod worker;
@@ -57,8 +59,10 @@ pub use options::{
     MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Preallocate, Recovery, Verification, Visibility,
 };
 pub use read::{Cursor, Entries, Entry, OwnedEntry};
+pub use repair::{RepairReport, repair, repair_on};
 pub use retain::{Retained, Retention};
 pub use tail::Tail;
+pub use verify::{Level, Problem, VerifyReport, verify, verify_on};
 
 /// An open log. All methods take `&self`; share it between threads as it is.
 ///

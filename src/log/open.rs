@@ -16,6 +16,7 @@ use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
 use super::options::{Identity, Options, Recovery};
+use super::repair::repair_locked;
 use super::scan::{Found, Known, Scan};
 use super::staging::Staging;
 use super::start::{NewEpoch, Start, ToSeal};
@@ -68,6 +69,9 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         true => NodeFile::read(&*fs, &layout)?.map_or(Id::default(), |node| node.id),
         false => identify(&*fs, &layout, options.identity)?,
     };
+    if options.recovery == Recovery::Salvage && !options.read_only {
+        repair_locked(&fs, &layout, false)?;
+    }
     let control = Control::read(&*fs, &layout)?.unwrap_or_default();
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
@@ -386,13 +390,7 @@ fn is_locked(fs: &dyn Fs, layout: &Layout) -> bool {
 pub(crate) fn identify(fs: &dyn Fs, layout: &Layout, identity: Identity) -> Result<Id> {
     let found = NodeFile::read(fs, layout)?;
     let here = |id| NodeFile::here(fs, layout, id);
-    let new = || -> Result<Id> {
-        let mut id = [0; 16];
-        fs.random(&mut id).map_err(|e| Error::io("read randomness for", &layout.root, e))?;
-        let node = here(Id(id))?;
-        node.write(fs, layout)?;
-        Ok(node.id)
-    };
+    let new = || write_new_node(fs, layout);
     let Some(found) = found else {
         return match identity {
             Identity::NewNode => new(),
@@ -426,6 +424,15 @@ pub(crate) fn identify(fs: &dyn Fs, layout: &Layout, identity: Identity) -> Resu
              otherwise as a new one (`--new-node`)",
         )),
     }
+}
+
+/// Makes the directory a new node.
+pub(super) fn write_new_node(fs: &dyn Fs, layout: &Layout) -> Result<Id> {
+    let mut id = [0; 16];
+    fs.random(&mut id).map_err(|e| Error::io("read randomness for", &layout.root, e))?;
+    let node = NodeFile::here(fs, layout, Id(id))?;
+    node.write(fs, layout)?;
+    Ok(node.id)
 }
 
 /// Removes temporary files and segments below the floor that an earlier run left behind.

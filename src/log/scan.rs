@@ -241,7 +241,7 @@ impl Known<'_> {
             .at_byte(0)
             .help(REPAIR));
         }
-        check_predecessor(scan, header.previous, &path)?;
+        check_predecessor(scan, header.previous, self.control, &path)?;
         scan.end = LogByte(if contiguous {
             tally.sealed_end(&header)
         } else {
@@ -399,10 +399,20 @@ impl Scan {
 }
 
 /// An unsealed segment must follow the one before it.
-fn check_predecessor(scan: &Scan, link: Option<Link>, path: &Path) -> Result<()> {
+fn check_predecessor(
+    scan: &Scan,
+    link: Option<Link>,
+    control: &Control,
+    path: &Path,
+) -> Result<()> {
     let (Some(link), Some(before)) = (link, scan.found.last()) else { return Ok(()) };
     let fingerprint = scan.fingerprint;
-    if link.base == before.header.base && link.fingerprint == fingerprint {
+    // A repair may have put a `lost` frame at its end.
+    let repaired = before.footer.is_some_and(|footer| {
+        let hash = hex(&footer.hash);
+        control.repairs.iter().any(|repaired| repaired.new == hash)
+    });
+    if link.base == before.header.base && (link.fingerprint == fingerprint || repaired) {
         return Ok(());
     }
     Err(Error::new(

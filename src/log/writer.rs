@@ -21,11 +21,9 @@ use std::sync::atomic::Ordering::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER};
-use crate::fs::{File, Open};
+use crate::fs::File;
 use crate::position::{LogByte, Offset};
-use crate::segment::{
-    HEADER_BYTES, Link, PAGE_BYTES, Producers, SEAL_BYTES, SegmentHeader, SegmentName, Tally,
-};
+use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, Producers, SEAL_BYTES, SegmentHeader, Tally};
 
 use super::Shared;
 use super::catalog::Segment;

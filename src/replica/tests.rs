@@ -1,1 +1,241 @@
+//! Followers on simulated disks: power cuts after every operation, failing calls, full disks.
 
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::error::{Kind, Result};
+use crate::fs::Fs;
+use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
+use crate::log::{Log, MIN_SEGMENT_BYTES, Options};
+use crate::position::Offset;
+use crate::record::{Batch, Record};
+use crate::ship::Directory;
+use crate::table::{Digest, Table};
+
+const LEADER: &str = "/leader";
+const COPY: &str = "/copy";
+
+/// A leader's disk at a moment, and what a follower must come to there.
+struct Stage {
+    disk: Sim,
+    end: Offset,
+    digest: Digest,
+}
+
+/// A short life: small appends, rolls, a clean reopen, a crash, a new epoch, a clean close.
+fn stages() -> Vec<Stage> {
+    let sim = Sim::new(7);
+    let options = |sim: &Sim| {
+        Log::options().fs(sim.shared()).create(true).worker(false).segment_bytes(MIN_SEGMENT_BYTES)
+    };
+    let mut stages = Vec::new();
+    let mut sent = 0u64;
+    let mut append = |sim: &Sim, log: &Log, batches: u64, size: usize| {
+        for _ in 0..batches {
+            // STATE is rewritten at most every 5 ms, and here no worker does it later.
+            sim.advance(Duration::from_millis(6));
+            let mut batch = Batch::new();
+            for _ in 0..3 {
+                let key = (sent % 17).to_le_bytes();
+                batch.push(&Record::put(&key, &sent.to_le_bytes().repeat(size / 8))).unwrap();
+                sent += 1;
+            }
+            log.append_batch(&batch).unwrap();
+        }
+    };
+    let mut keep = |sim: &Sim, log: &Log| {
+        stages.push(Stage {
+            disk: sim.deep_copy(),
+            end: log.durable_end(),
+            digest: Table::from_log(log).unwrap().digest(),
+        });
+    };
+    let log = options(&sim).open(LEADER).unwrap();
+    keep(&sim, &log);
+    append(&sim, &log, 3, 100);
+    keep(&sim, &log);
+    append(&sim, &log, 12, 8000);
+    keep(&sim, &log);
+    log.close().unwrap();
+    let log = options(&sim).open(LEADER).unwrap();
+    append(&sim, &log, 2, 500);
+    keep(&sim, &log);
+    sim.kill();
+    std::mem::forget(log);
+    let sim = sim.process();
+    let log = options(&sim).open(LEADER).unwrap();
+    append(&sim, &log, 6, 8000);
+    keep(&sim, &log);
+    log.close().unwrap();
+    let log = options(&sim).read_only(true).create(false).open(LEADER).unwrap();
+    keep(&sim, &log);
+    stages
+}
+
+fn open(disk: &Sim, stage: &Stage) -> Result<Follower> {
+    let options: Options = Log::options().fs(disk.shared());
+    Follower::open(options, COPY, Directory::open_in(stage.disk.shared(), LEADER).unwrap())
+}
+
+/// Goes through the stages; `told` is the end that the follower last called durable.
+fn follow(disk: &Sim, stages: &[Stage], told: &mut Offset) -> Result<()> {
+    for (i, stage) in stages.iter().enumerate() {
+        let mut follower = open(disk, stage)?;
+        assert!(follower.end() >= *told);
+        *told = follower.catch_up()?.to;
+        assert_eq!(*told, stage.end);
+        assert_eq!(follower.table().digest(), stage.digest);
+        match i % 2 {
+            0 => follower.close()?,
+            _ => drop(follower),
+        }
+    }
+    Ok(())
+}
+
+fn bytes(fs: &dyn Fs, directory: &str, name: &str) -> Vec<u8> {
+    let path = Path::new(directory).join("segments").join(name);
+    let file = fs.open_plain(&path).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Opens what is left, completes it, holds it against the leader.
+fn complete(disk: &Sim, stage: &Stage, told: Offset, what: &str) {
+    let mut follower = open(disk, stage).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(!follower.report().unclean, "{what}: {:?}", follower.report());
+    assert!(follower.end() >= told, "{what}: lost what was durable");
+    let progress = follower.catch_up().unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(progress.to, stage.end, "{what}");
+    assert_eq!(follower.table().digest(), stage.digest, "{what}");
+    assert_eq!(Table::from_log(&follower.log()).unwrap().digest(), stage.digest, "{what}");
+    let (leader, copy) = (stage.disk.shared(), disk.shared());
+    let names = copy.list(&Path::new(COPY).join("segments")).unwrap();
+    assert!(names.iter().all(|name| name.ends_with(".seg")), "{what}: {names:?}");
+    assert_eq!(names, leader.list(&Path::new(LEADER).join("segments")).unwrap(), "{what}");
+    for name in &names {
+        let (theirs, mine) = (bytes(&*leader, LEADER, name), bytes(&*copy, COPY, name));
+        // Sealed ones are equal; behind the frames of the active one are zeros.
+        assert!(theirs.starts_with(&mine), "{what}: {name} differs");
+        assert!(theirs[mine.len()..].iter().all(|&b| b == 0), "{what}: {name} lacks bytes");
+    }
+    follower.close().unwrap();
+}
+
+/// The last stage, which everything is completed against.
+fn last(stages: &[Stage]) -> &Stage {
+    stages.last().unwrap()
+}
+
+fn crashes(seed: usize) -> [(&'static str, Crash); 5] {
+    let torn = |n: u64| Crash::Torn { seed: seed as u64 * 5 + n };
+    [
+        ("drop all", Crash::DropAll),
+        ("keep all", Crash::KeepAll),
+        ("torn a", torn(1)),
+        ("torn b", torn(2)),
+        ("torn c", torn(3)),
+    ]
+}
+
+#[test]
+fn a_power_cut_after_any_operation_leaves_a_copy_that_completes() {
+    let stages = stages();
+    let disk = Sim::new(1);
+    follow(&disk, &stages, &mut Offset(0)).unwrap();
+    let operations = disk.operations();
+    assert!(operations > 60, "only {operations} operations");
+    for n in 0..operations {
+        let disk = Sim::new(1);
+        disk.stop_after(n);
+        let mut told = Offset(0);
+        assert!(follow(&disk, &stages, &mut told).is_err(), "after operation {n}");
+        for (name, crash) in crashes(n) {
+            let left = disk.crash(&crash);
+            complete(&left, last(&stages), told, &format!("operation {n}, {name}"));
+        }
+    }
+}
+
+#[test]
+fn a_second_power_cut_while_completing_changes_nothing() {
+    let stages = stages();
+    let disk = Sim::new(1);
+    follow(&disk, &stages, &mut Offset(0)).unwrap();
+    for n in (0..disk.operations()).step_by(9) {
+        let disk = Sim::new(1);
+        disk.stop_after(n);
+        let mut told = Offset(0);
+        let _ = follow(&disk, &stages, &mut told);
+        for m in (0..60).step_by(4) {
+            let left = disk.crash(&Crash::Torn { seed: (n * 100 + m) as u64 });
+            left.stop_after(m);
+            let again = open(&left, last(&stages)).and_then(|mut follower| follower.catch_up());
+            let told = again.map_or(told, |progress| progress.to);
+            for (name, crash) in crashes(n + m).into_iter().skip(m % 2).step_by(2) {
+                let what = format!("operation {n}, then {m}, {name}");
+                complete(&left.crash(&crash), last(&stages), told, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_a_copy_that_completes() {
+    let stages = stages();
+    let disk = Sim::new(1);
+    follow(&disk, &stages, &mut Offset(0)).unwrap();
+    for n in 0..disk.operations() {
+        let disk = Sim::new(1);
+        disk.stop_after(n);
+        let mut told = Offset(0);
+        let _ = follow(&disk, &stages, &mut told);
+        let left = disk.deep_copy();
+        complete(&left, last(&stages), told, &format!("operation {n}"));
+    }
+}
+
+#[test]
+fn a_failed_call_never_leaves_a_copy_that_says_too_much() {
+    let stages = stages();
+    for kind in [OpKind::Sync, OpKind::SyncDir, OpKind::Write, OpKind::Rename, OpKind::Create] {
+        let disk = Sim::new(1);
+        follow(&disk, &stages, &mut Offset(0)).unwrap();
+        for n in 0..disk.calls(kind) {
+            let disk = Sim::new(1);
+            disk.fail(Fault::on(kind).nth(n).error(Errno::Io));
+            let mut told = Offset(0);
+            let _ = follow(&disk, &stages, &mut told);
+            disk.heal();
+            for (name, crash) in crashes(usize::try_from(n).unwrap()).into_iter().take(3) {
+                let left = disk.crash(&crash);
+                complete(&left, last(&stages), told, &format!("{kind:?} {n}, {name}"));
+            }
+            complete(&disk.deep_copy(), last(&stages), told, &format!("{kind:?} {n}, no crash"));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_stops_copying_and_space_lets_it_go_on() {
+    let stages = stages();
+    let whole = Sim::new(1);
+    follow(&whole, &stages, &mut Offset(0)).unwrap();
+    for share in 1..10 {
+        let disk = Sim::new(1);
+        open(&disk, &stages[0]).unwrap().close().unwrap();
+        disk.set_capacity(Some(disk.used() + whole.used() * share / 10));
+        let mut follower = open(&disk, last(&stages)).unwrap();
+        let error = follower.catch_up().unwrap_err();
+        assert_eq!(error.kind(), Kind::DiskFull, "{error}");
+        assert_eq!(follower.catch_up().unwrap_err().kind(), Kind::DiskFull);
+        disk.set_capacity(None);
+        follower.catch_up().unwrap();
+        assert_eq!(follower.table().digest(), last(&stages).digest);
+        let told = follower.end();
+        drop(follower);
+        complete(&disk.crash(&Crash::DropAll), last(&stages), told, &format!("share {share}"));
+    }
+}

@@ -99,6 +99,16 @@ impl SegmentHeader {
             )
             .help("use a tidelog that knows this format"));
         }
+        Ok(Self::fields(b))
+    }
+
+    /// The fields of a page whose checksum does not hold; for salvage, which proves them by the
+    /// frames that hold with them.
+    pub(crate) fn decode_unchecked(b: &[u8]) -> Option<Self> {
+        (b.len() >= 4096).then(|| Self::fields(b))
+    }
+
+    fn fields(b: &[u8]) -> Self {
         let mut log = [0; 16];
         log.copy_from_slice(&b[16..32]);
         let previous = match LE::read_u64(&b[80..]) {
@@ -112,7 +122,7 @@ impl SegmentHeader {
                 },
             }),
         };
-        Ok(SegmentHeader {
+        SegmentHeader {
             log: Id(log),
             base: LogByte(LE::read_u64(&b[32..])),
             base_offset: Offset(LE::read_u64(&b[40..])),
@@ -120,7 +130,7 @@ impl SegmentHeader {
             salt: LE::read_u64(&b[64..]),
             created: LE::read_i64(&b[72..]),
             previous,
-        })
+        }
     }
 
     /// The checksum state of its frames.

@@ -17,9 +17,9 @@ use crate::position::{Id, Offset};
 /// Bytes of a stored entry.
 pub(super) const PRODUCER_ENTRY_BYTES: u64 = 48;
 /// The most producers remembered; the one that appended longest ago goes first.
-pub const MAX_PRODUCERS: usize = 10_000;
+const MAX_PRODUCERS: usize = 10_000;
 /// A producer that appended nothing for this long, by the log's own timestamps, is forgotten.
-pub const EXPIRY_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
+const EXPIRY_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 
 /// A producer's last batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,4 +5,6 @@ mod corpora;
 mod crash;
 mod engine;
 mod follow;
+#[cfg(feature = "sim")]
+mod repair;
 mod tidy;

@@ -1,0 +1,821 @@
+//! Repair: what is damaged goes to quarantine, what is whole stays, what is lost is put on record.
+//!
+//! For a log that no verified copy can heal. Each damaged range of frames is replaced by `lost`
+//! frames of exactly its length, so that no position changes and every later frame stays valid;
+//! everything derived (SEAL, index, producers, footer) is made again from the frames. A segment
+//! whose frames are whole comes out byte for byte as it was sealed.
+//!
+//! Called by users with the log closed, and by `Recovery::Salvage`. Invariants:
+//! - the plan that a dry run prints is the plan that is followed;
+//! - damaged bytes are durable in quarantine before the file that holds them is replaced;
+//! - a replacement is durable before it takes the old one's name, so a crash at any point leaves
+//!   a directory that repairing again completes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::crc;
+use crate::error::{Error, Kind, Result};
+use crate::frame::{self, FrameKind, Lost, MAX_FRAME_BYTES, NO_CLAIM};
+use crate::fs::{File, Fs, Open, Os};
+use crate::position::{Epoch, Id, LogByte, Offset};
+use crate::segment::{
+    Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
+    search, walk,
+};
+
+use super::files::{
+    Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, Promise, Repaired, State,
+};
+use super::open::{take_lock, write_new_node};
+use super::scan::hex;
+use super::start::quarantine;
+
+/// The smallest frame: what a `lost` frame needs.
+const MIN_FRAME_BYTES: u64 = 40;
+/// How far a guessed salt is tried.
+const MAX_GUESS_BYTES: u64 = 64 << 10;
+
+/// What repair did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    /// Each step, in words, in order.
+    pub actions: Vec<String>,
+    /// Offsets lost to damage, half-open.
+    pub lost: Vec<(u64, u64)>,
+    /// Where damaged bytes went.
+    pub quarantined: Vec<PathBuf>,
+    /// Whether this was only the plan.
+    pub dry_run: bool,
+}
+
+/// Repairs the log in the directory `path`; with `dry_run` only says what it would do.
+pub fn repair(path: impl AsRef<Path>, dry_run: bool) -> Result<RepairReport> {
+    repair_on(&Os::shared(), path.as_ref(), dry_run)
+}
+
+/// The same on any file system.
+pub fn repair_on(fs: &Arc<dyn Fs>, path: &Path, dry_run: bool) -> Result<RepairReport> {
+    let layout = Layout::new(path);
+    let _lock = take_lock(&**fs, &layout)?;
+    repair_locked(fs, &layout, dry_run)
+}
+
+/// The same for who holds the lock.
+pub(super) fn repair_locked(
+    fs: &Arc<dyn Fs>,
+    layout: &Layout,
+    dry_run: bool,
+) -> Result<RepairReport> {
+    let mut repair = Repair {
+        fs,
+        layout,
+        report: RepairReport { dry_run, ..RepairReport::default() },
+        control: Control::default(),
+        log: Id::default(),
+        state: State::read(&**fs, layout),
+        control_changed: false,
+    };
+    repair.small_files()?;
+    let files = repair.files()?;
+    repair.segments(files)?;
+    if repair.control_changed {
+        // The end is another, or was never clean.
+        repair.control.clean = None;
+        repair.act("write CONTROL".into());
+        if !dry_run {
+            repair.control.write(&**fs, layout)?;
+        }
+    }
+    Ok(repair.report)
+}
+
+struct Repair<'a> {
+    fs: &'a Arc<dyn Fs>,
+    layout: &'a Layout,
+    report: RepairReport,
+    control: Control,
+    log: Id,
+    state: Option<State>,
+    control_changed: bool,
+}
+
+/// A segment file as it was found.
+struct Candidate {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    len: u64,
+    header: SegmentHeader,
+    header_whole: bool,
+    footer: Option<Footer>,
+}
+
+/// What stands at one place of the log.
+struct Slot {
+    name: SegmentName,
+    candidate: Option<Candidate>,
+}
+
+impl Repair<'_> {
+    fn act(&mut self, what: String) {
+        self.report.actions.push(what);
+    }
+
+    fn dry(&self) -> bool {
+        self.report.dry_run
+    }
+
+    /// Reads what stands beside the segments, and makes again what is unreadable.
+    fn small_files(&mut self) -> Result<()> {
+        let (fs, layout) = (self.fs, self.layout);
+        let headers = self.headers()?;
+        match LogFile::read(&**fs, layout) {
+            Ok(log) => self.log = log.id,
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
+                let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
+                ids.dedup();
+                let [id] = ids[..] else {
+                    return Err(e.help("the segments do not agree on a log id: sort them first"));
+                };
+                self.log = id;
+                self.act(format!("write LOG with the id {id} that every segment bears"));
+                if !self.dry() {
+                    LogFile { id, created: fs.now() }.write(&**fs, layout)?;
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        match Control::read(&**fs, layout) {
+            Ok(Some(control)) => self.control = control,
+            Ok(None) | Err(_) => {
+                if let Some(first) = headers.first() {
+                    (self.control.floor, self.control.floor_offset) =
+                        (first.base, first.base_offset);
+                }
+                self.act(format!("write CONTROL with the floor at {}", self.control.floor));
+                self.control_changed = true;
+            }
+        }
+        let node = match NodeFile::read(&**fs, layout) {
+            Ok(Some(node)) => node.id,
+            Ok(None) | Err(_) => {
+                self.act("write NODE: this directory becomes a new node".into());
+                if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
+            }
+        };
+        let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
+        if Epochs::read(&**fs, layout).is_err() {
+            self.act("write EPOCHS from the segments".into());
+            let mut epochs = Epochs::default();
+            for header in &headers {
+                if epochs.0.last().is_none_or(|last| last.epoch != header.epoch) {
+                    epochs.push(EpochEntry {
+                        epoch: header.epoch,
+                        start: header.base,
+                        start_offset: header.base_offset,
+                        node,
+                    });
+                }
+            }
+            if !self.dry() {
+                epochs.write(&**fs, layout)?;
+            }
+        }
+        if Promise::read(&**fs, layout).is_err() {
+            // What was promised is unknown: promise more than anything that was seen.
+            let epoch = Epoch { number: newest.number + 1, nonce: 0 };
+            self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
+            if !self.dry() {
+                Promise { epoch, owner: node }.write(&**fs, layout)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The headers that can be read, in order.
+    fn headers(&self) -> Result<Vec<SegmentHeader>> {
+        let segments = self.layout.segments();
+        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+        let names = names.iter().filter_map(|name| SegmentName::parse(name));
+        let mut headers = Vec::new();
+        for path in names.map(|name| name.path(&segments)) {
+            let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+            let mut page = vec![0; 4096];
+            let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", &path, e))?;
+            headers.extend(SegmentHeader::decode(&page[..read]).ok());
+        }
+        Ok(headers)
+    }
+
+    /// Every segment file at the place it belongs to; strangers and second copies set aside.
+    fn files(&mut self) -> Result<Vec<Slot>> {
+        let segments = self.layout.segments();
+        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut strays = Vec::new();
+        for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
+            if name.0 < self.control.floor {
+                continue;
+            }
+            let path = name.path(&segments);
+            match self.candidate(name, &path)? {
+                Some(found) if found.header.log != self.log => {
+                    self.aside(&path, "a segment of another log")?;
+                }
+                Some(found) if found.header.base != name.0 => strays.push(found),
+                candidate => {
+                    if candidate.is_none() {
+                        self.keep_copy(&path, 0, u64::MAX, "a segment without a readable header")?;
+                    }
+                    slots.push(Slot { name, candidate });
+                }
+            }
+        }
+        for stray in strays {
+            let name = SegmentName(stray.header.base);
+            let taken = slots.iter().any(|slot| slot.name == name && slot.candidate.is_some());
+            if taken {
+                self.aside(&stray.path, "a second copy of a segment")?;
+                continue;
+            }
+            slots.retain(|slot| slot.name != name);
+            self.act(format!("give {} its own name back, {name}", stray.path.display()));
+            slots.push(Slot { name, candidate: Some(stray) });
+        }
+        slots.sort_by_key(|slot| slot.name);
+        self.rename_home(&mut slots, &segments)?;
+        Ok(slots)
+    }
+
+    /// Renames misnamed files; by way of temporary names, for two may have been swapped.
+    fn rename_home(&mut self, slots: &mut [Slot], segments: &Path) -> Result<()> {
+        let mut moved = Vec::new();
+        for slot in slots {
+            let Some(candidate) = &mut slot.candidate else { continue };
+            let home = slot.name.path(segments);
+            if candidate.path != home {
+                moved.push((std::mem::replace(&mut candidate.path, home.clone()), home));
+            }
+        }
+        if moved.is_empty() || self.dry() {
+            return Ok(());
+        }
+        let rename = |from: &Path, to: &Path| {
+            self.fs.rename(from, to).map_err(|e| Error::io("rename", from, e))
+        };
+        // Not `.tmp`: a crash in between must not let the next open sweep them.
+        for (from, home) in &moved {
+            rename(from, &home.with_extension("moving"))?;
+        }
+        for (_, home) in &moved {
+            rename(&home.with_extension("moving"), home)?;
+        }
+        self.fs.sync_dir(segments).map_err(|e| Error::io("sync", segments, e))
+    }
+
+    fn candidate(&self, name: SegmentName, path: &Path) -> Result<Option<Candidate>> {
+        let io = |e| Error::io("read", path, e);
+        let file = self.fs.open(path, Open::Read).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        let footer = Footer::read(&*file).ok().flatten();
+        let mut page = vec![0; 4096];
+        let read = file.read_full_at(&mut page, 0).map_err(io)?;
+        page.truncate(read);
+        let (header, header_whole) = match (SegmentHeader::decode(&page), &footer) {
+            (Ok(header), _) => (header, true),
+            (Err(_), Some(footer)) => (footer.header(), false),
+            (Err(_), None) => match self.guess_header(name, &file, &page, len).map_err(io)? {
+                Some(header) => (header, false),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Candidate { path: path.to_path_buf(), file, len, header, header_whole, footer }))
+    }
+
+    /// A header whose checksum does not hold, from what is known otherwise. Its salt is tried as
+    /// it stands and with each bit turned over: a frame that holds with it proves it.
+    fn guess_header(
+        &self,
+        name: SegmentName,
+        file: &Arc<dyn File>,
+        page: &[u8],
+        len: u64,
+    ) -> std::io::Result<Option<SegmentHeader>> {
+        let Some(mut header) = SegmentHeader::decode_unchecked(page) else { return Ok(None) };
+        (header.log, header.base, header.previous) = (self.log, name.0, None);
+        let salt = header.salt;
+        for turned in std::iter::once(0).chain((0..64).map(|bit| 1 << bit)) {
+            header.salt = salt ^ turned;
+            let until = if turned == 0 { len } else { len.min(HEADER_BYTES + MAX_GUESS_BYTES) };
+            if let Some((byte, _)) = search(file, &header, HEADER_BYTES, until)? {
+                let mut window = Window::file(Arc::clone(file));
+                let bytes = window.bytes(byte, MAX_GUESS_BYTES as usize, len)?;
+                if let Ok(frame) = frame::Frame::decode(bytes, byte, len, header.seed())
+                    && let Some(start) = frame::EpochStart::decode(frame.body)
+                {
+                    header.epoch = start.epoch;
+                }
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes through the places of the log in order and mends what is not whole.
+    fn segments(&mut self, slots: Vec<Slot>) -> Result<()> {
+        let mut end = self.control.floor;
+        let mut offset = self.control.floor_offset;
+        let mut previous: Option<Link> = None;
+        let mut previous_hash = [0; 32];
+        let mut epoch = slots
+            .iter()
+            .find_map(|slot| slot.candidate.as_ref())
+            .map_or(Epoch::default(), |candidate| candidate.header.epoch);
+        let count = slots.len();
+        let starts: Vec<Option<(SegmentName, Offset, Option<[u8; 32]>)>> = slots
+            .iter()
+            .map(|slot| {
+                slot.candidate.as_ref().map(|candidate| {
+                    let hash = candidate.footer.map(|footer| footer.previous_hash);
+                    (slot.name, candidate.header.base_offset, hash)
+                })
+            })
+            .collect();
+        for (i, slot) in slots.into_iter().enumerate() {
+            // The next segment that can be read says where this place ends.
+            let next = starts[i + 1..].iter().flatten().next().copied();
+            if slot.name.0 > end {
+                let header = self.replacement(end, offset, epoch, previous)?;
+                let until = (slot.name.0, starts[i].map_or(offset, |start| start.1));
+                let linked = starts[i].and_then(|start| start.2);
+                let footer = self.missing(&header, until, previous_hash, linked)?;
+                (previous, previous_hash) = (Some(link(&footer)), footer.hash);
+                (end, offset) = (footer.end(), footer.end_offset);
+            }
+            let Some(candidate) = slot.candidate else {
+                let header = self.replacement(slot.name.0, offset, epoch, previous)?;
+                match next {
+                    Some((name, to, linked)) => {
+                        let footer = self.missing(&header, (name.0, to), previous_hash, linked)?;
+                        (previous, previous_hash) = (Some(link(&footer)), footer.hash);
+                        (end, offset) = (footer.end(), footer.end_offset);
+                    }
+                    None => match self.proven_end(&header) {
+                        Some((byte, to)) => {
+                            let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
+                            self.missing(&header, (until, to), previous_hash, None)?;
+                        }
+                        None => self.aside(
+                            &slot.name.path(&self.layout.segments()),
+                            "the last segment, without a readable header",
+                        )?,
+                    },
+                }
+                continue;
+            };
+            let mut candidate = candidate;
+            if !candidate.header_whole && candidate.footer.is_none() {
+                candidate.header.base_offset = offset;
+                if candidate.header.epoch.number < epoch.number
+                    || candidate.header.epoch.number > epoch.number + 1
+                {
+                    candidate.header.epoch = epoch;
+                }
+            }
+            epoch = candidate.header.epoch;
+            let last = i + 1 == count;
+            let mended = self.mend(candidate, next, previous, previous_hash, last)?;
+            let Some((link, hash, to)) = mended else { break };
+            (end, offset) = (link.end, to);
+            (previous, previous_hash) = (Some(link), hash);
+        }
+        Ok(())
+    }
+
+    fn replacement(
+        &self,
+        base: LogByte,
+        base_offset: Offset,
+        epoch: Epoch,
+        previous: Option<Link>,
+    ) -> Result<SegmentHeader> {
+        let mut salt = [0; 8];
+        let root = &self.layout.root;
+        self.fs.random(&mut salt).map_err(|e| Error::io("read randomness for", root, e))?;
+        Ok(SegmentHeader {
+            log: self.log,
+            base,
+            base_offset,
+            epoch,
+            salt: u64::from_le_bytes(salt),
+            created: self.fs.now(),
+            previous,
+        })
+    }
+
+    /// A segment that is not there: one of `lost` frames takes its place.
+    fn missing(
+        &mut self,
+        header: &SegmentHeader,
+        (until, to): (LogByte, Offset),
+        previous_hash: [u8; 32],
+        linked: Option<[u8; 32]>,
+    ) -> Result<Footer> {
+        let name = SegmentName(header.base);
+        let path = name.path(&self.layout.segments());
+        let frames_end = header.file_byte(until.0).checked_sub(SEAL_BYTES);
+        let Some(frames_end) = frames_end.filter(|end| end - HEADER_BYTES >= MIN_FRAME_BYTES)
+        else {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("no segment fits between log bytes {} and {until}", header.base),
+            )
+            .in_file(&path)
+            .help("move the file behind it out of the segments directory"));
+        };
+        self.lose(header.base_offset.0, to.0);
+        self.act(format!(
+            "put a segment of lost frames in place of {name}, offsets {} to {to}",
+            header.base_offset
+        ));
+        let gap = Gap {
+            from: HEADER_BYTES,
+            to: frames_end,
+            count: to.0 - header.base_offset.0,
+            fingerprint: 0,
+        };
+        let footer =
+            self.rebuild(&path, header, None, &[gap], (frames_end, to), Some(previous_hash))?;
+        self.replaced(linked, &footer);
+        Ok(footer)
+    }
+
+    /// Mends one segment; returns the link, hash and offset that the next one goes on from.
+    fn mend(
+        &mut self,
+        mut candidate: Candidate,
+        next: Option<(SegmentName, Offset, Option<[u8; 32]>)>,
+        previous: Option<Link>,
+        previous_hash: [u8; 32],
+        last: bool,
+    ) -> Result<Option<(Link, [u8; 32], Offset)>> {
+        let path = candidate.path.clone();
+        let header = &mut candidate.header;
+        if !candidate.header_whole {
+            header.previous = previous;
+        }
+        let header = *header;
+        // Where the frames must end, and at which offset, as far as anybody knows.
+        let known_end = match (&candidate.footer, next) {
+            (Some(footer), _) => Some((footer.frames_end(), footer.end_offset)),
+            (None, Some((name, offset, _))) => header
+                .file_byte(name.0.0)
+                .checked_sub(SEAL_BYTES)
+                .filter(|&end| end >= HEADER_BYTES)
+                .map(|end| (end, offset)),
+            (None, None) => self.proven_end(&header),
+        };
+        let survey =
+            survey(&candidate, &header, known_end).map_err(|e| Error::io("read", &path, e))?;
+        let sealed_before = candidate.footer.is_some() || !last;
+        let whole = survey.gaps.is_empty() && candidate.header_whole;
+        let stored = candidate.footer;
+        if whole && !sealed_before {
+            // An active segment without damage: recovery's business, not ours.
+            return Ok(None);
+        }
+        let seal_hash = stored.map(|footer| footer.hash);
+        if whole && stored.is_some_and(|footer| derived_holds(&candidate, &footer, &survey.tally)) {
+            let footer = stored.expect("checked just now");
+            return Ok(Some((link(&footer), footer.hash, footer.end_offset)));
+        }
+        for gap in &survey.gaps {
+            let first = header.base_offset.0 + gap.first;
+            self.act(format!(
+                "replace bytes {} to {} of {} by lost frames, offsets {first} to {}",
+                gap.gap.from,
+                gap.gap.to,
+                path.display(),
+                first + gap.gap.count
+            ));
+            self.lose(first, first + gap.gap.count);
+            self.keep_copy(&path, gap.gap.from, gap.gap.to, "damaged frames")?;
+        }
+        if !candidate.header_whole {
+            self.act(format!("write the header of {} again", path.display()));
+            self.keep_copy(&path, 0, HEADER_BYTES, "a damaged header")?;
+        }
+        let gaps: Vec<Gap> = survey.gaps.iter().map(|gap| gap.gap).collect();
+        let hash = stored.map_or(previous_hash, |footer| footer.previous_hash);
+        let reseal = sealed_before.then_some(hash);
+        if sealed_before {
+            self.act(format!("make SEAL, index and footer of {} again", path.display()));
+        }
+        let from = Some((&candidate.file, candidate.header_whole));
+        let footer = self.rebuild(
+            &path,
+            &header,
+            from,
+            &gaps,
+            (survey.end, survey.tally.end_offset(&header)),
+            reseal,
+        )?;
+        if !sealed_before {
+            self.control_changed = true;
+            return Ok(None);
+        }
+        let linked = seal_hash.or(next.and_then(|next| next.2));
+        self.replaced(linked, &footer);
+        Ok(Some((link(&footer), footer.hash, footer.end_offset)))
+    }
+
+    /// Where an unsealed last segment must at least reach, and at which offset.
+    fn proven_end(&self, header: &SegmentHeader) -> Option<(u64, Offset)> {
+        let clean = self.control.clean.map(|clean| (clean.end, clean.offset));
+        let state = self
+            .state
+            .filter(|state| state.durable > header.base)
+            .map(|state| (state.durable, state.durable_offset));
+        let (end, offset) = clean.max(state)?;
+        (end > header.base).then(|| (header.file_byte(end.0), offset))
+    }
+
+    /// Notes that a segment's seal hash is another one now.
+    fn replaced(&mut self, old: Option<[u8; 32]>, footer: &Footer) {
+        self.control_changed = true;
+        if old != Some(footer.hash) {
+            let old = old.map_or("-".to_owned(), |old| hex(&old));
+            self.control.repairs.push(Repaired { old, new: hex(&footer.hash) });
+        }
+    }
+
+    fn lose(&mut self, first: u64, end: u64) {
+        if first < end {
+            self.report.lost.push((first, end));
+        }
+    }
+
+    /// Copies bytes to quarantine.
+    fn keep_copy(&mut self, path: &Path, from: u64, to: u64, why: &str) -> Result<()> {
+        self.act(format!("copy {why} of {} to quarantine", path.display()));
+        if self.dry() {
+            return Ok(());
+        }
+        let file = self.fs.open(path, Open::Read).map_err(|e| Error::io("open", path, e))?;
+        let len = file.len().map_err(|e| Error::io("read the length of", path, e))?;
+        let bytes = to.min(len).saturating_sub(from);
+        let copy = quarantine(&**self.fs, self.layout, path, from, bytes, why)?;
+        self.report.quarantined.push(copy);
+        Ok(())
+    }
+
+    /// Moves a whole file to quarantine.
+    fn aside(&mut self, path: &Path, why: &str) -> Result<()> {
+        self.keep_copy(path, 0, u64::MAX, why)?;
+        self.act(format!("remove {}", path.display()));
+        if self.dry() {
+            return Ok(());
+        }
+        self.fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
+        let segments = self.layout.segments();
+        self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))
+    }
+
+    /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
+    /// `previous_hash` the seal; then puts it in place of the old one.
+    fn rebuild(
+        &self,
+        path: &Path,
+        header: &SegmentHeader,
+        source: Option<(&Arc<dyn File>, bool)>,
+        gaps: &[Gap],
+        (end, to): (u64, Offset),
+        previous_hash: Option<[u8; 32]>,
+    ) -> Result<Footer> {
+        let io = |what: &'static str| move |e| Error::io(what, path, e);
+        if self.dry() {
+            let mut tally = Tally { end, ..Tally::default() };
+            tally.records = u32::try_from(to.0 - header.base_offset.0).unwrap_or(u32::MAX);
+            return Ok(stand_in(header, &tally));
+        }
+        let temporary = path.with_extension("repair.tmp");
+        let _ = self.fs.unlink(&temporary);
+        let file = self.fs.open(&temporary, Open::Create).map_err(io("create a copy of"))?;
+        let result = (|| {
+            match source {
+                // The stored page, to keep what this version does not know of.
+                Some((source, true)) => copy(source, &file, 0, HEADER_BYTES),
+                _ => file.write_all_at(&header.encode(), 0),
+            }
+            .map_err(io("copy"))?;
+            let mut tally = Tally::default();
+            let mut at = HEADER_BYTES;
+            for gap in
+                gaps.iter().copied().chain([Gap { from: end, to: end, count: 0, fingerprint: 0 }])
+            {
+                if let Some((source, _)) = source {
+                    copy(source, &file, at, gap.from).map_err(io("copy"))?;
+                }
+                let mut window = Window::file(Arc::clone(&file));
+                walk(&mut window, header, gap.from, &mut tally, |_, _| {}).map_err(io("read"))?;
+                if gap.to > gap.from {
+                    self.fill(&file, header, &tally, gap).map_err(io("write"))?;
+                    let mut window = Window::file(Arc::clone(&file));
+                    walk(&mut window, header, gap.to, &mut tally, |_, _| {}).map_err(io("read"))?;
+                }
+                at = gap.to;
+            }
+            if tally.end != end {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("expected frames up to byte {end}, found them up to {}", tally.end),
+                )
+                .in_file(path)
+                .help("copy the directory and ask for help: this damage is not understood"));
+            }
+            let footer = match previous_hash {
+                Some(hash) => seal(&file, path, header, &tally, hash)?.footer,
+                None => {
+                    file.sync_data().map_err(io("sync"))?;
+                    stand_in(header, &tally)
+                }
+            };
+            self.fs.rename(&temporary, path).map_err(io("rename into place"))?;
+            let segments = self.layout.segments();
+            self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+            Ok(footer)
+        })();
+        if result.is_err() {
+            let _ = self.fs.unlink(&temporary);
+        }
+        result
+    }
+
+    /// Fills a gap with `lost` frames; the first one takes the offsets.
+    fn fill(
+        &self,
+        file: &Arc<dyn File>,
+        header: &SegmentHeader,
+        tally: &Tally,
+        gap: Gap,
+    ) -> std::io::Result<()> {
+        let (mut at, mut rel, mut left) = (gap.from, tally.records, gap.count);
+        while at < gap.to {
+            let most = MAX_FRAME_BYTES as u64;
+            let mut len = (gap.to - at).min(most);
+            if gap.to - at - len > 0 && gap.to - at - len < MIN_FRAME_BYTES {
+                len -= MIN_FRAME_BYTES;
+            }
+            let count = u32::try_from(left).unwrap_or(u32::MAX);
+            let mut body = vec![0; bytes(len) - frame::HEADER_BYTES];
+            body[..8].copy_from_slice(&Lost { count, fingerprint: gap.fingerprint }.encode());
+            let timestamp = if tally.records > 0 { tally.max_timestamp } else { 0 };
+            let place = (header.seed(), at);
+            let lost = frame::encode(FrameKind::Lost, rel, NO_CLAIM, timestamp, &body, place);
+            file.write_all_at(&lost, at)?;
+            at += len;
+            rel += count;
+            left -= u64::from(count);
+        }
+        Ok(())
+    }
+}
+
+/// A range of a file to be filled with `lost` frames.
+#[derive(Clone, Copy)]
+struct Gap {
+    from: u64,
+    to: u64,
+    count: u64,
+    fingerprint: u32,
+}
+
+struct Found {
+    gap: Gap,
+    /// Offset of the first lost record, relative to the segment's base.
+    first: u64,
+}
+
+struct Survey {
+    gaps: Vec<Found>,
+    /// Where the frames end.
+    end: u64,
+    /// Of the frames, if there are no gaps.
+    tally: Tally,
+}
+
+/// Finds the ranges of a segment that hold no valid frame.
+fn survey(
+    candidate: &Candidate,
+    header: &SegmentHeader,
+    known_end: Option<(u64, Offset)>,
+) -> std::io::Result<Survey> {
+    let limit = known_end.map_or(candidate.len, |(end, _)| match candidate.footer {
+        // Behind a proven end there may be whole frames that nothing vouches for yet.
+        None if end < candidate.len => candidate.len,
+        _ => end,
+    });
+    let limit = match (known_end, candidate.footer.is_some()) {
+        (Some((end, _)), true) => end,
+        _ => limit,
+    };
+    let mut gaps = Vec::new();
+    let mut tally = Tally::default();
+    let mut window = Window::file(Arc::clone(&candidate.file));
+    loop {
+        walk(&mut window, header, limit, &mut tally, |_, _| {})?;
+        let from = tally.end;
+        let enough = known_end.is_none_or(|(end, _)| from >= end);
+        let next = match from < limit {
+            true => search(&candidate.file, header, from + 8, limit)?
+                .filter(|(_, frame)| frame.kind != FrameKind::Seal)
+                .filter(|(_, frame)| frame.rel_offset >= tally.records),
+            false => None,
+        };
+        let (to, records) = match (next, known_end) {
+            // Frames behind the proven end are a torn tail's: no gap leads to them.
+            (Some((byte, frame)), Some((end, _))) if byte < end || !enough => {
+                (byte, frame.rel_offset)
+            }
+            (_, Some((end, offset))) if !enough => {
+                let records = offset.0.saturating_sub(header.base_offset.0);
+                (end, u32::try_from(records).unwrap_or(tally.records))
+            }
+            (Some((byte, frame)), None) => (byte, frame.rel_offset),
+            _ => return Ok(Survey { gaps, end: from, tally }),
+        };
+        let mut damaged = vec![0; bytes(to - from)];
+        let read = candidate.file.read_full_at(&mut damaged, from)?;
+        let gap = Gap {
+            from,
+            to,
+            count: u64::from(records.saturating_sub(tally.records)),
+            fingerprint: crc::crc32c(&damaged[..read]),
+        };
+        gaps.push(Found { gap, first: u64::from(tally.records) });
+        tally.end = to;
+        tally.records = records.max(tally.records);
+    }
+}
+
+/// Whether everything behind the frames is what the frames make.
+fn derived_holds(candidate: &Candidate, footer: &Footer, tally: &Tally) -> bool {
+    let header = &candidate.header;
+    let mut expected = crate::segment::seal_frame(header, tally);
+    let to = footer.data_end.next_multiple_of(crate::segment::PAGE_BYTES);
+    expected.resize(bytes(to - footer.frames_end()), 0);
+    expected.extend_from_slice(&tally.producers.encode());
+    expected.extend_from_slice(tally.index.as_bytes());
+    let mut stored = vec![0; expected.len()];
+    candidate.file.read_full_at(&mut stored, footer.frames_end()).is_ok_and(|n| n == stored.len())
+        && stored == expected
+        && footer.end_offset == tally.end_offset(header)
+        && footer.frames == tally.frames
+        && crate::segment::hash_of(&*candidate.file, footer.data_end)
+            .is_ok_and(|hash| hash == footer.hash)
+}
+
+fn link(footer: &Footer) -> Link {
+    Link { base: footer.base, end: footer.end(), fingerprint: footer.fingerprint }
+}
+
+/// What the footer of an unsealed segment would say; only its places are looked at.
+fn stand_in(header: &SegmentHeader, tally: &Tally) -> Footer {
+    Footer {
+        log: header.log,
+        base: header.base,
+        base_offset: header.base_offset,
+        epoch: header.epoch,
+        salt: header.salt,
+        data_end: tally.end + SEAL_BYTES,
+        end_offset: tally.end_offset(header),
+        frames: tally.frames,
+        min_timestamp: tally.min_timestamp,
+        max_timestamp: tally.max_timestamp,
+        fingerprint: tally.fingerprint,
+        index_byte: 0,
+        index_entries: 0,
+        index_crc: 0,
+        producers_byte: 0,
+        producers_count: 0,
+        producers_crc: 0,
+        previous_hash: [0; 32],
+        hash: [0; 32],
+    }
+}
+
+fn copy(from: &Arc<dyn File>, to: &Arc<dyn File>, start: u64, end: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = start;
+    while at < end {
+        let len = buffer.len().min(bytes(end - at));
+        from.read_exact_at(&mut buffer[..len], at)?;
+        to.write_all_at(&buffer[..len], at)?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+fn bytes(n: u64) -> usize {
+    usize::try_from(n).expect("segment files are far below the address space")
+}
