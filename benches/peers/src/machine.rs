@@ -1,0 +1,181 @@
+//! What the machine does to figures, and what is done against it.
+//!
+//! - Memory freed for seconds goes back to the host of a virtual machine, and touching it again
+//!   is slow: [`warm`] touches as much as a measurement may need just before it.
+//! - Dirty pages of one contestant would be written while another is synced: [`quiesce`] writes
+//!   them first.
+//! - Files held open by an engine's leftovers keep their blocks when removed: [`wipe`] cuts them
+//!   to nothing first.
+//! - Other processes take processors and wake-ups: [`Elsewhere`] tells, so that a row can say so.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::measure::cpu_time;
+
+/// The directory that everything of one run lies in; removed at the end.
+pub struct Workplace {
+    root: TempDir,
+    serial: AtomicU64,
+}
+
+impl Workplace {
+    /// A new directory in `parent`, or where temporary files go.
+    pub fn new(parent: Option<&Path>) -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("tidelog-peers-");
+        let root = match parent {
+            Some(parent) => {
+                fs::create_dir_all(parent)
+                    .with_context(|| format!("create {}", parent.display()))?;
+                builder.tempdir_in(parent)?
+            }
+            None => builder.tempdir()?,
+        };
+        Ok(Workplace { root, serial: AtomicU64::new(0) })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A new, empty directory in it; wiped when dropped.
+    pub fn place(&self, name: &str) -> Result<Place> {
+        let serial = self.serial.fetch_add(1, Relaxed);
+        let path = self.root().join(format!("{serial}-{name}"));
+        fs::create_dir(&path)?;
+        Ok(Place { path })
+    }
+
+    /// The kind of file system, as far as it matters here.
+    pub fn file_system(&self) -> String {
+        match rustix::fs::statfs(self.root()).map(|found| found.f_type) {
+            Ok(0xEF53) => "ext4".into(),
+            Ok(0x0102_1994) => "tmpfs".into(),
+            Ok(0x5846_5342) => "xfs".into(),
+            Ok(magic) => format!("{magic:#x}"),
+            Err(_) => "unknown".into(),
+        }
+    }
+}
+
+/// A contestant's directory.
+pub struct Place {
+    path: PathBuf,
+}
+
+impl Place {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        wipe(&self.path);
+    }
+}
+
+/// Removes `path` and gives its blocks back at once, even of files that are still open.
+fn wipe(path: &Path) {
+    for file in files(path).unwrap_or_default() {
+        // Best effort: what is left goes with the whole directory at the end of the run.
+        let _ = File::options().write(true).open(&file).and_then(|file| file.set_len(0));
+    }
+    let _ = fs::remove_dir_all(path);
+}
+
+/// All files below `path`.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => found.extend(files(&entry.path())?),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Makes `live` equal to `template`, on disk too: only files that differ in length or time of
+/// change are copied, so that putting back what an open changed costs little.
+pub fn restore(template: &Path, live: &Path) -> Result<()> {
+    for path in files(live)? {
+        if !template.join(path.strip_prefix(live)?).exists() {
+            fs::remove_file(&path)?;
+        }
+    }
+    for path in files(template)? {
+        let target = live.join(path.strip_prefix(template)?);
+        let (from, to) = (fs::metadata(&path)?, fs::metadata(&target).ok());
+        let modified = from.modified()?;
+        if to.is_some_and(|to| to.len() == from.len() && to.modified().ok() == Some(modified)) {
+            continue;
+        }
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::copy(&path, &target)?;
+        File::options().write(true).open(&target)?.set_modified(modified)?;
+    }
+    quiesce(live)
+}
+
+/// Who else uses the processors, from its making on.
+pub struct Elsewhere {
+    start: Instant,
+    before: Duration,
+}
+
+impl Elsewhere {
+    /// Starts looking.
+    pub fn watch() -> Self {
+        Elsewhere { start: Instant::now(), before: busy_elsewhere() }
+    }
+
+    /// Cores that other processes, or other virtual machines, used on average; 0 when the time
+    /// was too short to tell.
+    pub fn cores(&self) -> f64 {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let busy = busy_elsewhere().saturating_sub(self.before);
+        if seconds < 0.5 { 0.0 } else { busy.as_secs_f64() / seconds }
+    }
+}
+
+/// Processor time that was not this process's, since the machine started.
+fn busy_elsewhere() -> Duration {
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    // cpu user nice system idle iowait irq softirq steal
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let ticks: Vec<u32> = fields.map(|field| field.parse().unwrap_or(0)).collect();
+    let busy: u32 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&i| ticks.get(i)).sum();
+    (TICK * busy).saturating_sub(cpu_time())
+}
+
+/// Touches `bytes` of memory and frees them, so that what follows finds warm memory.
+pub fn warm(bytes: u64) {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    std::hint::black_box(vec![1_u8; bytes]);
+}
+
+/// Writes all dirty pages of the file system below `path` to its device.
+pub fn quiesce(path: &Path) -> Result<()> {
+    rustix::fs::syncfs(File::open(path)?).context("sync the file system")
+}
+
+/// Ends this process at once, like a crash: nothing is flushed, nothing is closed.
+pub fn die() -> ! {
+    let me = rustix::process::getpid();
+    let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    unreachable!("a killed process does not go on")
+}

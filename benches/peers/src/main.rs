@@ -1,0 +1,111 @@
+//! tidelog measured beside its peers and beside bare loops, interleaved in one run.
+//!
+//! README.md says what is measured, how everyone is set up, and how to read the output.
+
+mod bare;
+mod contestant;
+mod fill;
+mod machine;
+mod measure;
+mod payload;
+mod peers;
+mod report;
+mod rows;
+mod targets;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use fill::Fill;
+use machine::Workplace;
+use report::Report;
+use rows::{Bench, Rows};
+
+/// Measures tidelog beside its peers and beside bare loops.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Args {
+    /// Where to put the logs; everything is removed at the end.
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+
+    /// Which rows to run.
+    #[arg(long, value_delimiter = ',', default_value = "append,durable,read,open,roll")]
+    rows: Vec<Rows>,
+
+    /// Rounds that count; one more comes before them to warm up.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+
+    /// Who takes part; all unless given.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    contestants: Vec<String>,
+
+    /// Shrinks sizes and times, for a quick look. Figures of less than 1 count for little.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+
+    /// Writes every measurement and every row's summary here, a line of JSON each.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Ends with an error when a target is missed.
+    #[arg(long)]
+    strict: bool,
+
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Fills a log and dies.
+    #[command(hide = true)]
+    FillAndDie(Fill),
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let all = peers::all();
+    if let Some(Part::FillAndDie(fill)) = &args.part {
+        let contestant = all.iter().find(|contestant| contestant.name() == fill.contestant);
+        rows::fill_and_die(&**contestant.context("there is no such contestant")?, fill)?;
+    }
+    ensure!(args.scale > 0.0 && args.scale <= 1.0, "expected a scale in 0..=1");
+    for name in &args.contestants {
+        let names: Vec<_> = all.iter().map(|contestant| contestant.name()).collect();
+        ensure!(names.contains(&&**name), "no contestant is called {name}; there are {names:?}");
+    }
+
+    let workplace = Workplace::new(args.dir.as_deref())?;
+    peers::prepare_process(workplace.root())?;
+    let takes_part =
+        |name: &str| args.contestants.is_empty() || args.contestants.iter().any(|c| c == name);
+    let contestants: Vec<_> =
+        all.into_iter().filter(|contestant| takes_part(contestant.name())).collect();
+    let names: Vec<_> = contestants.iter().map(|contestant| contestant.name()).collect();
+    let mut report = Report::new(names.clone(), args.out.as_deref())?;
+    report.begin(json!({
+        "kind": "run",
+        "file_system": workplace.file_system(),
+        "cores": std::thread::available_parallelism()?.get(),
+        "rounds": args.rounds,
+        "scale": args.scale,
+        "contestants": names,
+    }))?;
+    let report = RefCell::new(report);
+    let bench = Bench { workplace, contestants, rounds: args.rounds, scale: args.scale, report };
+    for rows in args.rows {
+        bench.run(rows)?;
+    }
+    let missed = bench.report.borrow().missed();
+    if missed > 0 {
+        println!("\n{missed} targets were missed");
+    }
+    Ok(if args.strict && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,112 @@
+//! The rows: what is asked of the contestants, and how it is measured side by side.
+
+mod append;
+mod durable;
+mod open;
+mod read;
+#[cfg(feature = "tidelog")]
+mod roll;
+
+use std::cell::RefCell;
+
+use anyhow::Result;
+
+use crate::contestant::{Contestant, Game};
+use crate::machine::{Elsewhere, Workplace};
+use crate::measure::Figures;
+use crate::report::Report;
+
+pub use open::fill_and_die;
+
+/// Segments of contestants that have them.
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// A group of rows, as named on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rows {
+    /// Appends that are not synced.
+    Append,
+    /// Appends that are.
+    Durable,
+    /// Scans and reads by number.
+    Read,
+    /// Opening after a kill.
+    Open,
+    /// Durable appends while segments roll; tidelog only.
+    Roll,
+}
+
+/// What a run has at hand.
+pub struct Bench {
+    pub workplace: Workplace,
+    pub contestants: Vec<Box<dyn Contestant>>,
+    /// Rounds that count; one more warms up.
+    pub rounds: u32,
+    /// Shrinks sizes and times.
+    pub scale: f64,
+    pub report: RefCell<Report>,
+}
+
+impl Bench {
+    /// Runs a group of rows.
+    pub fn run(&self, rows: Rows) -> Result<()> {
+        match rows {
+            Rows::Append => append::run(self),
+            Rows::Durable => durable::run(self),
+            Rows::Read => read::run(self),
+            Rows::Open => open::run(self),
+            #[cfg(feature = "tidelog")]
+            Rows::Roll => roll::run(self),
+            #[cfg(not(feature = "tidelog"))]
+            Rows::Roll => Ok(()),
+        }
+    }
+
+    /// Those who can play `game`.
+    fn playing(&self, game: Game) -> Vec<&dyn Contestant> {
+        self.contestants.iter().map(|c| &**c).filter(|c| c.plays(game)).collect()
+    }
+
+    fn scaled(&self, amount: u64) -> u64 {
+        (amount as f64 * self.scale) as u64
+    }
+
+    fn seconds(&self, seconds: f64) -> std::time::Duration {
+        std::time::Duration::from_secs_f64((seconds * self.scale).max(0.1))
+    }
+
+    /// Measures everyone once per round, in turn; who begins changes with the round. Who fails
+    /// is out of the row.
+    fn interleave<T>(
+        &self,
+        row: &'static str,
+        entrants: &mut Vec<T>,
+        name: impl Fn(&T) -> &'static str,
+        mut measure: impl FnMut(&mut T, u32) -> Result<Figures>,
+    ) -> Result<()> {
+        let elsewhere = Elsewhere::watch();
+        for round in 0..=self.rounds {
+            let set = self.report.borrow_mut().next_set(round);
+            let mut out = Vec::new();
+            for turn in 0..entrants.len() {
+                let place = (turn + round as usize) % entrants.len();
+                let entrant = &mut entrants[place];
+                let measured = measure(entrant, round);
+                let mut report = self.report.borrow_mut();
+                match measured {
+                    Ok(figures) => report.add(row, name(entrant), set, figures)?,
+                    Err(error) => {
+                        report.failed(row, name(entrant), &error)?;
+                        out.push(place);
+                    }
+                }
+            }
+            out.sort_unstable();
+            for place in out.into_iter().rev() {
+                entrants.remove(place);
+            }
+        }
+        self.report.borrow_mut().disturbed(row, elsewhere.cores());
+        Ok(())
+    }
+}
