@@ -14,7 +14,7 @@ use crate::exit::{Failure, Outcome};
   tidelog append mylog gate open
   tidelog append mylog gate --delete
   tidelog append mylog gate closed --expect-offset 2")]
-pub struct AppendArgs {
+pub(crate) struct AppendArgs {
     dir: PathBuf,
     key: String,
     /// The value; - reads it from stdin
@@ -33,7 +33,7 @@ pub struct AppendArgs {
 }
 
 impl AppendArgs {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let key = self.key.as_bytes();
         let value = match (self.value.as_deref(), self.delete) {
             (Some("-"), _) => {

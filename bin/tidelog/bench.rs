@@ -23,7 +23,7 @@ enum What {
   tidelog bench append --seconds 1
   tidelog bench append --durability buffered --batch 100 --size 100 --seconds 1
   tidelog bench read --seconds 1")]
-pub struct Bench {
+pub(crate) struct Bench {
     #[arg(value_enum)]
     what: What,
     /// Where to put the log that is measured; a temporary directory below it is removed again
@@ -47,7 +47,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         if !(self.seconds > 0.0 && self.seconds < 3600.0) || self.producers == 0 || self.batch == 0
         {
             return Err(Failure::usage("expected positive seconds, producers and batch"));

@@ -19,7 +19,7 @@ const SETTINGS: [(&str, &str, &str); 5] = [
 ];
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DurabilityArg {
+pub(crate) enum DurabilityArg {
     Buffered,
     Written,
     Durable,
@@ -36,7 +36,7 @@ impl From<DurabilityArg> for Durability {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum CompressionArg {
+pub(crate) enum CompressionArg {
     None,
     Lz4,
     Zstd,
@@ -60,13 +60,13 @@ enum PreallocateArg {
 }
 
 /// The settings that hold for one log directory.
-pub struct Config {
+pub(crate) struct Config {
     layers: Vec<(String, toml::Table)>,
 }
 
 impl Config {
     /// Reads the files that there are.
-    pub fn load(dir: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn load(dir: Option<&Path>) -> Result<Self, Failure> {
         let mut layers = Vec::new();
         let files = dir.map(|dir| dir.join("tidelog.toml")).into_iter().chain(user_file());
         for path in files {
@@ -124,11 +124,11 @@ impl Config {
         })
     }
 
-    pub fn durability(&self, flag: Option<DurabilityArg>) -> Result<Durability, Failure> {
+    pub(crate) fn durability(&self, flag: Option<DurabilityArg>) -> Result<Durability, Failure> {
         flag.map_or_else(|| self.value("durability"), Ok).map(Durability::from)
     }
 
-    pub fn batch(&self, flag: Option<usize>) -> Result<usize, Failure> {
+    pub(crate) fn batch(&self, flag: Option<usize>) -> Result<usize, Failure> {
         let (text, origin) = self.find("batch");
         let batch = match flag {
             Some(batch) => batch,
@@ -143,7 +143,7 @@ impl Config {
     }
 
     /// Options to open a log with.
-    pub fn options(
+    pub(crate) fn options(
         &self,
         segment_bytes: Option<u64>,
         compression: Option<CompressionArg>,
@@ -167,7 +167,7 @@ impl Config {
     }
 
     /// `config show`.
-    pub fn show(&self, origin: bool, output: Option<Format>) -> Outcome {
+    pub(crate) fn show(&self, origin: bool, output: Option<Format>) -> Outcome {
         let rows: Vec<_> = SETTINGS
             .iter()
             .map(|(name, _, meaning)| {

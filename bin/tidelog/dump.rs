@@ -14,12 +14,12 @@ use crate::exit::{Failure, Outcome};
 /// Print the frames and checksums of a segment file as NDJSON
 #[derive(Args)]
 #[command(after_help = "Example: tidelog dump mylog/segments/00000000000000000000.seg")]
-pub struct Dump {
+pub(crate) struct Dump {
     file: PathBuf,
 }
 
 impl Dump {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut damaged = false;
         let mut failed = None;

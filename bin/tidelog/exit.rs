@@ -10,40 +10,40 @@ use tidelog::{Error, Kind};
 
 /// Why a verb ends early.
 #[derive(Debug)]
-pub struct Failure {
-    pub code: u8,
+pub(crate) struct Failure {
+    pub(crate) code: u8,
     /// Nothing, when everything has been said.
-    pub message: Option<String>,
+    pub(crate) message: Option<String>,
 }
 
 impl Failure {
     /// The verb ran, and the answer is no.
-    pub fn no(message: impl Into<String>) -> Self {
+    pub(crate) fn no(message: impl Into<String>) -> Self {
         Failure { code: 1, message: Some(message.into()) }
     }
 
     /// The same, everything having been said.
-    pub fn silent_no() -> Self {
+    pub(crate) fn silent_no() -> Self {
         Failure { code: 1, message: None }
     }
 
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure { code: 2, message: Some(message.into()) }
     }
 
-    pub fn io(what: &str, error: &io::Error) -> Self {
+    pub(crate) fn io(what: &str, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Failure { code: 0, message: None };
         }
         Failure { code: 3, message: Some(format!("cannot {what}: {error}")) }
     }
 
-    pub fn interrupted() -> Self {
+    pub(crate) fn interrupted() -> Self {
         Failure { code: 130, message: None }
     }
 
     /// Says it on stderr and becomes the process's code.
-    pub fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
             anstream::eprintln!("tidelog: {message}");
         }
@@ -71,4 +71,4 @@ impl From<io::Error> for Failure {
     }
 }
 
-pub type Outcome = Result<(), Failure>;
+pub(crate) type Outcome = Result<(), Failure>;

@@ -17,7 +17,7 @@ use crate::progress;
   tidelog get mylog gate
   tidelog get mylog gate -o raw
   tidelog get mylog gate --at-least TOKEN --timeout 5s")]
-pub struct Get {
+pub(crate) struct Get {
     dir: PathBuf,
     key: String,
     /// Wait until the record with this token is there
@@ -36,7 +36,7 @@ pub struct Get {
   tidelog scan mylog -n 10
   tidelog scan mylog --prefix sensor/
   tidelog scan mylog --start a --end c -o csv --with key")]
-pub struct ScanArgs {
+pub(crate) struct ScanArgs {
     dir: PathBuf,
     /// Only keys that start so
     #[arg(long)]
@@ -57,7 +57,7 @@ pub struct ScanArgs {
 /// Print how many keys the table holds
 #[derive(Args)]
 #[command(after_help = "Example: tidelog count mylog")]
-pub struct Count {
+pub(crate) struct Count {
     dir: PathBuf,
 }
 
@@ -94,7 +94,7 @@ fn print(printer: &mut Printer, log: &Log, key: &[u8], row: &Row) -> Outcome {
 }
 
 impl Get {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let (log, table) = open(&self.dir)?;
         if let Some(token) = &self.at_least {
             self.wait(&log, &table, token)?;
@@ -135,7 +135,7 @@ impl Get {
 }
 
 impl ScanArgs {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let (log, table) = open(&self.dir)?;
         let mut scan = Scan::all();
         if let Some(prefix) = &self.prefix {
@@ -167,7 +167,7 @@ impl ScanArgs {
 }
 
 impl Count {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let (_, table) = open(&self.dir)?;
         println!("{}", table.len());
         Ok(())

@@ -12,14 +12,14 @@ use crate::output::{Format, print_rows};
 /// Say what is in a log
 #[derive(Args)]
 #[command(after_help = "Example: tidelog info mylog")]
-pub struct Info {
+pub(crate) struct Info {
     dir: PathBuf,
     #[arg(short, long, value_enum)]
     output: Option<Format>,
 }
 
 impl Info {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let log = Log::options().read_only(true).open(&self.dir)?;
         let stats = log.stats();
         let report = log.report();

@@ -53,7 +53,7 @@ enum TimeArg {
 
 A line that is no record stops the ingest with exit code 1; what was appended before stays. \
 Inputs may be .gz or .zst.")]
-pub struct Ingest {
+pub(crate) struct Ingest {
     dir: PathBuf,
     /// Files; - for stdin, also when none is named
     files: Vec<String>,
@@ -134,7 +134,7 @@ impl Ingest {
         }
     }
 
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let format = self.format()?;
         let config = Config::load(Some(&self.dir))?;
         let durability = config.durability(self.durability)?;

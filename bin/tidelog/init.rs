@@ -10,7 +10,7 @@ use crate::exit::{Failure, Outcome};
 /// Create a log
 #[derive(Args)]
 #[command(after_help = "Example: tidelog init mylog --segment-bytes 64MiB")]
-pub struct Init {
+pub(crate) struct Init {
     /// A new or empty directory
     dir: PathBuf,
     /// Target size of a segment file, for example 64MiB
@@ -22,7 +22,7 @@ pub struct Init {
 }
 
 impl Init {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         if self.dir.join("LOG").exists() {
             return Err(Failure::usage(format!(
                 "expected a new directory, found a log in {}",

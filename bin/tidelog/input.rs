@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 use crate::exit::Failure;
 
 /// An opened input.
-pub struct Input {
-    pub name: String,
-    pub reader: Box<dyn BufRead>,
+pub(crate) struct Input {
+    pub(crate) name: String,
+    pub(crate) reader: Box<dyn BufRead>,
     /// Compressed bytes read so far, and in all, for progress.
-    pub read: Arc<AtomicU64>,
-    pub total: Option<u64>,
+    pub(crate) read: Arc<AtomicU64>,
+    pub(crate) total: Option<u64>,
 }
 
 struct Counted<R> {
@@ -31,7 +31,7 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// Opens `name`; `-` is stdin.
-pub fn open(name: &str) -> Result<Input, Failure> {
+pub(crate) fn open(name: &str) -> Result<Input, Failure> {
     let fail = |e: io::Error| Failure::io(&format!("read {name}"), &e);
     let (raw, total): (Box<dyn Read>, _) = if name == "-" {
         (Box::new(io::stdin()), None)

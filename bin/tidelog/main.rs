@@ -5,18 +5,23 @@
 mod append;
 mod bench;
 mod config;
+mod demo;
 mod dump;
 mod exit;
+mod follow;
+mod get;
 mod info;
 mod ingest;
 mod init;
 mod input;
 mod output;
 mod progress;
+mod repair;
 mod retain;
 mod segments;
 mod shell;
 mod tail;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -44,6 +49,13 @@ enum Verb {
     Info(info::Info),
     Segments(segments::Segments),
     Dump(dump::Dump),
+    Verify(verify::Verify),
+    Repair(repair::Repair),
+    Get(get::Get),
+    Scan(get::ScanArgs),
+    Count(get::Count),
+    Follow(follow::Follow),
+    Demo(demo::Demo),
     Retain(retain::Retain),
     Bench(bench::Bench),
     Config(shell::ConfigArgs),
@@ -70,6 +82,13 @@ fn main() -> ExitCode {
         Verb::Info(verb) => verb.run(),
         Verb::Segments(verb) => verb.run(),
         Verb::Dump(verb) => verb.run(),
+        Verb::Verify(verb) => verb.run(),
+        Verb::Repair(verb) => verb.run(),
+        Verb::Get(verb) => verb.run(),
+        Verb::Scan(verb) => verb.run(),
+        Verb::Count(verb) => verb.run(),
+        Verb::Follow(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),

@@ -14,7 +14,7 @@ use crate::exit::Outcome;
 
 /// How records are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     Table,
     Ndjson,
     Json,
@@ -23,27 +23,27 @@ pub enum Format {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// How to print: a table on a terminal, NDJSON when piped
     #[arg(short, long, value_enum, env = "TIDELOG_OUTPUT")]
-    pub output: Option<Format>,
+    pub(crate) output: Option<Format>,
     /// Columns to add in CSV
     #[arg(long, value_delimiter = ',', value_name = "offset,ts,key")]
-    pub with: Vec<With>,
+    pub(crate) with: Vec<With>,
     /// What follows each value in raw output; '' for nothing
     #[arg(long, default_value = "\n", hide_default_value = true)]
-    pub delimiter: String,
+    pub(crate) delimiter: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum With {
+pub(crate) enum With {
     Offset,
     Ts,
     Key,
 }
 
 impl OutputArgs {
-    pub fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         self.output.unwrap_or(if io::stdout().is_terminal() {
             Format::Table
         } else {
@@ -58,7 +58,7 @@ const TABLE_ROWS: usize = 500;
 const CELL_CHARS: usize = 120;
 
 /// Prints entries.
-pub struct Printer {
+pub(crate) struct Printer {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
     with: Vec<With>,
@@ -73,7 +73,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    pub fn new(args: &OutputArgs) -> Self {
+    pub(crate) fn new(args: &OutputArgs) -> Self {
         Printer {
             out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
             format: args.format(),
@@ -89,12 +89,12 @@ impl Printer {
 
     /// Whether every record should be shown to [`learn`](Printer::learn) before the first is
     /// printed, so that all columns are known.
-    pub fn wants_to_learn(&self) -> bool {
+    pub(crate) fn wants_to_learn(&self) -> bool {
         self.format == Format::Csv
     }
 
     /// Notes the columns of a record.
-    pub fn learn(&mut self, entry: &Entry<'_>) {
+    pub(crate) fn learn(&mut self, entry: &Entry<'_>) {
         for (name, _) in fields(entry.record.value) {
             if !self.columns.iter().any(|column| *column == name) {
                 self.columns.push(name.into_owned());
@@ -102,7 +102,7 @@ impl Printer {
         }
     }
 
-    pub fn print(&mut self, entry: &Entry<'_>) -> Outcome {
+    pub(crate) fn print(&mut self, entry: &Entry<'_>) -> Outcome {
         match self.format {
             Format::Ndjson => {
                 self.line.clear();
@@ -203,13 +203,13 @@ impl Printer {
     }
 
     /// Shows what was printed so far; for a tail that waits.
-    pub fn flush(&mut self) -> Outcome {
+    pub(crate) fn flush(&mut self) -> Outcome {
         self.draw()?;
         self.out.flush()?;
         Ok(())
     }
 
-    pub fn finish(mut self) -> Outcome {
+    pub(crate) fn finish(mut self) -> Outcome {
         if self.format == Format::Json {
             self.out.write_all(if self.printed == 0 { b"[]\n" } else { b"]\n" })?;
         }
@@ -293,7 +293,7 @@ fn csv_line<'a>(fields: impl Iterator<Item = Cow<'a, str>>, out: &mut Vec<u8>) {
 }
 
 /// Text for a cell: one line, not too long, nothing that moves the cursor.
-pub fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     let mut chars = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     let mut cut: String = chars.by_ref().take(CELL_CHARS).collect();
     if chars.next().is_some() {
@@ -303,7 +303,7 @@ pub fn cell(text: &str) -> String {
 }
 
 /// An empty table with a header.
-pub fn new_table(header: &[&str]) -> Table {
+pub(crate) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_HORIZONTAL_ONLY)
@@ -313,7 +313,7 @@ pub fn new_table(header: &[&str]) -> Table {
 }
 
 /// Prints rows of named values: a table on a terminal, one JSON object a line otherwise.
-pub fn print_rows(
+pub(crate) fn print_rows(
     output: Option<Format>,
     rows: &[serde_json::Map<String, serde_json::Value>],
 ) -> Outcome {

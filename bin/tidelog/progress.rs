@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar of bytes done; hidden when nobody looks.
-pub fn bytes(total: Option<u64>) -> ProgressBar {
+pub(crate) fn bytes(total: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -27,7 +27,7 @@ pub fn bytes(total: Option<u64>) -> ProgressBar {
 static INTERRUPTED: OnceLock<AtomicBool> = OnceLock::new();
 
 /// Makes Ctrl-C and a polite kill set a flag, so that the verb ends between two steps.
-pub fn catch_interrupts() {
+pub(crate) fn catch_interrupts() {
     let flag = INTERRUPTED.get_or_init(|| AtomicBool::new(false));
     // A second one ends the process at once: the log survives that.
     let _ = ctrlc::set_handler(move || {
@@ -37,11 +37,11 @@ pub fn catch_interrupts() {
     });
 }
 
-pub fn interrupted() -> bool {
+pub(crate) fn interrupted() -> bool {
     INTERRUPTED.get().is_some_and(|flag| flag.load(Acquire))
 }
 
 /// The flag itself, for library calls that watch one.
-pub fn interrupt_flag() -> &'static AtomicBool {
+pub(crate) fn interrupt_flag() -> &'static AtomicBool {
     INTERRUPTED.get_or_init(|| AtomicBool::new(false))
 }

@@ -14,7 +14,7 @@ use crate::exit::{Failure, Outcome};
 #[command(after_help = "Example: tidelog retain mylog --keep-bytes 10GiB --keep-age 7d
 
 Both limits keep: a segment goes only when neither needs it. The segment being written stays.")]
-pub struct Retain {
+pub(crate) struct Retain {
     dir: PathBuf,
     /// Keep at least so much of the newest segments
     #[arg(long, value_parser = tidelog::text::parse_bytes, value_name = "SIZE")]
@@ -28,7 +28,7 @@ pub struct Retain {
 }
 
 impl Retain {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         if self.keep_bytes.is_none() && self.keep_age.is_none() {
             return Err(Failure::usage("expected --keep-bytes, --keep-age, or both"));
         }

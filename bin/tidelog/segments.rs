@@ -13,14 +13,14 @@ use crate::output::{Format, print_rows};
 /// List the segment files of a log
 #[derive(Args)]
 #[command(after_help = "Example: tidelog segments mylog")]
-pub struct Segments {
+pub(crate) struct Segments {
     dir: PathBuf,
     #[arg(short, long, value_enum)]
     output: Option<Format>,
 }
 
 impl Segments {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let log = Log::options().read_only(true).open(&self.dir)?;
         let end = log.end();
         let rows: Vec<_> = log

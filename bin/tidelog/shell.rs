@@ -13,7 +13,7 @@ use crate::exit::Outcome;
 use crate::output::Format;
 
 /// What a directory that was copied or moved is now.
-pub fn identity(new_node: bool, same_node: bool) -> Identity {
+pub(crate) fn identity(new_node: bool, same_node: bool) -> Identity {
     match (new_node, same_node) {
         (true, _) => Identity::NewNode,
         (_, true) => Identity::SameNode,
@@ -23,7 +23,7 @@ pub fn identity(new_node: bool, same_node: bool) -> Identity {
 
 /// Show settings
 #[derive(Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     #[command(subcommand)]
     verb: ConfigVerb,
 }
@@ -46,7 +46,7 @@ A flag wins over TIDELOG_*, that over tidelog.toml in the log's directory, that 
 }
 
 impl ConfigArgs {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let ConfigVerb::Show { dir, origin, output } = self.verb;
         Config::load(dir.as_deref())?.show(origin, output)
     }
@@ -55,12 +55,12 @@ impl ConfigArgs {
 /// Print shell completions
 #[derive(Args)]
 #[command(after_help = "Example: tidelog completions bash")]
-pub struct Completions {
+pub(crate) struct Completions {
     shell: Shell,
 }
 
 impl Completions {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "tidelog", &mut script);
         Ok(std::io::stdout().write_all(&script)?)
@@ -70,10 +70,10 @@ impl Completions {
 /// Print the manual page
 #[derive(Args)]
 #[command(after_help = "Example: tidelog man")]
-pub struct Man {}
+pub(crate) struct Man {}
 
 impl Man {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page)?;
         Ok(std::io::stdout().write_all(&page)?)
@@ -83,10 +83,10 @@ impl Man {
 /// Print the version
 #[derive(Args)]
 #[command(after_help = "Example: tidelog version")]
-pub struct Version {}
+pub(crate) struct Version {}
 
 impl Version {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         println!(
             "{}",
             serde_json::json!({

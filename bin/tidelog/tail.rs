@@ -21,7 +21,7 @@ use crate::progress;
   tidelog tail mylog --follow
 
 Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h.")]
-pub struct TailArgs {
+pub(crate) struct TailArgs {
     dir: PathBuf,
     /// Which records
     #[arg(long, allow_hyphen_values = true)]
@@ -52,7 +52,7 @@ impl TailArgs {
         }
     }
 
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let now = jiff::Timestamp::now().as_nanosecond();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let range = match &self.range {

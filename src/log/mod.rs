@@ -184,7 +184,8 @@ impl Log {
         open::open(options, path).map(|shared| Log { shared })
     }
 
-    /// Makes everything appended so far durable; returns the durable end.
+    /// Makes everything appended so far durable, and says so to readers in other processes at
+    /// once; returns the durable end.
     pub fn sync(&self) -> Result<Offset> {
         let shared = &*self.shared;
         let (end, next) = shared.staging.end();
@@ -193,6 +194,9 @@ impl Log {
         }
         if let Some(error) = shared.poison.get() {
             return Err(error.clone());
+        }
+        if shared.state_pending.load(Acquire) {
+            shared.hint_state(true);
         }
         Ok(self.durable_end())
     }

@@ -23,18 +23,30 @@ impl Log {
     pub fn refresh(&self) -> Result<()> {
         if self.shared.options.read_only { self.shared.refresh() } else { Ok(()) }
     }
+
+    /// The same, from one who knows: a follower in this process. STATE is only a hint, and may
+    /// be missing.
+    pub(crate) fn grow_to(&self, state: &State) -> Result<()> {
+        self.shared.grow_to(state)
+    }
 }
 
 impl Shared {
     /// Looks whether the log has grown.
     pub(crate) fn refresh(&self) -> Result<()> {
-        let Some(state) = State::read(&*self.fs, &self.layout) else { return Ok(()) };
+        match State::read(&*self.fs, &self.layout) {
+            Some(state) => self.grow_to(&state),
+            None => Ok(()),
+        }
+    }
+
+    fn grow_to(&self, state: &State) -> Result<()> {
         let seen = self.state_seq.swap(state.seq, AcqRel);
         let (durable, _) = self.ends.durable();
         if seen == state.seq && durable >= state.durable {
             return Ok(());
         }
-        self.look_for_segments(&state)?;
+        self.look_for_segments(state)?;
         if state.durable > durable {
             self.confirmed.store(state.durable_offset.0, Release);
             self.set_epoch(state.epoch);

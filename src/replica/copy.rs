@@ -197,8 +197,8 @@ impl Copy {
         Ok(footer.expect("sealed just now"))
     }
 
-    /// Makes everything here durable, then says so in STATE.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    /// Makes everything here durable, then says so in STATE; returns what it says.
+    pub(super) fn sync(&mut self) -> Result<State> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -208,18 +208,14 @@ impl Copy {
             active.unsynced = false;
             self.trust(synced.map_err(|e| e.with_kind(Kind::Io)))?;
         }
-        self.hint();
-        Ok(())
+        Ok(self.hint())
     }
 
-    /// Rewrites STATE, unsynced.
-    pub(super) fn hint(&mut self) {
-        if self.state_file.is_none() {
-            self.state_file = State::file(&*self.fs, &self.layout).ok();
-        }
+    /// What STATE says of this copy, next.
+    fn state(&mut self) -> State {
         let end = self.end();
         self.state_seq += 1;
-        let state = State {
+        State {
             seq: self.state_seq,
             epoch: end.epoch,
             durable: end.log_byte,
@@ -227,21 +223,32 @@ impl Copy {
             committed: end.log_byte,
             committed_offset: end.offset,
             time: self.fs.now(),
-        };
-        if let Some(file) = &self.state_file {
-            // A hint that cannot be written is a hint that is missing: readers see less.
-            let _ = state.write(&**file);
         }
     }
 
+    /// Rewrites STATE, unsynced.
+    fn hint(&mut self) -> State {
+        if self.state_file.is_none() {
+            self.state_file = State::file(&*self.fs, &self.layout).ok();
+        }
+        let state = self.state();
+        if let Some(file) = &self.state_file {
+            // A hint that cannot be written is a hint that is missing: readers in other
+            // processes see less.
+            let _ = state.write(&**file);
+        }
+        state
+    }
+
     /// Makes STATE itself durable, so that a reader after a power cut sees all there is.
-    pub(super) fn settle_hint(&mut self) {
-        self.hint();
+    pub(super) fn settle_hint(&mut self) -> State {
+        let state = self.hint();
         if let Some(file) = &self.state_file {
             // Only evidence: without it, what lies behind is called unconfirmed.
             let _ = file.sync_data();
         }
         let _ = self.fs.sync_dir(&self.layout.root);
+        state
     }
 
     /// Passes a result on; remembers a failure that leaves in doubt what is durable.

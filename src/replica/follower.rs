@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Lock;
-use crate::log::files::{Control, Layout, LogFile};
+use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Source};
@@ -124,14 +124,16 @@ impl Follower {
             control.follows = Some(source.place());
             control.write(&*fs, &layout)?;
         }
-        let (copy, mut report) = recover(fs, layout, node, control)?;
+        let (mut copy, mut report) = recover(fs, layout, node, control)?;
+        // From here on STATE says what is here, not what was lost.
+        let state = copy.settle_hint();
         options.create = false;
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
         let poll_every = options.poll_every;
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
-            match read(&options, dir) {
+            match read(&options, dir, &state) {
                 Ok(read) => break read,
                 Err(damage) => {
                     report.findings.push(heal(&copy, &mut *source, damage)?);
@@ -221,8 +223,8 @@ impl Follower {
         self.offered = Some(offer);
         // What came before an error came whole: it counts.
         if moved.bytes > 0 || moved.segments > 0 {
-            self.copy.sync()?;
-            self.log.refresh()?;
+            let state = self.copy.sync()?;
+            self.log.grow_to(&state)?;
             self.applier.run(&mut self.table)?;
         }
         progress.to = self.end();
@@ -304,8 +306,9 @@ impl Follower {
 }
 
 /// Opens the copied log, and rebuilds the table from it.
-fn read(options: &Options, dir: &Path) -> Result<(Log, Table, Applier)> {
+fn read(options: &Options, dir: &Path, state: &State) -> Result<(Log, Table, Applier)> {
     let log = Log::open_with(options.clone(), dir)?;
+    log.grow_to(state)?;
     let mut table = Table::new();
     let mut applier = Applier::new(&log, &table)?;
     applier.run(&mut table)?;

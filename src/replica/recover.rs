@@ -71,8 +71,6 @@ pub(super) fn recover(
         layout,
     };
     adopt(&mut copy, scan)?;
-    // From here on STATE says what is here, not what was lost.
-    copy.settle_hint();
     Ok((copy, report))
 }
 

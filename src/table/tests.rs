@@ -192,3 +192,45 @@ fn a_log_without_its_front_cannot_build_a_table() {
     table.catch_up(&log).unwrap();
     assert_eq!(table.len(), 201);
 }
+
+#[test]
+fn offsets_lost_to_damage_are_skipped_and_told() {
+    use crate::frame::{FrameKind, HEADER_BYTES, Header, Lost, NO_CLAIM, encode};
+    use crate::segment::SegmentHeader;
+    let (_dir, path) = temp();
+    let log = self::log(&path);
+    for i in 0..10u8 {
+        log.append(&Record::put(&[b'k', i], &[i; 100])).unwrap();
+    }
+    let table = Table::from_log(&log).unwrap();
+    let whole = table.digest();
+    log.close().unwrap();
+    // What a repair does to frames 3 and 4, which set k3 and k4.
+    let file = path.join("segments").join("00000000000000000000.seg");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let seed = SegmentHeader::decode(&bytes).unwrap().seed();
+    let mut at = 4096;
+    while let Ok(head) = Header::decode(&bytes[at..], at as u64, bytes.len() as u64, seed) {
+        let stride = head.stride();
+        if head.count == 1 && matches!(head.rel_offset, 3 | 4) {
+            let mut body = Lost { count: 1, fingerprint: 9 }.encode().to_vec();
+            body.resize(stride - HEADER_BYTES, 0);
+            let place = (seed, at as u64);
+            let lost = encode(FrameKind::Lost, head.rel_offset, NO_CLAIM, 0, &body, place);
+            bytes[at..at + stride].copy_from_slice(&lost);
+        }
+        at += stride;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let log = self::log(&path);
+    let table = Table::new();
+    let applied = table.catch_up(&log).unwrap();
+    let lost = [Offset(3)..Offset(4), Offset(4)..Offset(5)];
+    assert_eq!((applied.records, applied.to, &applied.lost[..]), (8, Offset(10), &lost[..]));
+    assert_eq!(table.lost(), lost);
+    assert_eq!(table.len(), 8);
+    assert_ne!(table.digest(), whole);
+    log.append(&Record::put(b"k3", b"again")).unwrap();
+    assert_eq!(table.catch_up(&log).unwrap().lost, []);
+    assert_eq!(table.lost(), lost);
+}

@@ -16,6 +16,9 @@ pub(super) struct Rows {
     fields: Vec<u8>,
     ends: Vec<usize>,
     count: usize,
+    /// Bytes and newlines of a record that is too long, beyond those that were kept.
+    pub(super) dropped: u64,
+    pub(super) dropped_lines: u64,
 }
 
 /// What came next.
@@ -27,40 +30,53 @@ pub(super) enum Row {
 
 impl Rows {
     pub(super) fn new() -> Self {
-        Rows { parser: Reader::new(), fields: vec![0; 1024], ends: vec![0; 64], count: 0 }
+        Rows {
+            parser: Reader::new(),
+            fields: vec![0; 1024],
+            ends: vec![0; 64],
+            count: 0,
+            dropped: 0,
+            dropped_lines: 0,
+        }
     }
 
-    /// Reads the next record; its raw bytes go to `raw`.
+    /// Reads the next record; its raw bytes go to `raw`, as far as they are within the limit.
     pub(super) fn next(
         &mut self,
         input: &mut dyn BufRead,
         raw: &mut Vec<u8>,
     ) -> std::io::Result<Row> {
         raw.clear();
+        (self.dropped, self.dropped_lines) = (0, 0);
         let (mut out, mut end) = (0, 0);
         loop {
             let bytes = input.fill_buf()?;
-            let at_end = bytes.is_empty();
             let (result, read, wrote, ended) =
                 self.parser.read_record(bytes, &mut self.fields[out..], &mut self.ends[end..]);
-            raw.extend_from_slice(&bytes[..read]);
-            input.consume(read);
-            out += wrote;
-            end += ended;
-            if raw.len() > MAX_LINE_BYTES {
-                return Ok(Row::TooLong);
+            if self.dropped > 0 || raw.len() + read > MAX_LINE_BYTES {
+                // Read to its end all the same: what follows is the next record.
+                self.dropped += read as u64;
+                self.dropped_lines += newlines(&bytes[..read]);
+                (out, end) = (0, 0);
+            } else {
+                raw.extend_from_slice(&bytes[..read]);
+                out += wrote;
+                end += ended;
             }
+            input.consume(read);
             match result {
-                ReadRecordResult::InputEmpty if at_end => {}
                 ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull => {
+                // What is dropped goes over what was dropped before.
+                ReadRecordResult::OutputFull if out > 0 => {
                     let len = self.fields.len() * 2;
                     self.fields.resize(len, 0);
                 }
-                ReadRecordResult::OutputEndsFull => {
+                ReadRecordResult::OutputEndsFull if end > 0 => {
                     let len = self.ends.len() * 2;
                     self.ends.resize(len, 0);
                 }
+                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {}
+                ReadRecordResult::Record if self.dropped > 0 => return Ok(Row::TooLong),
                 ReadRecordResult::Record => {
                     self.count = end;
                     return Ok(Row::Record);
@@ -77,4 +93,8 @@ impl Rows {
             &self.fields[start..self.ends[i]]
         })
     }
+}
+
+pub(super) fn newlines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&b| b == b'\n').count() as u64
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::record::{MAX_FRAME_BYTES, Op};
 
-use super::csv::{Row, Rows};
+use super::csv::{Row, Rows, newlines};
 use super::envelope::{OwnedRecord, parse_envelope};
 use super::time::{TimeFormat, parse_time};
 
@@ -121,6 +121,11 @@ impl<R: BufRead> Reader<R> {
         self.line
     }
 
+    /// The stream underneath; for one that can say whether it would wait.
+    pub fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The columns of a CSV input, once its header was read.
     pub fn columns(&self) -> &[String] {
         &self.header
@@ -130,17 +135,25 @@ impl<R: BufRead> Reader<R> {
     #[expect(clippy::should_implement_trait, reason = "records are lent, not given")]
     pub fn next(&mut self) -> std::io::Result<Next> {
         loop {
-            let start = self.byte;
-            let at = self.line + 1;
-            let bad = |why: String| Next::Bad(BadLine { line: at, byte: start, why });
+            let mut start = self.byte;
+            let mut at = self.line + 1;
             let too_long =
                 || format!("expected a line of at most {MAX_LINE_BYTES} bytes, found a longer one");
             if let Some(rows) = &mut self.rows {
                 let row = rows.next(&mut self.input, &mut self.raw)?;
+                let (dropped, dropped_lines) = (rows.dropped, rows.dropped_lines);
+                // Blank lines come with the row behind them.
+                let blank = self.raw.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
+                start += blank as u64;
+                at += newlines(&self.raw[..blank]);
                 self.advance();
+                self.byte += dropped;
+                self.line += dropped_lines;
                 match row {
                     Row::End => return Ok(Next::End),
-                    Row::TooLong => return Ok(bad(too_long())),
+                    Row::TooLong => {
+                        return Ok(Next::Bad(BadLine { line: at, byte: start, why: too_long() }));
+                    }
                     Row::Record => {}
                 }
             } else {
@@ -149,7 +162,7 @@ impl<R: BufRead> Reader<R> {
                     n if n > MAX_LINE_BYTES => {
                         self.skip_line()?;
                         self.advance();
-                        return Ok(bad(too_long()));
+                        return Ok(Next::Bad(BadLine { line: at, byte: start, why: too_long() }));
                     }
                     _ => self.advance(),
                 }
@@ -158,16 +171,15 @@ impl<R: BufRead> Reader<R> {
                 Ok(true) => return Ok(Next::Record),
                 // A CSV header, or a blank line of NDJSON.
                 Ok(false) => {}
-                Err(why) => return Ok(bad(why)),
+                Err(why) => return Ok(Next::Bad(BadLine { line: at, byte: start, why })),
             }
         }
     }
 
     fn advance(&mut self) {
         self.byte += self.raw.len() as u64;
-        let newlines = self.raw.iter().filter(|&&b| b == b'\n').count() as u64;
         let open = self.raw.last().is_some_and(|&b| b != b'\n');
-        self.line += newlines + u64::from(open);
+        self.line += newlines(&self.raw) + u64::from(open);
     }
 
     fn read_line(&mut self) -> std::io::Result<usize> {
@@ -472,5 +484,19 @@ mod tests {
         assert!(matches!(reader.next().unwrap(), Next::Bad(BadLine { line: 1, byte: 0, .. })));
         assert_eq!(reader.next().unwrap(), Next::Record);
         assert_eq!((&reader.record().value[..], reader.line()), (&b"short"[..], 2));
+    }
+
+    #[test]
+    fn a_csv_record_beyond_the_limit_is_one_bad_line_and_the_next_one_is_read() {
+        // Its rest once came back as a row of its own, with as many fields as the header has.
+        let mut text = b"a,b\n\n\"".to_vec();
+        text.resize(MAX_LINE_BYTES + 100_000, b'x');
+        text.extend_from_slice(b"\n\",y,z\n1,2\n");
+        let mut reader = Reader::new(&text[..], Format::Csv(Fields::default()));
+        assert!(matches!(reader.next().unwrap(), Next::Bad(BadLine { line: 3, byte: 5, .. })));
+        assert_eq!(reader.next().unwrap(), Next::Record);
+        assert_eq!(reader.record().value, br#"{"a":"1","b":"2"}"#);
+        assert_eq!((reader.line(), reader.byte()), (5, text.len() as u64));
+        assert_eq!(reader.next().unwrap(), Next::End);
     }
 }
