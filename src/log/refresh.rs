@@ -68,10 +68,11 @@ impl Shared {
         }
         for segment in list.iter().filter(|segment| segment.footer.get().is_none()) {
             let file = self.fs.open(&segment.path, Open::Read);
-            if let Some(footer) = file.ok().and_then(|file| Footer::read(&*file).ok().flatten()) {
-                if footer.log == self.log.id && footer.base == segment.header.base {
-                    segment.seal(footer);
-                }
+            if let Some(footer) = file.ok().and_then(|file| Footer::read(&*file).ok().flatten())
+                && footer.log == self.log.id
+                && footer.base == segment.header.base
+            {
+                segment.seal(footer);
             }
         }
         // A segment that is followed by another has its end, sealed or not.

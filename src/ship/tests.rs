@@ -81,8 +81,7 @@ fn a_followers_copied_watermarks_prove_nothing() {
         append(&log, Durability::Durable, 100);
     }
     let source = Directory::open_in(sim.shared(), LEADER).unwrap();
-    let mut follower =
-        Follower::open(Log::options().fs(sim.shared()), "/copy", source).unwrap();
+    let mut follower = Follower::open(Log::options().fs(sim.shared()), "/copy", source).unwrap();
     follower.catch_up().unwrap();
     let end = follower.position();
     follower.close().unwrap();
