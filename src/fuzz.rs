@@ -124,7 +124,7 @@ pub fn recovery_image(data: &[u8]) {
         match step[3] % 4 {
             0 if at < bytes.len() => bytes[at] ^= step[4] | 1,
             1 => bytes.truncate(at),
-            2 => bytes.extend_from_slice(&step[..]),
+            2 => bytes.extend_from_slice(step),
             _ if at < bytes.len() => {
                 let end = bytes.len().min(at + usize::from(step[4]) * 16);
                 bytes[at..end].fill(step[5]);

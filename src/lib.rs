@@ -1,5 +1,8 @@
 //! tidelog: an embeddable append-only log with leader-based, file-shipping replication.
 
+// Tests count in small numbers.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
+
 mod crc;
 pub mod error;
 pub mod frame;

@@ -229,7 +229,6 @@ impl Shared {
 
     /// Stages a frame whose condition is checked when nothing can come before it any more.
     /// `Ok(Err(…))` is a retry of a batch that is there already.
-    #[expect(clippy::type_complexity, reason = "two outcomes, each a place")]
     fn stage_checked(
         self: &Arc<Self>,
         staged: &Staged<'_>,

@@ -164,10 +164,10 @@ impl Catalog {
     fn evict(&self, keep: &Segment) {
         let list = self.list();
         let mapped = list.iter().filter(|s| s.path != keep.path && lock(&s.map).is_some());
-        if let Some(oldest) = mapped.min_by_key(|s| s.used.load(Relaxed)) {
-            if lock(&oldest.map).take().is_some() {
-                self.maps.fetch_sub(1, Relaxed);
-            }
+        if let Some(oldest) = mapped.min_by_key(|s| s.used.load(Relaxed))
+            && lock(&oldest.map).take().is_some()
+        {
+            self.maps.fetch_sub(1, Relaxed);
         }
     }
 

@@ -223,7 +223,7 @@ impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |message: String| Err(Error::new(Kind::InvalidInput, message));
         if !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes)
-            || self.segment_bytes % 4096 != 0
+            || !self.segment_bytes.is_multiple_of(4096)
         {
             return invalid(format!(
                 "expected segments of {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} bytes in whole \

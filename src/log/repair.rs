@@ -110,6 +110,9 @@ struct Candidate {
     footer: Option<Footer>,
 }
 
+/// Where a readable segment starts, and the predecessor's hash its footer names.
+type Start = (SegmentName, Offset, Option<[u8; 32]>);
+
 /// What stands at one place of the log.
 struct Slot {
     name: SegmentName,
@@ -309,8 +312,8 @@ impl Repair<'_> {
             let until = if turned == 0 { len } else { len.min(HEADER_BYTES + MAX_GUESS_BYTES) };
             if let Some((byte, _)) = search(file, &header, HEADER_BYTES, until)? {
                 let mut window = Window::file(Arc::clone(file));
-                let bytes = window.bytes(byte, MAX_GUESS_BYTES as usize, len)?;
-                if let Ok(frame) = frame::Frame::decode(bytes, byte, len, header.seed())
+                let guess = window.bytes(byte, bytes(MAX_GUESS_BYTES), len)?;
+                if let Ok(frame) = frame::Frame::decode(guess, byte, len, header.seed())
                     && let Some(start) = frame::EpochStart::decode(frame.body)
                 {
                     header.epoch = start.epoch;
@@ -332,7 +335,7 @@ impl Repair<'_> {
             .find_map(|slot| slot.candidate.as_ref())
             .map_or(Epoch::default(), |candidate| candidate.header.epoch);
         let count = slots.len();
-        let starts: Vec<Option<(SegmentName, Offset, Option<[u8; 32]>)>> = slots
+        let starts: Vec<Option<Start>> = slots
             .iter()
             .map(|slot| {
                 slot.candidate.as_ref().map(|candidate| {
@@ -454,7 +457,7 @@ impl Repair<'_> {
     fn mend(
         &mut self,
         mut candidate: Candidate,
-        next: Option<(SegmentName, Offset, Option<[u8; 32]>)>,
+        next: Option<Start>,
         previous: Option<Link>,
         previous_hash: [u8; 32],
         last: bool,

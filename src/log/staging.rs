@@ -126,7 +126,7 @@ impl Staging {
     /// Reserves `len` bytes (a multiple of 8) and `records` offsets.
     #[inline]
     pub(crate) fn reserve(&self, len: usize, records: u16) -> Result<Reservation<'_>, NoRoom> {
-        debug_assert!(len as u64 % UNIT == 0);
+        debug_assert!((len as u64).is_multiple_of(UNIT));
         let mut state = self.state.load(Acquire);
         loop {
             if state & CLOSED != 0 {
@@ -255,7 +255,7 @@ impl Owner {
     ) -> Closed {
         let state = self.staging.state.load(Acquire);
         assert!(state & CLOSED != 0, "only a closed buffer is followed by another");
-        let generation = (state >> GENERATION_SHIFT) + 1 & 0x7fff;
+        let generation = ((state >> GENERATION_SHIFT) + 1) & 0x7fff;
         let next = usize_of(generation & 1);
         let buffer = &self.staging.buffers[next];
         let mut len = 0;
@@ -270,14 +270,14 @@ impl Owner {
             }
             len += bytes.len();
         }
-        assert!(len as u64 % UNIT == 0 && base.room <= ROOM_BYTES);
+        assert!((len as u64).is_multiple_of(UNIT) && base.room <= ROOM_BYTES);
         buffer.done.store(len as u64, Relaxed);
         buffer.room.store(base.room as u64, Relaxed);
         buffer.log_byte.store(base.log_byte, Relaxed);
         buffer.offset.store(base.offset, Relaxed);
         let flag = if closed { CLOSED } else { 0 };
         let state =
-            generation << GENERATION_SHIFT | flag | records << COUNT_SHIFT | len as u64 / UNIT;
+            generation << GENERATION_SHIFT | flag | records << COUNT_SHIFT | (len as u64 / UNIT);
         // Release: a producer that reserves in this generation sees its bases and `done`.
         self.staging.state.store(state, Release);
         Closed { which: next, len, records }

@@ -33,6 +33,9 @@ use super::staging::{self, Base, Closed, ROOM_BYTES};
 use super::start::Start;
 use super::worker::SealJob;
 
+/// A page, in memory.
+const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 /// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks.
 const STEP_BYTES: u64 = 1 << 20;
 /// A group up to this size is small.
@@ -169,17 +172,13 @@ impl Writer {
         if let Some(error) = &shared.refuses {
             return Err(error.clone());
         }
-        if let Some(start) = self.start.take() {
-            if let Err((start, error)) = start.run(self, shared) {
-                self.start = start.map(|start| *start);
-                // Nothing was appended, and the plan can be followed another time.
-                let again = matches!(error.kind(), Kind::DiskFull | Kind::ReadOnly);
-                return Err(if self.start.is_some() && again {
-                    error
-                } else {
-                    shared.poisoned(error)
-                });
-            }
+        if let Some(start) = self.start.take()
+            && let Err((start, error)) = start.run(self, shared)
+        {
+            self.start = start.map(|start| *start);
+            // Nothing was appended, and the plan can be followed another time.
+            let again = matches!(error.kind(), Kind::DiskFull | Kind::ReadOnly);
+            return Err(if self.start.is_some() && again { error } else { shared.poisoned(error) });
         }
         self.drain(shared)
     }
@@ -253,7 +252,7 @@ impl Writer {
             && (active.tally.records > 0 || closed.records > 0);
         let records = u64::from(staged.draft.count);
         let fresh = room(HEADER_BYTES, shared.options.segment_bytes);
-        if len + PAGE_BYTES as usize > fresh {
+        if len + PAGE > fresh {
             return self.append_large(shared, closed, own, records, roll);
         }
         let log_byte = if roll {
@@ -403,13 +402,13 @@ impl Writer {
         let bytes = self.owner.bytes(closed);
         let mut len = closed.len;
         let durable_byte = shared.ends.durable_byte.load(Acquire);
-        if isolate && len as u64 % PAGE_BYTES != 0 {
+        if isolate && !(len as u64).is_multiple_of(PAGE_BYTES) {
             len = pad_to_page(bytes, len, shared.fs.now_coarse());
         }
         active.stamp(&mut bytes[..len], from, durable_byte)?;
-        let padded = len.next_multiple_of(PAGE_BYTES as usize);
+        let padded = len.next_multiple_of(PAGE);
         bytes[len..padded].fill(0);
-        let tail_from = len - len % PAGE_BYTES as usize;
+        let tail_from = len - len % PAGE;
         let tail = bytes[tail_from..len].to_vec();
         let small = (len - from) as u64 <= SMALL_GROUP_BYTES;
         self.unwritten = Some(Unwritten {
@@ -616,7 +615,7 @@ fn room(page_byte: u64, segment_bytes: u64) -> usize {
 
 /// Writes a pad frame from `len` to the end of the page; returns the new length.
 fn pad_to_page(bytes: &mut [u8], len: usize, now: i64) -> usize {
-    let page = PAGE_BYTES as usize;
+    let page = PAGE;
     let mut end = len.next_multiple_of(page);
     if end - len < FRAME_HEADER {
         end += page;

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::{Kind, Result};
 use crate::fs::Fs;
 use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
-use crate::log::{Log, MIN_SEGMENT_BYTES, Options};
+use crate::log::{Append, Durability, Log, MIN_SEGMENT_BYTES, Options};
 use crate::position::Offset;
 use crate::record::{Batch, Record};
 use crate::ship::Directory;
@@ -124,6 +124,15 @@ fn complete(disk: &Sim, stage: &Stage, told: Offset, what: &str) {
     follower.close().unwrap();
 }
 
+/// Opens what is left and loses power at once: what opening called durable must be so.
+fn reopen_and_lose_power(left: &Sim, stage: &Stage, told: Offset, what: &str) {
+    let follower = open(left, stage).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(follower.end() >= told, "{what}");
+    let told = follower.end();
+    drop(follower);
+    complete(&left.crash(&Crash::DropAll), stage, told, &format!("{what}, then power"));
+}
+
 /// The last stage, which everything is completed against.
 fn last(stages: &[Stage]) -> &Stage {
     stages.last().unwrap()
@@ -192,8 +201,9 @@ fn a_killed_process_leaves_a_copy_that_completes() {
         disk.stop_after(n);
         let mut told = Offset(0);
         let _ = follow(&disk, &stages, &mut told);
-        let left = disk.deep_copy();
-        complete(&left, last(&stages), told, &format!("operation {n}"));
+        let what = format!("operation {n}");
+        reopen_and_lose_power(&disk.deep_copy(), last(&stages), told, &what);
+        complete(&disk.deep_copy(), last(&stages), told, &what);
     }
 }
 
@@ -209,11 +219,13 @@ fn a_failed_call_never_leaves_a_copy_that_says_too_much() {
             let mut told = Offset(0);
             let _ = follow(&disk, &stages, &mut told);
             disk.heal();
-            for (name, crash) in crashes(usize::try_from(n).unwrap()).into_iter().take(3) {
+            for (name, crash) in crashes(usize::try_from(n).unwrap()).into_iter().take(2) {
                 let left = disk.crash(&crash);
                 complete(&left, last(&stages), told, &format!("{kind:?} {n}, {name}"));
             }
-            complete(&disk.deep_copy(), last(&stages), told, &format!("{kind:?} {n}, no crash"));
+            let what = format!("{kind:?} {n}, no crash");
+            complete(&disk.deep_copy(), last(&stages), told, &what);
+            reopen_and_lose_power(&disk.deep_copy(), last(&stages), told, &what);
         }
     }
 }
@@ -237,5 +249,66 @@ fn a_full_disk_stops_copying_and_space_lets_it_go_on() {
         let told = follower.end();
         drop(follower);
         complete(&disk.crash(&Crash::DropAll), last(&stages), told, &format!("share {share}"));
+    }
+}
+
+#[test]
+fn a_leader_that_loses_power_never_leaves_its_follower_in_another_history() {
+    for seed in 0..60u64 {
+        let mut random = seed;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 33) % below
+        };
+        let mut sim = Sim::new(seed);
+        let disk = Sim::new(seed + 1);
+        let mut last_digest = None;
+        for life in 0..6 {
+            let options = Log::options().fs(sim.shared()).create(true).worker(false);
+            let log = options.segment_bytes(MIN_SEGMENT_BYTES).open(LEADER).unwrap();
+            for _ in 0..next(40) {
+                let mut batch = Batch::new();
+                let value = vec![life; usize::try_from(next(9000)).unwrap()];
+                batch.push(&Record::put(&next(9).to_le_bytes(), &value)).unwrap();
+                let durability = match next(4) {
+                    0 => Durability::Durable,
+                    1 => Durability::Buffered,
+                    _ => Durability::Written,
+                };
+                let how = Append { durability: Some(durability), ..Append::default() };
+                log.append_with(&batch, &how).unwrap();
+                sim.advance(Duration::from_millis(next(8)));
+                if next(5) == 0 {
+                    let source = Directory::open_in(sim.shared(), LEADER).unwrap();
+                    let options = Log::options().fs(disk.shared());
+                    let mut follower = Follower::open(options, COPY, source).unwrap();
+                    follower.catch_up().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+                    assert!(follower.end() <= log.durable_end(), "seed {seed}");
+                }
+            }
+            if next(3) == 0 {
+                log.close().unwrap();
+            } else {
+                sim.kill();
+                std::mem::forget(log);
+                sim = match next(3) {
+                    0 => sim.process(),
+                    1 => sim.crash(&Crash::DropAll),
+                    _ => sim.crash(&Crash::Torn { seed: next(1000) }),
+                };
+            }
+            let options = Log::options().fs(sim.shared()).worker(false);
+            let log = options.segment_bytes(MIN_SEGMENT_BYTES).open(LEADER).unwrap();
+            log.append(&Record::put(b"life", &[life])).unwrap();
+            let digest = Table::from_log(&log).unwrap().digest();
+            log.close().unwrap();
+            let source = Directory::open_in(sim.shared(), LEADER).unwrap();
+            let options = Log::options().fs(disk.shared());
+            let mut follower = Follower::open(options, COPY, source).unwrap();
+            follower.catch_up().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            assert_eq!(follower.table().digest(), digest, "seed {seed}");
+            assert_ne!(last_digest, Some(digest));
+            last_digest = Some(digest);
+        }
     }
 }

@@ -160,7 +160,7 @@ impl Footer {
             .producers_byte
             .checked_add(u64::from(footer.producers_count) * PRODUCER_ENTRY_BYTES);
         let fits = footer.data_end >= HEADER_BYTES + SEAL_BYTES
-            && footer.data_end % 8 == 0
+            && footer.data_end.is_multiple_of(8)
             && footer.producers_byte >= footer.data_end
             && producers_end.is_some_and(|end| end <= footer.index_byte)
             && index_end.and_then(|end| end.checked_add(FOOTER_BYTES as u64)) == Some(file_bytes)

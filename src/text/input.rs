@@ -147,8 +147,11 @@ impl<R: BufRead> Reader<R> {
                 start += blank as u64;
                 at += newlines(&self.raw[..blank]);
                 self.advance();
-                self.byte += dropped;
-                self.line += dropped_lines;
+                if dropped > 0 {
+                    self.byte += dropped;
+                    // What was kept does not end its line: `advance` counted one for that.
+                    self.line = at - 1 + newlines(&self.raw[blank..]) + dropped_lines;
+                }
                 match row {
                     Row::End => return Ok(Next::End),
                     Row::TooLong => {

@@ -55,7 +55,7 @@ impl Leader {
                 batch.push(&Record::put(key.as_bytes(), value.as_bytes())).unwrap();
                 self.appended += 1;
             }
-            if self.appended % 5 == 0 {
+            if self.appended.is_multiple_of(5) {
                 batch.push(&Record::delete(b"key 7")).unwrap();
                 self.appended += 1;
             }

@@ -1,5 +1,10 @@
 //! Integration tests: one binary, so that they link once.
 
+// Tests count in small numbers.
+#![allow(clippy::cast_possible_truncation)]
+
+#[cfg(feature = "cli")]
+mod cli;
 mod corpora;
 #[cfg(feature = "sim")]
 mod crash;
