@@ -7,7 +7,7 @@
 //! - a page that was never written, or wholly written with zeros, takes no memory.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -18,12 +18,47 @@ const PAGE_BYTES: usize = 4096;
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
 /// `None` reads as zeros.
-type Page = Option<Arc<[u8; PAGE_BYTES]>>;
+type Slot = Option<Arc<Page>>;
+
+#[derive(Debug)]
+struct Page {
+    bytes: [u8; PAGE_BYTES],
+    /// Crash states share most of their pages: hashed once, they cost nothing in the next state.
+    hash: OnceLock<u128>,
+}
+
+impl Page {
+    fn zeros() -> Arc<Self> {
+        Arc::new(Page { bytes: [0; PAGE_BYTES], hash: OnceLock::new() })
+    }
+
+    /// The bytes to change, of a page of this content alone.
+    fn own(page: &mut Arc<Self>) -> &mut [u8; PAGE_BYTES] {
+        let page = Arc::make_mut(page);
+        page.hash.take();
+        &mut page.bytes
+    }
+
+    /// 0 for zeros, which may also be no page at all.
+    fn hash(&self) -> u128 {
+        *self.hash.get_or_init(|| match is_zero(&self.bytes) {
+            true => 0,
+            false => short_hash(blake3::Hasher::new().update(&self.bytes)),
+        })
+    }
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        // It is copied to be changed.
+        Page { bytes: self.bytes, hash: OnceLock::new() }
+    }
+}
 
 /// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    pages: Arc<Vec<Page>>,
+    pages: Arc<Vec<Slot>>,
     len: usize,
 }
 
@@ -31,7 +66,7 @@ pub(super) struct Content {
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
     first_page: usize,
-    pages: Vec<Page>,
+    pages: Vec<Slot>,
     /// Numbers of the first sector and of the one after the last, within the file.
     first_sector: usize,
     end_sector: usize,
@@ -50,7 +85,7 @@ impl Content {
         for (page, start, part) in pieces(byte, total) {
             let to = &mut buf[part.clone()];
             match &self.pages[page] {
-                Some(bytes) => to.copy_from_slice(&bytes[start..start + part.len()]),
+                Some(page) => to.copy_from_slice(&page.bytes[start..start + part.len()]),
                 None => to.fill(0),
             }
         }
@@ -71,7 +106,7 @@ impl Content {
                 *page = None;
                 continue;
             }
-            let page = Arc::make_mut(page.get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
+            let page = Page::own(page.get_or_insert_with(Page::zeros));
             page[start..start + from.len()].copy_from_slice(from);
         }
         Ok(())
@@ -86,7 +121,7 @@ impl Content {
             && let Some(Some(last)) = pages.last_mut()
             && !len.is_multiple_of(PAGE_BYTES)
         {
-            Arc::make_mut(last)[len % PAGE_BYTES..].fill(0);
+            Page::own(last)[len % PAGE_BYTES..].fill(0);
         }
         self.len = len;
         Ok(())
@@ -145,12 +180,12 @@ impl Content {
             pages[page].clone_from(source);
             return;
         }
-        let target = Arc::make_mut(pages[page].get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
+        let target = Page::own(pages[page].get_or_insert_with(Page::zeros));
         for sector in sectors.filter(|&sector| kept(sector)) {
             let start = sector * SECTOR_BYTES - page * PAGE_BYTES;
             let target = &mut target[start..start + SECTOR_BYTES];
             match source {
-                Some(bytes) => target.copy_from_slice(&bytes[start..start + SECTOR_BYTES]),
+                Some(page) => target.copy_from_slice(&page.bytes[start..start + SECTOR_BYTES]),
                 None => target.fill(0),
             }
         }
@@ -160,11 +195,10 @@ impl Content {
     pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
         hasher.update(&self.len().to_le_bytes());
         for (number, page) in self.pages.iter().enumerate() {
-            if let Some(bytes) = page
-                && !is_zero(&bytes[..])
-            {
+            let hash = page.as_ref().map_or(0, |page| page.hash());
+            if hash != 0 {
                 hasher.update(&(number as u64).to_le_bytes());
-                hasher.update(&bytes[..]);
+                hasher.update(&hash.to_le_bytes());
             }
         }
         // No page has this number: what follows cannot be taken for another page.
@@ -197,6 +231,13 @@ fn in_memory(byte: u64) -> io::Result<usize> {
         Ok(at) if byte <= MAX_FILE_BYTES => Ok(at),
         _ => Err(Errno::FBIG.into()),
     }
+}
+
+/// The first half of the hash: enough to tell any number of states apart that a test can reach.
+pub(super) fn short_hash(hasher: &blake3::Hasher) -> u128 {
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    u128::from_le_bytes(hash)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Sim;
-use super::content::Content;
+use super::content::{Content, short_hash};
 use super::disk::{Disk, Id, Node, Synced, absolute};
 
 impl Sim {
@@ -108,9 +108,7 @@ impl Sim {
     pub fn durable_hash(&self) -> u128 {
         let mut hasher = blake3::Hasher::new();
         self.world().disk.hash_durable(super::disk::ROOT, &mut hasher);
-        let mut hash = [0; 16];
-        hasher.finalize_xof().fill(&mut hash);
-        u128::from_le_bytes(hash)
+        short_hash(&hasher)
     }
 }
 
