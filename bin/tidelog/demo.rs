@@ -35,7 +35,12 @@ impl Story {
     fn tell(&mut self, text: &str) -> Outcome {
         self.step += 1;
         let mut out = anstream::stdout().lock();
-        writeln!(out, "{:2}. {:6.0} ms  {text}", self.step, self.started.elapsed().as_secs_f64() * 1e3)?;
+        writeln!(
+            out,
+            "{:2}. {:6.0} ms  {text}",
+            self.step,
+            self.started.elapsed().as_secs_f64() * 1e3
+        )?;
         Ok(())
     }
 }
@@ -51,7 +56,8 @@ impl Demo {
         }
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::io(&format!("create {}", dir.display()), &e))?;
-        let (leader_dir, near_dir, far_dir) = (dir.join("leader"), dir.join("near"), dir.join("far"));
+        let (leader_dir, near_dir, far_dir) =
+            (dir.join("leader"), dir.join("near"), dir.join("far"));
         let mut story = Story { started: Instant::now(), step: 0 };
 
         let records = sample()?;
@@ -111,7 +117,8 @@ impl Demo {
                 what["place"].as_str().unwrap_or("somewhere")
             ))?;
         }
-        let digests: Vec<String> = places.iter().map(|(_, table)| table.digest().to_string()).collect();
+        let digests: Vec<String> =
+            places.iter().map(|(_, table)| table.digest().to_string()).collect();
         let rows = table.len();
         if digests.iter().any(|digest| *digest != digests[0]) {
             return Err(Failure::no(format!("the tables differ: {digests:?}")));
@@ -121,7 +128,9 @@ impl Demo {
         far.close()?;
         leader.close()?;
         let files = same_files(&leader_dir, &[&near_dir, &far_dir])?;
-        story.tell(&format!("{files} sealed segment files are the same, byte for byte, on all three"))?;
+        story.tell(&format!(
+            "{files} sealed segment files are the same, byte for byte, on all three"
+        ))?;
         self.next_steps(&key)
     }
 
@@ -161,7 +170,9 @@ fn sample() -> Result<Vec<tidelog::text::OwnedRecord>, Failure> {
     loop {
         match reader.next().map_err(|e| Failure::io("read the sample", &e))? {
             Next::Record => records.push(reader.record().clone()),
-            Next::Bad(bad) => return Err(Failure::no(format!("the sample's line {}: {}", bad.line, bad.why))),
+            Next::Bad(bad) => {
+                return Err(Failure::no(format!("the sample's line {}: {}", bad.line, bad.why)));
+            }
             Next::End => return Ok(records),
         }
     }
@@ -211,7 +222,11 @@ fn same_files(leader: &Path, copies: &[&Path]) -> Result<usize, Failure> {
         let bytes = read(&segment.path)?;
         for copy in copies {
             if read(&copy.join("segments").join(name))? != bytes {
-                return Err(Failure::no(format!("{} differs in {}", name.display(), copy.display())));
+                return Err(Failure::no(format!(
+                    "{} differs in {}",
+                    name.display(),
+                    copy.display()
+                )));
             }
         }
         same += 1;

@@ -43,7 +43,7 @@ pub(crate) fn open(name: &str) -> Result<Input, Failure> {
                 "expected a file to read, found a directory: {name}"
             )));
         }
-        (Box::new(file), meta.is_file().then(|| meta.len()))
+        (Box::new(file), meta.is_file().then_some(meta.len()))
     };
     let read = Arc::new(AtomicU64::new(0));
     let mut buffered =

@@ -12,9 +12,9 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{Fs, Open};
 use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
-use crate::log::scan::{Beyond, Known, Scan};
+use crate::log::scan::{Beyond, Found, Known, Scan};
 use crate::log::start::{set_aside, settle};
-use crate::position::Id;
+use crate::position::{Id, LogByte};
 use crate::segment::{HEADER_BYTES, Index, SegmentHeader, SegmentName, Tally, Window, seal};
 
 use super::copy::{Active, Copy};
@@ -39,6 +39,9 @@ pub(super) fn recover(
     control: Control,
 ) -> Result<(Copy, FollowerReport)> {
     let mut report = FollowerReport::default();
+    let segments = layout.segments();
+    // Lost, perhaps, with a directory that was never synced: then it was empty.
+    fs.create_dir(&segments).map_err(|e| Error::io("create", &segments, e))?;
     sweep(&*fs, &layout)?;
     let log = LogFile::read(&*fs, &layout)?;
     let epochs = Epochs::read(&*fs, &layout)?;
@@ -47,7 +50,7 @@ pub(super) fn recover(
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
     let mut scan = scan(&known, &mut report)?;
     report.findings.append(&mut scan.findings);
-    if scan.durable > scan.end {
+    if scan.durable > reached(&scan) {
         report.unclean = true;
         report.findings.push(format!(
             "log bytes {} to {} were durable here ({} proves it) and are damaged or gone; they \
@@ -72,6 +75,18 @@ pub(super) fn recover(
     };
     adopt(&mut copy, scan)?;
     Ok((copy, report))
+}
+
+/// Where what is whole ends. A SEAL counts even if its footer was lost: sealing again gives both.
+fn reached(scan: &Scan) -> LogByte {
+    match scan.found.last() {
+        Some(Found { header, unsealed: Some(last), .. })
+            if last.end.fault.is_none() && last.end.byte < last.file_bytes =>
+        {
+            scan.end.max(LogByte(last.tally.sealed_end(header)))
+        }
+        _ => scan.end,
+    }
 }
 
 /// Removes what an interrupted run was making.
