@@ -15,6 +15,7 @@
 //! - a history that differs is refused: nothing is cut, nothing is overwritten.
 
 mod copy;
+mod fetch;
 mod follower;
 mod heal;
 mod pull;

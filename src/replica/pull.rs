@@ -5,19 +5,16 @@
 //! here; what does not hold is refused before a byte of it is written.
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{
-    EpochStart, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost,
-};
+use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header};
 use crate::position::LogByte;
 use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
 use crate::ship::{Offer, Shipped, Source};
 
 use super::copy::{Active, Copy, Fetched};
+use super::fetch::fetch;
 
 /// Bytes that one round fetches, about: what a sync covers.
 const ROUND_BYTES: u64 = 32 << 20;
-/// Bytes read from the source at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
 
 /// What a round has copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -185,7 +182,7 @@ impl Round<'_> {
         };
         if end < limit {
             let rel = active.tally.records;
-            let frames = self.fetch(&header, end, limit, rel)?;
+            let frames = fetch(&mut *self.source, &header, end, limit, rel)?;
             self.copy.append(&frames)?;
             moved.bytes += frames.bytes.len() as u64;
             return Ok(true);
@@ -284,7 +281,7 @@ impl Round<'_> {
             // back with another one in its place.
             return Ok(false);
         }
-        let frames = self.fetch(&header, HEADER_BYTES, limit, 0)?;
+        let frames = fetch(&mut *self.source, &header, HEADER_BYTES, limit, 0)?;
         let starts = self.check_epoch(&header, &frames)?;
         self.copy.begin(header, theirs.page, &frames, starts.as_ref())?;
         moved.bytes += frames.bytes.len() as u64;
@@ -366,89 +363,6 @@ impl Round<'_> {
         Ok(Some(start))
     }
 
-    /// Whole frames from `at` to at most `limit`, which is a frame's end; at least one.
-    fn fetch(
-        &mut self,
-        header: &SegmentHeader,
-        at: u64,
-        limit: u64,
-        mut rel_offset: u32,
-    ) -> Result<Fetched> {
-        let name = SegmentName(header.base);
-        let seed = header.seed();
-        let mut bytes = Vec::new();
-        let mut want = index(CHUNK_BYTES.min(limit - at));
-        let (mut done, mut last_frame) = (0, 0);
-        loop {
-            let have = bytes.len();
-            bytes.resize(want, 0);
-            let read = self.source.read(name, at + have as u64, &mut bytes[have..])?;
-            bytes.truncate(have + read);
-            let fault = loop {
-                let byte = at + done as u64;
-                if byte == limit {
-                    break None;
-                }
-                let rest = &bytes[done..];
-                want = done + FRAME_HEADER;
-                if rest.len() < FRAME_HEADER && byte + FRAME_HEADER as u64 <= limit {
-                    break None;
-                }
-                let head = match Header::decode(rest, byte, limit, seed) {
-                    Ok(head) => head,
-                    Err(fault) => break Some(fault),
-                };
-                want = done + head.stride();
-                if rest.len() < head.stride() {
-                    break None;
-                }
-                match check(rest, byte, limit, header, rel_offset) {
-                    Ok(taken) => rel_offset += taken,
-                    Err(fault) => break Some(fault),
-                }
-                last_frame = done as u64;
-                done += head.stride();
-            };
-            if done > 0 {
-                // What follows these, good or bad, is for the next fetch.
-                bytes.truncate(done);
-                return Ok(Fetched { bytes, last_frame });
-            }
-            if let Some(fault) = fault.filter(|fault| *fault != Fault::End) {
-                return Err(self.damaged(name, at, fault));
-            }
-            if read == 0 || fault.is_some() {
-                return Err(self.cut_short(name, at, limit));
-            }
-        }
-    }
-
-    fn damaged(&self, name: SegmentName, byte: u64, fault: Fault) -> Error {
-        Error::new(
-            Kind::Corrupt,
-            format!("expected a frame that the source calls durable, found {}", fault.as_str()),
-        )
-        .in_file(&self.source.file(name))
-        .at_byte(byte)
-        .at_offset(self.copy.end().offset.0)
-        .help("nothing of it was copied; run `tidelog verify` on the source")
-    }
-
-    fn cut_short(&self, name: SegmentName, at: u64, limit: u64) -> Error {
-        Error::new(
-            Kind::NotFound,
-            format!(
-                "expected durable frames from byte {at} to {limit}, found zeros or the file's end"
-            ),
-        )
-        .in_file(&self.source.file(name))
-        .at_byte(at)
-        .help(
-            "if a copier fills that directory they may still be coming; otherwise run \
-             `tidelog verify` on the source",
-        )
-    }
-
     fn diverged(&self, what: &str, base: LogByte) -> Error {
         let at = self.copy.end();
         Error::new(
@@ -487,27 +401,6 @@ pub(super) fn gone(copy: &Copy, offer: &Offer, place: &str) -> Error {
     .in_file(&copy.layout.root)
     .at_offset(at.offset.0)
     .help("follow a copy that still holds them: a table made from the rest would be wrong")
-}
-
-/// Checks one whole frame; returns the offsets it takes.
-fn check(
-    bytes: &[u8],
-    byte: u64,
-    limit: u64,
-    header: &SegmentHeader,
-    rel_offset: u32,
-) -> Result<u32, Fault> {
-    let frame = Frame::decode(bytes, byte, limit, header.seed())?;
-    if frame.header.rel_offset != rel_offset {
-        return Err(Fault::Body);
-    }
-    let taken = match frame.header.kind {
-        FrameKind::Seal | FrameKind::Run => return Err(Fault::Unknown),
-        FrameKind::Lost => Lost::decode(frame.body).ok_or(Fault::Body)?.count,
-        _ => u32::from(frame.header.count),
-    };
-    rel_offset.checked_add(taken).ok_or(Fault::Body)?;
-    Ok(taken)
 }
 
 /// Whether two headers are of one segment; footers repeat all but when it was made and its link.

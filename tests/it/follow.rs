@@ -690,3 +690,40 @@ fn scans_of_leader_and_follower_are_equal() {
     assert_eq!(rows.len(), 5);
     assert_eq!(follower.table().scan(&scan), rows);
 }
+
+#[test]
+fn a_repaired_source_is_followed_by_old_copies_and_new_ones() {
+    let mut leader = Leader::new(Log::options().worker(false));
+    leader.append(80, 4000);
+    leader.close();
+    leader.check("before");
+    let whole = leader.follower("before").table().digest();
+    let (name, mut bytes) = segments(&leader.path()).into_iter().nth(1).unwrap();
+    bytes[30_000] ^= 4;
+    fs::write(leader.path().join("segments").join(name), bytes).unwrap();
+    let report = tidelog::log::repair(leader.path(), false).unwrap();
+    assert!(!report.lost.is_empty(), "{report:?}");
+
+    // A new copy is a copy of the repaired log: what is lost is lost there too, and told.
+    leader.check("after");
+    let mut after = leader.follower("after");
+    assert!(!after.report().unclean, "{:?}", after.report());
+    assert!(!after.table().lost().is_empty());
+    // An old one keeps what the leader has lost, and goes on.
+    let mut before = leader.follower("before");
+    before.catch_up().unwrap();
+    assert_eq!((before.table().digest(), before.table().lost()), (whole, vec![]));
+
+    leader.open();
+    leader.append(60, 4000);
+    after.catch_up().unwrap();
+    before.catch_up().unwrap();
+    leader.compare(&after, "after");
+    assert_eq!(before.end(), after.end());
+    drop((before, after));
+    let (before, after) = (leader.follower("before"), leader.follower("after"));
+    assert!(!before.report().unclean && !after.report().unclean);
+    let lost = Offset(report.lost[0].0);
+    assert!(before.log().get(lost).unwrap().is_some());
+    assert_eq!(after.log().get(lost).unwrap_err().kind(), Kind::Lost);
+}
