@@ -23,7 +23,6 @@ use super::{Log, Shared, compress};
 
 /// Records up to this size are checksummed where they were copied to, while still in cache.
 const IN_PLACE_BYTES: usize = 4096;
-const ZEROS: [u8; 8] = [0; 8];
 
 /// An append that was staged and can be waited for, any number of times.
 #[derive(Debug)]
@@ -67,9 +66,6 @@ impl Log {
             Durability::Durable => shared.fs.now(),
             _ => shared.fs.now_coarse(),
         });
-        let word = record.word().to_le_bytes();
-        let key = record.key.unwrap_or_default();
-        let padding = &ZEROS[..len.next_multiple_of(8) - len];
         let mut staged = Staged {
             draft: Draft {
                 len: u32::try_from(len).expect("at most 16 MiB"),
@@ -79,11 +75,12 @@ impl Log {
                 kind: FrameKind::Data,
                 flags: 0,
             },
-            pieces: [&word, key, record.value, padding, &[]],
+            word: Some(record.word().to_le_bytes()),
+            pieces: [record.key.unwrap_or_default(), record.value, &[]],
         };
         let in_place = len <= IN_PLACE_BYTES;
         if !in_place {
-            staged.draft.body_crc = staged.pieces.iter().fold(0, |crc, p| crc::append(crc, p));
+            staged.draft.body_crc = staged.body_crc();
         }
         let (first, end) = shared.stage(&staged, in_place, durability)?;
         shared.wait(end, first, durability)?;
@@ -158,8 +155,7 @@ impl Shared {
                 Err(_) if len > self.staged_limit() => {
                     let mut own = *staged;
                     if hash_in_place {
-                        own.draft.body_crc =
-                            own.pieces.iter().fold(0, |crc, piece| crc::append(crc, piece));
+                        own.draft.body_crc = own.body_crc();
                     }
                     return self.writer().append_alone(self, &own, false, |_| Ok(()));
                 }
@@ -202,19 +198,19 @@ impl Shared {
             None => (&table[..], batch.records()),
         };
         let len = HEADER_BYTES + mark.len() + table.len() + records.len();
-        let padding = &ZEROS[..len.next_multiple_of(8) - len];
-        let pieces = [mark, table, records, padding, &[]];
-        let staged = Staged {
+        let mut staged = Staged {
             draft: Draft {
                 len: u32::try_from(len).expect("a batch's limit"),
                 max_timestamp: batch.max_timestamp().unwrap_or_else(|| self.fs.now_coarse()),
-                body_crc: pieces.iter().fold(0, |crc, piece| crc::append(crc, piece)),
+                body_crc: 0,
                 count,
                 kind: FrameKind::Data,
                 flags,
             },
-            pieces,
+            word: None,
+            pieces: [mark, table, records],
         };
+        staged.draft.body_crc = staged.body_crc();
         let (first, end) = if how.producer.is_some() || how.expect.is_some() {
             match self.stage_checked(&staged, how)? {
                 Ok(placed) => placed,

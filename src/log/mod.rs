@@ -26,6 +26,7 @@ mod retain;
 pub(crate) mod scan;
 mod staging;
 pub(crate) mod start;
+mod survey;
 mod sync;
 mod tail;
 mod verify;

@@ -14,7 +14,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, Lost, MAX_FRAME_BYTES, NO_CLAIM};
 use crate::fs::{File, Fs, Open, Os};
@@ -30,6 +29,7 @@ use super::files::{
 use super::open::{take_lock, write_new_node};
 use super::scan::hex;
 use super::start::quarantine;
+use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
 
 /// The smallest frame: what a `lost` frame needs.
 const MIN_FRAME_BYTES: u64 = 40;
@@ -101,13 +101,13 @@ struct Repair<'a> {
 }
 
 /// A segment file as it was found.
-struct Candidate {
+pub(super) struct Candidate {
     path: PathBuf,
-    file: Arc<dyn File>,
-    len: u64,
-    header: SegmentHeader,
+    pub(super) file: Arc<dyn File>,
+    pub(super) len: u64,
+    pub(super) header: SegmentHeader,
     header_whole: bool,
-    footer: Option<Footer>,
+    pub(super) footer: Option<Footer>,
 }
 
 /// Where a readable segment starts, and the predecessor's hash its footer names.
@@ -682,143 +682,4 @@ impl Repair<'_> {
         }
         Ok(())
     }
-}
-
-/// A range of a file to be filled with `lost` frames.
-#[derive(Clone, Copy)]
-struct Gap {
-    from: u64,
-    to: u64,
-    count: u64,
-    fingerprint: u32,
-}
-
-struct Found {
-    gap: Gap,
-    /// Offset of the first lost record, relative to the segment's base.
-    first: u64,
-}
-
-struct Survey {
-    gaps: Vec<Found>,
-    /// Where the frames end.
-    end: u64,
-    /// Of the frames, if there are no gaps.
-    tally: Tally,
-}
-
-/// Finds the ranges of a segment that hold no valid frame.
-fn survey(
-    candidate: &Candidate,
-    header: &SegmentHeader,
-    known_end: Option<(u64, Offset)>,
-) -> std::io::Result<Survey> {
-    let limit = known_end.map_or(candidate.len, |(end, _)| match candidate.footer {
-        // Behind a proven end there may be whole frames that nothing vouches for yet.
-        None if end < candidate.len => candidate.len,
-        _ => end,
-    });
-    let limit = match (known_end, candidate.footer.is_some()) {
-        (Some((end, _)), true) => end,
-        _ => limit,
-    };
-    let mut gaps = Vec::new();
-    let mut tally = Tally::default();
-    let mut window = Window::file(Arc::clone(&candidate.file));
-    loop {
-        walk(&mut window, header, limit, &mut tally, |_, _| {})?;
-        let from = tally.end;
-        let enough = known_end.is_none_or(|(end, _)| from >= end);
-        let next = match from < limit {
-            true => search(&candidate.file, header, from + 8, limit)?
-                .filter(|(_, frame)| frame.kind != FrameKind::Seal)
-                .filter(|(_, frame)| frame.rel_offset >= tally.records),
-            false => None,
-        };
-        let (to, records) = match (next, known_end) {
-            // Frames behind the proven end are a torn tail's: no gap leads to them.
-            (Some((byte, frame)), Some((end, _))) if byte < end || !enough => {
-                (byte, frame.rel_offset)
-            }
-            (_, Some((end, offset))) if !enough => {
-                let records = offset.0.saturating_sub(header.base_offset.0);
-                (end, u32::try_from(records).unwrap_or(tally.records))
-            }
-            (Some((byte, frame)), None) => (byte, frame.rel_offset),
-            _ => return Ok(Survey { gaps, end: from, tally }),
-        };
-        let mut damaged = vec![0; bytes(to - from)];
-        let read = candidate.file.read_full_at(&mut damaged, from)?;
-        let gap = Gap {
-            from,
-            to,
-            count: u64::from(records.saturating_sub(tally.records)),
-            fingerprint: crc::crc32c(&damaged[..read]),
-        };
-        gaps.push(Found { gap, first: u64::from(tally.records) });
-        tally.end = to;
-        tally.records = records.max(tally.records);
-    }
-}
-
-/// Whether everything behind the frames is what the frames make.
-fn derived_holds(candidate: &Candidate, footer: &Footer, tally: &Tally) -> bool {
-    let header = &candidate.header;
-    let mut expected = crate::segment::seal_frame(header, tally);
-    let to = footer.data_end.next_multiple_of(crate::segment::PAGE_BYTES);
-    expected.resize(bytes(to - footer.frames_end()), 0);
-    expected.extend_from_slice(&tally.producers.encode());
-    expected.extend_from_slice(tally.index.as_bytes());
-    let mut stored = vec![0; expected.len()];
-    candidate.file.read_full_at(&mut stored, footer.frames_end()).is_ok_and(|n| n == stored.len())
-        && stored == expected
-        && footer.end_offset == tally.end_offset(header)
-        && footer.frames == tally.frames
-        && crate::segment::hash_of(&*candidate.file, footer.data_end)
-            .is_ok_and(|hash| hash == footer.hash)
-}
-
-fn link(footer: &Footer) -> Link {
-    Link { base: footer.base, end: footer.end(), fingerprint: footer.fingerprint }
-}
-
-/// What the footer of an unsealed segment would say; only its places are looked at.
-fn stand_in(header: &SegmentHeader, tally: &Tally) -> Footer {
-    Footer {
-        log: header.log,
-        base: header.base,
-        base_offset: header.base_offset,
-        epoch: header.epoch,
-        salt: header.salt,
-        data_end: tally.end + SEAL_BYTES,
-        end_offset: tally.end_offset(header),
-        frames: tally.frames,
-        min_timestamp: tally.min_timestamp,
-        max_timestamp: tally.max_timestamp,
-        fingerprint: tally.fingerprint,
-        index_byte: 0,
-        index_entries: 0,
-        index_crc: 0,
-        producers_byte: 0,
-        producers_count: 0,
-        producers_crc: 0,
-        previous_hash: [0; 32],
-        hash: [0; 32],
-    }
-}
-
-fn copy(from: &Arc<dyn File>, to: &Arc<dyn File>, start: u64, end: u64) -> std::io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    let mut at = start;
-    while at < end {
-        let len = buffer.len().min(bytes(end - at));
-        from.read_exact_at(&mut buffer[..len], at)?;
-        to.write_all_at(&buffer[..len], at)?;
-        at += len as u64;
-    }
-    Ok(())
-}
-
-fn bytes(n: u64) -> usize {
-    usize::try_from(n).expect("segment files are far below the address space")
 }

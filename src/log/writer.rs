@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
+use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER};
 use crate::fs::File;
@@ -118,11 +119,13 @@ impl SyncSet {
     }
 }
 
-/// A frame as its producer made it: header draft and body pieces.
+/// A frame as its producer made it: header draft and the body's pieces.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Staged<'a> {
     pub(crate) draft: frame::Draft,
-    pub(crate) pieces: [&'a [u8]; 5],
+    /// A lone record's word.
+    pub(crate) word: Option<[u8; 4]>,
+    pub(crate) pieces: [&'a [u8]; 3],
 }
 
 impl Staged<'_> {
@@ -135,14 +138,33 @@ impl Staged<'_> {
     /// Lays the frame out; place and header checksum come later, from the writer.
     #[inline]
     pub(crate) fn fill(&self, to: &mut [u8]) {
+        // The padding first: the pieces then overwrite what of it is theirs.
+        if let Some(last) = to.last_chunk_mut::<8>() {
+            *last = [0; 8];
+        }
         let (header, mut rest) = to.split_at_mut(FRAME_HEADER);
         header.copy_from_slice(&self.draft.header(0));
-        for piece in self.pieces {
-            let (now, after) = rest.split_at_mut(piece.len());
-            staging::copy(now, piece);
+        if let Some(word) = self.word {
+            let (now, after) = rest.split_at_mut(4);
+            now.copy_from_slice(&word);
             rest = after;
         }
-        rest.fill(0);
+        for piece in self.pieces {
+            if !piece.is_empty() {
+                let (now, after) = rest.split_at_mut(piece.len());
+                staging::copy(now, piece);
+                rest = after;
+            }
+        }
+    }
+
+    /// The checksum of the body with its padding.
+    pub(crate) fn body_crc(&self) -> u32 {
+        let padding = &[0; 8][..self.stride() - self.draft.len as usize];
+        let word = self.word.as_ref().map_or(&[][..], |word| word);
+        let crc = crc::append(0, word);
+        let crc = self.pieces.iter().fold(crc, |crc, piece| crc::append(crc, piece));
+        crc::append(crc, padding)
     }
 }
 
@@ -625,7 +647,7 @@ fn pad_to_page(bytes: &mut [u8], len: usize, now: i64) -> usize {
     let draft = frame::Draft {
         len: u32::try_from(end - len).expect("at most two pages"),
         max_timestamp: now,
-        body_crc: crate::crc::crc32c(body),
+        body_crc: crc::crc32c(body),
         count: 0,
         kind: FrameKind::Pad,
         flags: 0,

@@ -60,7 +60,7 @@ fn workload(sim: &Sim, preallocate: Preallocate, told: &mut Told) -> tidelog::Re
         } else {
             // The process dies here, the machine does not.
             sim.kill();
-            std::mem::forget(log);
+            drop(log);
             return Ok(());
         }
     }
@@ -90,7 +90,7 @@ fn check(disk: &Sim, told: &Told, what: &dyn Fn() -> String) -> u64 {
             log.append(&Record::event(b"again")).unwrap_or_else(|e| panic!("{}: {e}", what()));
         assert_eq!(appended.first, Offset(found), "{}", what());
         disk.kill();
-        std::mem::forget(log);
+        drop(log);
         found
     };
     // Another power cut, right after: the append was acknowledged.
@@ -148,7 +148,7 @@ fn a_power_cut_during_recovery_loses_nothing_either() {
             let disk = torn.deep_copy();
             disk.stop_after(n);
             let opened = options(&disk).open(DIR);
-            std::mem::forget(opened);
+            drop(opened);
             for choice in [Crash::DropAll, Crash::KeepAll, Crash::Torn { seed: n as u64 }] {
                 let what = || format!("seed {seed}, recovery cut after {n}, {choice:?}");
                 check(&disk.crash(&choice), &told, &what);

@@ -17,15 +17,18 @@ pub(super) struct Walrus;
 const TOPIC: &str = "log";
 const CONSISTENCY: ReadConsistency = ReadConsistency::AtLeastOnce { persist_every: 1 << 20 };
 
-/// Where it puts files and that it keeps quiet are environment variables; whether its files are
-/// opened with `O_SYNC` is decided once per process, by the first instance. That one is told not
-/// to sync, so that a synced append costs one `fsync` instead of two.
+/// Where it puts files and that it keeps quiet are environment variables; how it syncs files is
+/// decided once per process, by the first instance. That one is told not to, so that a synced
+/// append is synced once, by itself, and not by `O_SYNC` too.
 pub(super) fn prepare_process(root: &Path) -> Result<()> {
     // SAFETY: called before any other thread exists.
     unsafe {
         std::env::set_var("WALRUS_QUIET", "1");
         std::env::set_var("WALRUS_DATA_DIR", root);
     }
+    // Its mapped files are about three times as fast to append to as its `pwrite`s, and no slower
+    // to sync.
+    walrus_rust::disable_fd_backend();
     let first = "walrus-first";
     walrus_rust::Walrus::with_consistency_and_schedule_for_key(
         first,
