@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Map;
 use tidelog::{Batch, Durability, Log, Offset, Record};
 
-use crate::config::DurabilityArg;
+use crate::config::{Config, DurabilityArg};
 use crate::exit::{Failure, Outcome};
 use crate::output::{Format, print_rows};
 
@@ -24,24 +24,28 @@ enum What {
   tidelog bench append --durability buffered --batch 100 --size 100 --seconds 1
   tidelog bench read --seconds 1")]
 pub(crate) struct Bench {
+    /// What to measure
     #[arg(value_enum)]
     what: What,
-    /// Where to put the log that is measured; a temporary directory below it is removed again
+    /// Where to put the log that is measured; it is removed again
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// Bytes of a value
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_name = "BYTES")]
     size: usize,
     /// Threads that append
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     producers: usize,
     /// Records to a batch
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
+    /// What appends wait for
     #[arg(long, value_enum, default_value = "durable")]
     durability: DurabilityArg,
+    /// How long to measure
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// How to print: a table on a terminal, NDJSON when piped
     #[arg(short, long, value_enum)]
     output: Option<Format>,
 }
@@ -55,7 +59,7 @@ impl Bench {
         let dir = self.dir.join(format!("tidelog-bench-{}", std::process::id()));
         let result = self.measure(&dir);
         let _ = std::fs::remove_dir_all(&dir);
-        print_rows(self.output, &[result?])
+        print_rows(Config::load(None)?.format(self.output)?, &[result?])
     }
 
     fn measure(&self, dir: &std::path::Path) -> Result<Map<String, serde_json::Value>, Failure> {
@@ -84,9 +88,9 @@ impl Bench {
         row.insert("producers".into(), self.producers.into());
         row.insert("batch".into(), self.batch.into());
         row.insert("records".into(), records.into());
-        row.insert("records_per_s".into(), (records as f64 / seconds).round().into());
+        row.insert("records_per_s".into(), whole(records as f64 / seconds));
         let rate = records as f64 * self.size as f64 / seconds;
-        row.insert("bytes_per_s".into(), rate.round().into());
+        row.insert("bytes_per_s".into(), whole(rate));
         row.insert("p50_us".into(), at(0.5));
         row.insert("p99_us".into(), at(0.99));
         row.insert("p999_us".into(), at(0.999));
@@ -170,4 +174,9 @@ impl Bench {
         }
         Ok((records, seconds, micros))
     }
+}
+
+/// A rate as JSON, without decimals that mean nothing.
+fn whole(rate: f64) -> serde_json::Value {
+    format!("{rate:.0}").parse::<u64>().map_or(serde_json::Value::Null, Into::into)
 }

@@ -10,18 +10,23 @@ use crate::exit::{Failure, Outcome};
 use crate::output::{self, Format};
 
 /// What can be set, with its default and what it means.
-const SETTINGS: [(&str, &str, &str); 5] = [
+const SETTINGS: [(&str, &str, &str); 6] = [
     ("durability", "durable", "what an append waits for: buffered, written, durable"),
     ("segment_bytes", "64MiB", "target size of a segment file"),
     ("compression", "none", "of batches: none, lz4, zstd"),
     ("preallocate", "auto", "zeros ahead of the frames: auto, zero, grow"),
     ("batch", "1000", "records to a batch when ingesting"),
+    ("output", "auto", "how verbs print: auto, table, ndjson, json, csv, raw"),
 ];
 
+/// What an append waits for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DurabilityArg {
+    /// In memory; lost with the process
     Buffered,
+    /// In the page cache; survives the process
     Written,
+    /// Synced; survives a power cut
     Durable,
 }
 
@@ -35,6 +40,7 @@ impl From<DurabilityArg> for Durability {
     }
 }
 
+/// How batches are compressed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CompressionArg {
     None,
@@ -142,6 +148,15 @@ impl Config {
         Ok(batch)
     }
 
+    /// How to print.
+    pub(crate) fn format(&self, flag: Option<Format>) -> Result<Format, Failure> {
+        match flag {
+            Some(format) => Ok(format),
+            None if self.find("output").0 == "auto" => Ok(output::default_format()),
+            None => self.value("output"),
+        }
+    }
+
     /// Options to open a log with.
     pub(crate) fn options(
         &self,
@@ -182,7 +197,7 @@ impl Config {
                 row
             })
             .collect();
-        output::print_rows(output, &rows)
+        output::print_rows(self.format(output)?, &rows)
     }
 }
 

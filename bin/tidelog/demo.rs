@@ -1,163 +1,260 @@
 //! `demo`: the whole story on a real sample, in a directory that stays to be explored.
+//!
+//! Everything it says is measured or checked while it runs; a claim that does not hold is an error.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tidelog::ship::Directory;
-use tidelog::text::{Fields, Format, Next, Reader, TimeFormat, format_bytes};
-use tidelog::{Batch, Durability, Follower, Log, Offset, Table};
+use tidelog::text::{Fields, Format, Next, OwnedRecord, Reader, TimeFormat, format_bytes};
+use tidelog::{Batch, Durability, Follower, Log, Offset, Record, Table};
 
 use crate::exit::{Failure, Outcome};
+use crate::output::{count, grouped};
 
 /// A week of earthquakes: US Geological Survey, public domain.
 const SAMPLE: &[u8] = include_bytes!("../../tests/data/earthquakes.ndjson.gz");
 /// Small segments, so that the sample fills a few.
 const SEGMENT_BYTES: u64 = 64 << 10;
 const BATCH: usize = 50;
+/// Longer than any step takes on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ingest a real sample, follow it twice, survive an outage, query, compare
 #[derive(Args)]
-#[command(after_help = "Example: tidelog demo ./demo")]
-pub struct Demo {
+#[command(after_help = "Examples:
+  tidelog demo
+  tidelog demo elsewhere
+
+A leader and two followers, near and far, each in a directory of its own; the followers pull from \
+the leader's directory. Takes seconds and no network. The logs stay, to be explored.")]
+pub(crate) struct Demo {
     /// A new directory, which stays
     #[arg(default_value = "demo")]
     dir: PathBuf,
 }
 
-struct Story {
-    started: Instant,
-    step: u32,
-}
-
-impl Story {
-    fn tell(&mut self, text: &str) -> Outcome {
-        self.step += 1;
-        let mut out = anstream::stdout().lock();
-        writeln!(
-            out,
-            "{:2}. {:6.0} ms  {text}",
-            self.step,
-            self.started.elapsed().as_secs_f64() * 1e3
-        )?;
-        Ok(())
-    }
-}
-
 impl Demo {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let dir = self.dir.as_path();
         if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::usage(format!(
-                "expected a new directory for the demo, found files in {}; remove it or name another",
+                "expected a new directory for the demo, found files in {0}; remove it \
+                 (rm -r {0}) or name another",
                 dir.display()
             )));
         }
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::io(&format!("create {}", dir.display()), &e))?;
-        let (leader_dir, near_dir, far_dir) =
-            (dir.join("leader"), dir.join("near"), dir.join("far"));
-        let mut story = Story { started: Instant::now(), step: 0 };
-
+        let [leader_dir, near_dir, far_dir] = ["leader", "near", "far"].map(|name| dir.join(name));
         let records = sample()?;
-        let half = records.len() / 2;
+        let (first, second) = records.split_at(records.len() / 2);
+        let mut story = Story { started: Instant::now() };
+
+        story.part("A leader takes records")?;
         let leader = Log::options()
             .create(true)
             .segment_bytes(SEGMENT_BYTES)
             .durability(Durability::Durable)
             .open(&leader_dir)?;
-        let rate = ingest(&leader, &records[..half])?;
+        let rate = append(&leader, first)?;
         story.tell(&format!(
-            "the leader has {half} earthquake reports, every batch of {BATCH} synced: {rate}"
+            "leader: {} of earthquakes appended, each batch of {BATCH} synced to disk: {rate}",
+            count(first.len(), "report")
         ))?;
 
-        let mut near = follower(&near_dir, &leader_dir)?;
-        let mut far = follower(&far_dir, &leader_dir)?;
+        story.part("Two followers copy its files")?;
+        let mut near = Follower::open(Log::options(), &near_dir, Directory::open(&leader_dir)?)?;
+        let mut far = Follower::open(Log::options(), &far_dir, Directory::open(&leader_dir)?)?;
         for (name, follower) in [("near", &mut near), ("far", &mut far)] {
-            let started = Instant::now();
-            let progress = follower.catch_up()?;
-            story.tell(&format!(
-                "follower {name} pulled {} in {} segments, verified every frame, applied {} records: {:.0} records/s",
-                format_bytes(progress.bytes),
-                progress.segments + 1,
-                progress.to.0 - progress.from.0,
-                (progress.to.0 - progress.from.0) as f64 / started.elapsed().as_secs_f64()
-            ))?;
+            let caught_up = catch_up(follower)?;
+            story.tell(&format!("{name}: {caught_up}"))?;
         }
 
+        story.part("One of them is away for a while")?;
         far.close()?;
-        story.tell("follower far goes away")?;
-        let rate = ingest(&leader, &records[half..])?;
-        story.tell(&format!("the leader takes {} more: {rate}", records.len() - half))?;
-        near.catch_up()?;
-        story.tell(&format!("follower near has them: lag {} records", near.lag().records))?;
-
-        let mut far = follower(&far_dir, &leader_dir)?;
-        let behind = leader.durable_end().0 - far.end().0;
-        let progress = far.catch_up()?;
+        story.tell("far: stopped")?;
+        let near = Live::start(near)?;
+        let rate = append(&leader, second)?;
+        let durable = Instant::now();
+        near.wait_for(leader.durable_end())?;
+        story.tell(&format!("leader: {} more reports: {rate}", second.len()))?;
         story.tell(&format!(
-            "follower far is back, {behind} records behind, and caught up {} records: lag {}",
-            progress.to.0 - progress.from.0,
-            far.lag().records
+            "near: followed meanwhile, and had the last one {} after the leader did",
+            millis(durable)
         ))?;
+        let mut far = Follower::open(Log::options(), &far_dir, Directory::open(&leader_dir)?)?;
+        let behind = leader.durable_end().0 - far.end().0;
+        story.tell(&format!("far: back, {} behind", count(behind, "record")))?;
+        let caught_up = catch_up(&mut far)?;
+        story.tell(&format!("far: {caught_up}"))?;
+        let far = Live::start(far)?;
 
+        story.part("A write is read on both")?;
+        let written = Instant::now();
+        let note = r#"{"mag":0,"place":"the room this demo ran in"}"#;
+        let appended = leader.append(&Record::put(b"demo", note.as_bytes()))?;
+        story.tell(&format!(
+            "leader: one more record, durable after {}, at offset {}",
+            millis(written),
+            appended.last
+        ))?;
+        for (name, follower) in [("near", &near), ("far", &far)] {
+            follower.wait_for(appended.last.plus(1))?;
+            let found =
+                follower.table.get(b"demo").is_some_and(|row| *row.value == *note.as_bytes());
+            hold(found, || format!("{name} does not have the record"))?;
+            story.tell(&format!("{name}: reads it {} after the append began", millis(written)))?;
+        }
+
+        story.part("The same question, asked of each")?;
         let table = Table::from_log(&leader)?;
-        let key = strongest(&leader)?;
-        let places = [("leader", &table), ("near", near.table()), ("far", far.table())];
-        for (name, table) in places {
-            let row = table
-                .get(key.as_bytes())
-                .ok_or_else(|| Failure::no(format!("{name} does not know {key}")))?;
-            let what: serde_json::Value = serde_json::from_slice(&row.value)
-                .map_err(|e| Failure::no(format!("{name} holds no JSON: {e}")))?;
+        let tables = [("leader", &table), ("near", &near.table), ("far", &far.table)];
+        for (name, table) in tables {
+            let (key, magnitude, place) = strongest(table);
             story.tell(&format!(
-                "the strongest one, asked of {name}: magnitude {}, {}",
-                what["mag"],
-                what["place"].as_str().unwrap_or("somewhere")
+                "{name}: the strongest was {key}, magnitude {magnitude}, {place}"
             ))?;
         }
-        let digests: Vec<String> =
-            places.iter().map(|(_, table)| table.digest().to_string()).collect();
-        let rows = table.len();
-        if digests.iter().any(|digest| *digest != digests[0]) {
-            return Err(Failure::no(format!("the tables differ: {digests:?}")));
-        }
-        story.tell(&format!("all three tables hold {rows} keys, digest {}…", &digests[0][..16]))?;
-        near.close()?;
-        far.close()?;
+        let (key, ..) = strongest(&table);
+        let digest = table.digest();
+        hold(tables.iter().all(|(_, other)| other.digest() == digest), || {
+            "the tables differ".to_owned()
+        })?;
+        story.tell(&format!(
+            "all three tables hold the same {}: digest {}…",
+            count(table.len(), "key"),
+            &digest.to_string()[..16]
+        ))?;
+        near.stop()?;
+        far.stop()?;
         leader.close()?;
         let files = same_files(&leader_dir, &[&near_dir, &far_dir])?;
         story.tell(&format!(
-            "{files} sealed segment files are the same, byte for byte, on all three"
+            "all three directories hold the same {}, byte for byte",
+            count(files, "sealed segment file")
         ))?;
         self.next_steps(&key)
     }
 
     fn next_steps(&self, key: &str) -> Outcome {
         let dir = self.dir.display();
+        // As it was called: `cargo run` does not put it on the path.
+        let tidelog = std::env::args().next().unwrap_or_else(|| "tidelog".to_owned());
         let mut out = anstream::stdout().lock();
         writeln!(
             out,
-            "\nExplore {dir}:
-  tidelog info {dir}/leader
-  tidelog segments {dir}/near
-  tidelog tail {dir}/leader -n 3
-  tidelog get {dir}/far {key}
-  tidelog scan {dir}/near --prefix us -n 3
-  tidelog append {dir}/leader {key} revised && tidelog follow {dir}/near --from {dir}/leader --once
-  tidelog verify {dir}/leader"
+            "\n\x1b[1mGo on from here\x1b[0m
+  {tidelog} info {dir}/leader
+  {tidelog} segments {dir}/near
+  {tidelog} tail {dir}/leader -n 3
+  {tidelog} get {dir}/far {key}
+  {tidelog} scan {dir}/near --prefix us -n 3 -o csv
+  {tidelog} append {dir}/leader {key} revised
+  {tidelog} follow {dir}/near --from {dir}/leader --once
+  {tidelog} history {dir}/near {key}
+  {tidelog} verify {dir}/far"
         )?;
         Ok(())
     }
 }
 
-fn follower(dir: &Path, leader: &Path) -> Result<Follower, Failure> {
-    Ok(Follower::open(Log::options(), dir, Directory::open(leader)?)?)
+/// Prints what happens, with the time since the start.
+struct Story {
+    started: Instant,
+}
+
+impl Story {
+    fn part(&mut self, title: &str) -> Outcome {
+        writeln!(anstream::stdout(), "\x1b[1m{title}\x1b[0m")?;
+        Ok(())
+    }
+
+    fn tell(&mut self, text: &str) -> Outcome {
+        let seconds = self.started.elapsed().as_secs_f64();
+        writeln!(anstream::stdout(), "{seconds:7.3} s  {text}")?;
+        Ok(())
+    }
+}
+
+/// A follower at work in a thread of its own.
+struct Live {
+    table: Table,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<tidelog::Result<()>>,
+}
+
+impl Live {
+    fn start(mut follower: Follower) -> Result<Self, Failure> {
+        let (table, stop) = (follower.table().clone(), Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("tidelog-follow".into())
+            .spawn(move || {
+                follower.run(&flag, |_| {})?;
+                follower.close()
+            })
+            .map_err(|e| Failure::io("start a thread", &e))?;
+        Ok(Live { table, stop, thread })
+    }
+
+    /// Waits until every record before `end` is applied.
+    fn wait_for(&self, end: Offset) -> Outcome {
+        let started = Instant::now();
+        while self.table.applied().is_none_or(|applied| applied.offset < end) {
+            hold(started.elapsed() < PATIENCE && !self.thread.is_finished(), || {
+                format!("a follower did not come to offset {end}")
+            })?;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    fn stop(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.join() {
+            Ok(outcome) => Ok(outcome?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// What the demo says must be so.
+fn hold(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(Failure::no(otherwise())) }
+}
+
+fn millis(since: Instant) -> String {
+    format!("{:.1} ms", since.elapsed().as_secs_f64() * 1e3)
+}
+
+fn rate(records: u64, since: Instant) -> String {
+    let micros = since.elapsed().as_micros().max(1);
+    let rate = u128::from(records) * 1_000_000 / micros;
+    format!("{} records/s", grouped(u64::try_from(rate).unwrap_or(u64::MAX)))
+}
+
+/// Lets a follower catch up and says what that took.
+fn catch_up(follower: &mut Follower) -> Result<String, Failure> {
+    let started = Instant::now();
+    let progress = follower.catch_up()?;
+    let records = progress.to.0 - progress.from.0;
+    Ok(format!(
+        "{} ({}) copied, verified, synced, applied: {}; {} behind",
+        count(records, "record"),
+        format_bytes(progress.bytes),
+        rate(records, started),
+        count(follower.lag().records, "record")
+    ))
 }
 
 /// The sample's records.
-fn sample() -> Result<Vec<tidelog::text::OwnedRecord>, Failure> {
+fn sample() -> Result<Vec<OwnedRecord>, Failure> {
     let input = std::io::BufReader::new(flate2::read::GzDecoder::new(SAMPLE));
     let fields = Fields {
         key: Some("id".into()),
@@ -178,7 +275,8 @@ fn sample() -> Result<Vec<tidelog::text::OwnedRecord>, Failure> {
     }
 }
 
-fn ingest(log: &Log, records: &[tidelog::text::OwnedRecord]) -> Result<String, Failure> {
+/// Appends records in batches that are waited for one by one.
+fn append(log: &Log, records: &[OwnedRecord]) -> Result<String, Failure> {
     let started = Instant::now();
     let mut batch = Batch::new();
     for chunk in records.chunks(BATCH) {
@@ -188,26 +286,21 @@ fn ingest(log: &Log, records: &[tidelog::text::OwnedRecord]) -> Result<String, F
         }
         log.append_batch(&batch)?;
     }
-    // Followers look at what the leader has said to be durable.
-    log.sync()?;
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(format!("{:.0} records/s", records.len() as f64 / seconds))
+    Ok(rate(records.len() as u64, started))
 }
 
-/// The key of the record with the highest magnitude.
-fn strongest(log: &Log) -> Result<String, Failure> {
-    let mut cursor = log.read(Offset(0))?;
-    let mut best = (f64::MIN, String::new());
-    while let Some(entry) = cursor.next()? {
-        let value: serde_json::Value =
-            serde_json::from_slice(entry.record.value).unwrap_or_default();
+/// Key, magnitude and place of the row with the highest magnitude.
+fn strongest(table: &Table) -> (String, f64, String) {
+    let mut best = (String::new(), f64::MIN, String::new());
+    for (key, row) in table.view().scan(&tidelog::table::Scan::all()) {
+        let value: serde_json::Value = serde_json::from_slice(&row.value).unwrap_or_default();
         let magnitude = value["mag"].as_f64().unwrap_or(f64::MIN);
-        if magnitude > best.0 {
-            let key = entry.record.key.unwrap_or_default();
-            best = (magnitude, String::from_utf8_lossy(key).into_owned());
+        if magnitude > best.1 {
+            let place = value["place"].as_str().unwrap_or("somewhere").to_owned();
+            best = (String::from_utf8_lossy(key).into_owned(), magnitude, place);
         }
     }
-    Ok(best.1)
+    best
 }
 
 /// How many sealed segment files the copies share with the leader; all of them, or an error.

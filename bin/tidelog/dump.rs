@@ -13,8 +13,12 @@ use crate::exit::{Failure, Outcome};
 
 /// Print the frames and checksums of a segment file as NDJSON
 #[derive(Args)]
-#[command(after_help = "Example: tidelog dump mylog/segments/00000000000000000000.seg")]
+#[command(after_help = "Examples:
+  tidelog dump mylog/segments/00000000000000000000.seg
+
+Exit 1 when a frame does not hold.")]
 pub(crate) struct Dump {
+    /// A segment file
     file: PathBuf,
 }
 

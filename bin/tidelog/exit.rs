@@ -3,7 +3,7 @@
 //! 0 ok · 1 ran, and the answer is no · 2 usage · 3 I/O or network · 4 corruption stopped the
 //! work · 5 locked by another process · 6 not the leader, or outcome unknown · 130 interrupted
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use tidelog::{Error, Kind};
@@ -45,7 +45,8 @@ impl Failure {
     /// Says it on stderr and becomes the process's code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
-            anstream::eprintln!("tidelog: {message}");
+            // Colours go when stderr is no terminal, or with NO_COLOR.
+            let _ = writeln!(anstream::stderr(), "\x1b[1;31mtidelog:\x1b[0m {message}");
         }
         ExitCode::from(self.code)
     }

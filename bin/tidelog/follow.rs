@@ -1,118 +1,112 @@
 //! `follow`: keeps a copy of another log and applies it.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 use tidelog::replica::Progress;
 use tidelog::ship::Directory;
+use tidelog::text::format_bytes;
 use tidelog::{Follower, Log, Offset};
 
+use crate::args::{LogDir, NodeArgs, directory};
 use crate::exit::{Failure, Outcome};
+use crate::output::{self, count, say};
 use crate::progress;
-use crate::shell::identity;
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog follow copy --from mylog --once
+  tidelog follow copy --from mylog --until 2
   tidelog follow copy --from mylog
 
-Every frame is verified before it is kept. Each step is one JSON line on stdout; stop it with Ctrl-C, \
-start it again, and it goes on.")]
-pub struct Follow {
-    /// The copy; made if it is not there
-    dir: PathBuf,
-    /// The leader's directory
-    #[arg(long, value_name = "DIRECTORY")]
+Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
+--until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied.")]
+pub(crate) struct Follow {
+    /// The copy's directory; made if it is not there
+    #[command(flatten)]
+    at: LogDir,
+    /// The directory of the log to copy: the leader's, or another copy's
+    #[arg(long, value_name = "DIR", value_parser = directory())]
     from: PathBuf,
     /// Catch up, then end
     #[arg(long, conflicts_with = "until")]
     once: bool,
-    /// End when this offset is copied
+    /// End when every record before this offset is copied
     #[arg(long, value_name = "OFFSET")]
     until: Option<u64>,
-    /// The directory was copied here: it is a new node
-    #[arg(long, conflicts_with = "same_node")]
-    new_node: bool,
-    /// The directory was moved here: it is the same node
-    #[arg(long)]
-    same_node: bool,
+    #[command(flatten)]
+    node: NodeArgs,
 }
 
 impl Follow {
-    pub fn run(self) -> Outcome {
-        let text = self.from.to_string_lossy();
-        if text.contains("://") && !text.starts_with("file://") {
-            return Err(Failure::usage(format!(
-                "expected a directory to follow, found {text}: this version pulls from directories"
-            )));
-        }
-        let options = Log::options().identity(identity(self.new_node, self.same_node));
+    pub(crate) fn run(self) -> Outcome {
+        let options = Log::options().identity(self.node.identity());
         let source = Directory::open(&self.from)?;
-        let mut follower = Follower::open(options, &self.dir, source)?;
-        let started = Instant::now();
-        if self.once {
-            let progress = follower.catch_up()?;
-            say(&follower, &progress, started)?;
-            follower.close()?;
-            return Ok(());
+        let mut follower = Follower::open(options, &self.at.dir, source)?;
+        for finding in &follower.report().findings {
+            say(format_args!("note: {finding}"));
         }
-        if self.until.is_some_and(|until| follower.end() >= Offset(until)) {
-            follower.close()?;
+        let started = Instant::now();
+        let outcome = if self.once {
+            follower.catch_up().map_err(Failure::from).and_then(|progress| step(&progress, started))
+        } else {
+            self.keep_on(&mut follower, started)
+        };
+        let end = follower.end();
+        let closed = follower.close();
+        if outcome.as_ref().err().is_none_or(|failure| failure.code == 130) {
+            say(format_args!(
+                "{} and {} hold the same records up to offset {end}",
+                self.at.dir.display(),
+                self.from.display()
+            ));
+        }
+        outcome.and(closed.map_err(Failure::from))
+    }
+
+    fn keep_on(&self, follower: &mut Follower, started: Instant) -> Outcome {
+        let until = self.until.map(Offset);
+        if until.is_some_and(|until| follower.end() >= until) {
             return Ok(());
         }
         let stop = progress::interrupt_flag();
-        let mut failed = None;
-        let (until, mut reached) = (self.until.map(Offset), false);
-        follower.run(stop, |step| match step {
+        let (mut outcome, mut reached) = (Ok(()), false);
+        follower.run(stop, |result| match result {
             Ok(progress) => {
-                if let Err(e) = print_step(progress, started) {
-                    failed = Some(e);
-                    stop.store(true, std::sync::atomic::Ordering::Release);
-                }
-                if until.is_some_and(|until| progress.to >= until) {
-                    reached = true;
-                    stop.store(true, std::sync::atomic::Ordering::Release);
+                outcome = step(progress, started);
+                reached = until.is_some_and(|until| progress.to >= until);
+                if reached || outcome.is_err() {
+                    stop.store(true, Ordering::Release);
                 }
             }
-            Err(e) => anstream::eprintln!("tidelog: {e}; trying again"),
+            Err(e) => say(format_args!("{e}; trying again")),
         })?;
-        follower.close()?;
-        match failed {
-            Some(failure) => Err(failure),
-            None if reached => Ok(()),
-            None => Err(Failure::interrupted()),
-        }
+        if reached { outcome } else { outcome.and(Err(Failure::interrupted())) }
     }
 }
 
-fn print_step(progress: &Progress, started: Instant) -> Outcome {
-    use std::io::Write;
-    let line = json!({
+/// Says what one step brought: a line of data, and a line for people.
+fn step(progress: &Progress, started: Instant) -> Outcome {
+    let records = progress.to.0 - progress.from.0;
+    output::line(json!({
         "from_offset": progress.from.0,
         "to_offset": progress.to.0,
-        "records": progress.to.0 - progress.from.0,
+        "records": records,
         "bytes": progress.bytes,
         "segments": progress.segments,
         "lag_records": progress.lag.records,
         "lag_bytes": progress.lag.bytes,
-        "seconds": started.elapsed().as_secs_f64(),
-    });
-    writeln!(std::io::stdout().lock(), "{line}")?;
+        "seconds": progress::seconds(started),
+    }))?;
+    say(format_args!(
+        "copied {}, {}; {} behind",
+        count(records, "record"),
+        format_bytes(progress.bytes),
+        count(progress.lag.records, "record"),
+    ));
     Ok(())
-}
-
-fn say(follower: &Follower, progress: &Progress, started: Instant) -> Outcome {
-    print_step(progress, started)?;
-    let report = follower.report();
-    if let Some(note) = report_notes(report) {
-        anstream::eprintln!("tidelog: {note}");
-    }
-    Ok(())
-}
-
-fn report_notes(report: &tidelog::replica::FollowerReport) -> Option<String> {
-    (!report.findings.is_empty()).then(|| report.findings.join("; "))
 }

@@ -1,14 +1,17 @@
 //! `get`, `scan`, `count`: the table, built from the log as it is opened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use tidelog::table::{Row, Scan, Table};
-use tidelog::{Entry, Log, Record, Token};
+use tidelog::{Entry, Kind, Log, Record, Token};
 
+use crate::args::LogDir;
+use crate::config::Config;
 use crate::exit::{Failure, Outcome};
-use crate::output::{OutputArgs, Printer};
+use crate::output::{self, say};
+use crate::printer::{PrintArgs, Printer};
 use crate::progress;
 
 /// Print the latest record of a key; exit 1 when there is none
@@ -18,16 +21,18 @@ use crate::progress;
   tidelog get mylog gate -o raw
   tidelog get mylog gate --at-least TOKEN --timeout 5s")]
 pub(crate) struct Get {
-    dir: PathBuf,
+    #[command(flatten)]
+    at: LogDir,
+    /// The key
     key: String,
-    /// Wait until the record with this token is there
+    /// Wait until the record with this token is there; appends print tokens
     #[arg(long, value_name = "TOKEN", value_parser = token)]
     at_least: Option<Token>,
-    /// How long to wait for it
+    /// How long to wait for it; then exit 1
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = tidelog::text::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
-    output: OutputArgs,
+    print: PrintArgs,
 }
 
 /// Print the rows of the table in key order
@@ -35,67 +40,66 @@ pub(crate) struct Get {
 #[command(after_help = "Examples:
   tidelog scan mylog -n 10
   tidelog scan mylog --prefix sensor/
-  tidelog scan mylog --start a --end c -o csv --with key")]
+  tidelog scan mylog --start a --end h -o csv --with key")]
 pub(crate) struct ScanArgs {
-    dir: PathBuf,
+    #[command(flatten)]
+    at: LogDir,
     /// Only keys that start so
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
     /// Keys at or behind this one
-    #[arg(long)]
+    #[arg(long, value_name = "KEY")]
     start: Option<String>,
     /// Keys before this one
-    #[arg(long)]
+    #[arg(long, value_name = "KEY")]
     end: Option<String>,
     /// At most so many
     #[arg(short = 'n', value_name = "N")]
     limit: Option<usize>,
     #[command(flatten)]
-    output: OutputArgs,
+    print: PrintArgs,
 }
 
 /// Print how many keys the table holds
 #[derive(Args)]
-#[command(after_help = "Example: tidelog count mylog")]
+#[command(after_help = "Examples:
+  tidelog count mylog")]
 pub(crate) struct Count {
-    dir: PathBuf,
+    #[command(flatten)]
+    at: LogDir,
 }
 
 fn token(text: &str) -> Result<Token, String> {
-    text.parse().map_err(|()| format!("expected a token as appends print it, found {text:?}"))
+    text.parse().map_err(|()| "expected a token as `tidelog append` prints it".to_owned())
 }
 
 fn open(dir: &Path) -> Result<(Log, Table), Failure> {
     let log = Log::options().read_only(true).open(dir)?;
     let table = Table::from_log(&log)?;
-    warn_of_loss(&table);
+    for lost in table.lost() {
+        say(format_args!(
+            "offsets {} to {} were lost to damage; keys may show older records",
+            lost.start,
+            lost.end.0 - 1
+        ));
+    }
     Ok((log, table))
 }
 
-fn warn_of_loss(table: &Table) {
-    for lost in table.lost() {
-        anstream::eprintln!(
-            "tidelog: offsets {} to {} were lost to damage; keys may show older records",
-            lost.start,
-            lost.end.0 - 1
-        );
-    }
-}
-
 /// A row as the record it came from.
-fn print(printer: &mut Printer, log: &Log, key: &[u8], row: &Row) -> Outcome {
-    let epoch = log.epoch_at(row.offset);
-    printer.print(&Entry {
+fn entry<'a>(log: &Log, key: &'a [u8], row: &'a Row) -> Entry<'a> {
+    Entry {
         offset: row.offset,
-        epoch,
+        epoch: log.epoch_at(row.offset),
         timestamp: row.timestamp,
         record: Record::put(key, &row.value).at(row.timestamp),
-    })
+    }
 }
 
 impl Get {
     pub(crate) fn run(self) -> Outcome {
-        let (log, table) = open(&self.dir)?;
+        let config = Config::load(Some(&self.at.dir))?;
+        let (log, table) = open(&self.at.dir)?;
         if let Some(token) = &self.at_least {
             self.wait(&log, &table, token)?;
         }
@@ -103,17 +107,23 @@ impl Get {
         let Some(row) = table.get(key) else {
             return Err(Failure::no(format!("no record of key {:?}", self.key)));
         };
-        let mut printer = Printer::new(&self.output);
-        print(&mut printer, &log, key, &row)?;
+        let mut printer: Printer = self.print.printer(&config)?;
+        printer.print(&entry(&log, key, &row))?;
         printer.finish()
     }
 
     /// Waits until the table holds what the token stands for.
     fn wait(&self, log: &Log, table: &Table, token: &Token) -> Outcome {
+        let check = || {
+            log.check_token(token).map_err(|e| match e.kind() {
+                Kind::WrongLog => Failure::usage(e.to_string()),
+                _ => e.into(),
+            })
+        };
         let deadline = Instant::now() + self.timeout;
         let mut tail = log.tail(log.end())?;
         while log.end() <= token.offset {
-            log.check_token(token)?;
+            check()?;
             if progress::interrupted() {
                 return Err(Failure::interrupted());
             }
@@ -128,7 +138,7 @@ impl Get {
             }
             tail.wait_timeout(left.min(Duration::from_millis(500)))?;
         }
-        log.check_token(token)?;
+        check()?;
         table.catch_up(log)?;
         Ok(())
     }
@@ -136,7 +146,8 @@ impl Get {
 
 impl ScanArgs {
     pub(crate) fn run(self) -> Outcome {
-        let (log, table) = open(&self.dir)?;
+        let config = Config::load(Some(&self.at.dir))?;
+        let (log, table) = open(&self.at.dir)?;
         let mut scan = Scan::all();
         if let Some(prefix) = &self.prefix {
             scan = scan.prefix(prefix.as_bytes());
@@ -150,17 +161,13 @@ impl ScanArgs {
         if let Some(limit) = self.limit {
             scan = scan.limit(limit);
         }
-        let mut printer = Printer::new(&self.output);
-        let rows = table.scan(&scan);
+        let mut printer = self.print.printer(&config)?;
+        let view = table.view();
         if printer.wants_to_learn() {
-            for (key, row) in &rows {
-                let record = Record::put(key, &row.value);
-                let (offset, timestamp) = (row.offset, row.timestamp);
-                printer.learn(&Entry { offset, epoch: 0, timestamp, record });
-            }
+            view.scan(&scan).for_each(|(key, row)| printer.learn(&entry(&log, key, row)));
         }
-        for (key, row) in &rows {
-            print(&mut printer, &log, key, row)?;
+        for (key, row) in view.scan(&scan) {
+            printer.print(&entry(&log, key, row))?;
         }
         printer.finish()
     }
@@ -168,8 +175,7 @@ impl ScanArgs {
 
 impl Count {
     pub(crate) fn run(self) -> Outcome {
-        let (_, table) = open(&self.dir)?;
-        println!("{}", table.len());
-        Ok(())
+        let (_, table) = open(&self.at.dir)?;
+        output::line(table.len())
     }
 }

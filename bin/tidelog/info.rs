@@ -1,26 +1,32 @@
 //! `info`: what is in a log.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::{Map, Value};
 use tidelog::Log;
+use tidelog::text::format_bytes;
 
+use crate::args::LogDir;
+use crate::config::Config;
 use crate::exit::Outcome;
 use crate::output::{Format, print_rows};
 
 /// Say what is in a log
 #[derive(Args)]
-#[command(after_help = "Example: tidelog info mylog")]
+#[command(after_help = "Examples:
+  tidelog info mylog
+  tidelog info mylog -o json")]
 pub(crate) struct Info {
-    dir: PathBuf,
+    #[command(flatten)]
+    at: LogDir,
+    /// How to print: a table on a terminal, NDJSON when piped
     #[arg(short, long, value_enum)]
     output: Option<Format>,
 }
 
 impl Info {
     pub(crate) fn run(self) -> Outcome {
-        let log = Log::options().read_only(true).open(&self.dir)?;
+        let format = Config::load(Some(&self.at.dir))?.format(self.output)?;
+        let log = Log::options().read_only(true).open(&self.at.dir)?;
         let stats = log.stats();
         let report = log.report();
         let segments = log.segments();
@@ -33,25 +39,28 @@ impl Info {
         let mut put = |name: &str, value: Value| row.insert(name.to_owned(), value);
         put("log", stats.id.to_string().into());
         put("node", stats.node.to_string().into());
+        if let Some(source) = log.follows() {
+            put("follows", source.into());
+        }
         put("epoch", stats.epoch.number.into());
         put("start_offset", stats.start.0.into());
         put("end_offset", stats.end.0.into());
         put("confirmed_offset", log.confirmed_end().0.into());
         put("records", (stats.end.0 - stats.start.0).into());
         put("segments", segments.len().into());
-        put("bytes", bytes.into());
+        put(
+            "bytes",
+            if format == Format::Table { format_bytes(bytes).into() } else { bytes.into() },
+        );
         put("log_byte", stats.log_byte.0.into());
         put("producers", stats.producers.into());
         put("clean", report.clean.into());
-        if let Some(source) = log.follows() {
-            put("follows", source.into());
-        }
         if report.bytes_cut > 0 {
             put("torn_bytes", report.bytes_cut.into());
         }
         if !report.findings.is_empty() {
             put("findings", report.findings.join("; ").into());
         }
-        print_rows(self.output, &[row])
+        print_rows(format, &[row])
     }
 }

@@ -1,55 +1,62 @@
 //! `init`: creates a log.
 
-use std::path::PathBuf;
+use std::fmt::Write;
 
 use clap::Args;
+use serde_json::json;
 
+use crate::args::LogDir;
 use crate::config::{CompressionArg, Config};
 use crate::exit::{Failure, Outcome};
+use crate::output;
 
-/// Create a log
+/// Create a log in a new or empty directory
 #[derive(Args)]
-#[command(after_help = "Example: tidelog init mylog --segment-bytes 64MiB")]
+#[command(after_help = "Examples:
+  tidelog init mylog
+  tidelog init mylog --segment-bytes 16MiB --compression zstd
+
+What is given here is kept in mylog/tidelog.toml and holds for every later verb.")]
 pub(crate) struct Init {
-    /// A new or empty directory
-    dir: PathBuf,
-    /// Target size of a segment file, for example 64MiB
-    #[arg(long, value_parser = tidelog::text::parse_bytes)]
+    #[command(flatten)]
+    at: LogDir,
+    /// Target size of a segment file [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = tidelog::text::parse_bytes)]
     segment_bytes: Option<u64>,
-    /// How batches are compressed
+    /// How batches are compressed [default: none]
     #[arg(long, value_enum)]
     compression: Option<CompressionArg>,
 }
 
 impl Init {
     pub(crate) fn run(self) -> Outcome {
-        if self.dir.join("LOG").exists() {
+        let dir = &self.at.dir;
+        if dir.join("LOG").exists() {
             return Err(Failure::usage(format!(
                 "expected a new directory, found a log in {}",
-                self.dir.display()
+                dir.display()
             )));
         }
-        let config = Config::load(Some(&self.dir))?;
-        let log =
-            config.options(self.segment_bytes, self.compression)?.create(true).open(&self.dir)?;
-        // What was asked for here holds for every later verb on this directory.
+        let config = Config::load(Some(dir))?;
+        let log = config.options(self.segment_bytes, self.compression)?.create(true).open(dir)?;
         let mut settings = String::new();
         if let Some(bytes) = self.segment_bytes {
-            settings += &format!("segment_bytes = {bytes}\n");
+            let _ = writeln!(settings, "segment_bytes = {bytes}");
         }
         if let Some(compression) = self.compression {
-            settings += &format!("compression = {:?}\n", format!("{compression:?}").to_lowercase());
+            let _ = writeln!(
+                settings,
+                "compression = {:?}",
+                format!("{compression:?}").to_ascii_lowercase()
+            );
         }
         if !settings.is_empty() {
-            let path = self.dir.join("tidelog.toml");
+            let path = dir.join("tidelog.toml");
             std::fs::write(&path, settings)
                 .map_err(|e| Failure::io(&format!("write {}", path.display()), &e))?;
         }
-        println!(
-            "{}",
-            serde_json::json!({ "log": log.id().to_string(), "node": log.node().to_string() })
-        );
+        let (id, node) = (log.id().to_string(), log.node().to_string());
         log.close()?;
-        Ok(())
+        output::line(json!({ "log": id, "node": node }))
     }
 }

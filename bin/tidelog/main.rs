@@ -3,11 +3,13 @@
 //! stdout is data only; progress, warnings and summaries go to stderr. Exit codes: see `exit`.
 
 mod append;
+mod args;
 mod bench;
 mod config;
 mod demo;
 mod dump;
 mod exit;
+mod feed;
 mod follow;
 mod get;
 mod info;
@@ -15,6 +17,7 @@ mod ingest;
 mod init;
 mod input;
 mod output;
+mod printer;
 mod progress;
 mod repair;
 mod retain;
@@ -53,6 +56,7 @@ enum Verb {
     Repair(repair::Repair),
     Get(get::Get),
     Scan(get::ScanArgs),
+    History(tail::History),
     Count(get::Count),
     Follow(follow::Follow),
     Demo(demo::Demo),
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Repair(verb) => verb.run(),
         Verb::Get(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),
+        Verb::History(verb) => verb.run(),
         Verb::Count(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),

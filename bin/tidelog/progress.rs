@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -22,6 +22,29 @@ pub(crate) fn bytes(total: Option<u64>) -> ProgressBar {
     bar.set_style(ProgressStyle::with_template(template).expect("a constant template"));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// A sign of life for work that does not say how far it is; hidden when nobody looks.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("a constant template"),
+    );
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Seconds since `started`, to the microsecond.
+pub(crate) fn seconds(started: Instant) -> f64 {
+    rounded(started.elapsed())
+}
+
+/// Seconds, to the microsecond.
+pub(crate) fn rounded(elapsed: Duration) -> f64 {
+    (elapsed.as_secs_f64() * 1e6).round() / 1e6
 }
 
 static INTERRUPTED: OnceLock<AtomicBool> = OnceLock::new();

@@ -1,27 +1,37 @@
 //! `segments`: the files of a log.
 
-use std::path::PathBuf;
+use std::fmt::Write;
 
 use clap::Args;
 use serde_json::Map;
 use tidelog::Log;
-use tidelog::text::format_time;
+use tidelog::text::{format_bytes, format_time};
 
+use crate::args::LogDir;
+use crate::config::Config;
 use crate::exit::Outcome;
-use crate::output::{Format, print_rows};
+use crate::output::{Format, print_rows, short_time};
 
 /// List the segment files of a log
 #[derive(Args)]
-#[command(after_help = "Example: tidelog segments mylog")]
+#[command(after_help = "Examples:
+  tidelog segments mylog
+  tidelog segments mylog -o csv
+
+`hash` covers everything in a sealed segment: equal hashes, equal files.")]
 pub(crate) struct Segments {
-    dir: PathBuf,
+    #[command(flatten)]
+    at: LogDir,
+    /// How to print: a table on a terminal, NDJSON when piped
     #[arg(short, long, value_enum)]
     output: Option<Format>,
 }
 
 impl Segments {
     pub(crate) fn run(self) -> Outcome {
-        let log = Log::options().read_only(true).open(&self.dir)?;
+        let format = Config::load(Some(&self.at.dir))?.format(self.output)?;
+        let short = format == Format::Table;
+        let log = Log::options().read_only(true).open(&self.at.dir)?;
         let end = log.end();
         let rows: Vec<_> = log
             .segments()
@@ -30,22 +40,33 @@ impl Segments {
                 let mut row = Map::new();
                 let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
                 let bytes = std::fs::metadata(&segment.path).map_or(0, |meta| meta.len());
+                let time = |t: Option<i64>| match t.map(format_time) {
+                    Some(t) if short => Some(short_time(&t)),
+                    t => t,
+                };
+                let hash = segment.hash.map(|hash| {
+                    let digits = if short { 6 } else { hash.len() };
+                    hash[..digits].iter().fold(String::new(), |mut text, byte| {
+                        let _ = write!(text, "{byte:02x}");
+                        text
+                    })
+                });
                 row.insert("segment".into(), name.into());
                 row.insert("state".into(), if segment.sealed { "sealed" } else { "active" }.into());
                 row.insert("epoch".into(), segment.epoch.number.into());
                 row.insert("first_offset".into(), segment.base_offset.0.into());
                 row.insert("end_offset".into(), segment.end_offset.unwrap_or(end).0.into());
                 row.insert("log_byte".into(), segment.base.0.into());
-                row.insert("bytes".into(), bytes.into());
-                let time = |t: Option<i64>| t.map(format_time).into();
-                row.insert("oldest".into(), time(segment.timestamps.map(|t| t.0)));
-                row.insert("newest".into(), time(segment.timestamps.map(|t| t.1)));
-                let hash =
-                    segment.hash.map(|h| h.iter().map(|b| format!("{b:02x}")).collect::<String>());
+                row.insert(
+                    "bytes".into(),
+                    if short { format_bytes(bytes).into() } else { bytes.into() },
+                );
+                row.insert("oldest".into(), time(segment.timestamps.map(|t| t.0)).into());
+                row.insert("newest".into(), time(segment.timestamps.map(|t| t.1)).into());
                 row.insert("hash".into(), hash.into());
                 row
             })
             .collect();
-        print_rows(self.output, &rows)
+        print_rows(format, &rows)
     }
 }

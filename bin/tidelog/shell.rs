@@ -5,21 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Subcommand};
 use clap_complete::Shell;
-use tidelog::Identity;
 
 use crate::Cli;
 use crate::config::Config;
-use crate::exit::Outcome;
-use crate::output::Format;
-
-/// What a directory that was copied or moved is now.
-pub(crate) fn identity(new_node: bool, same_node: bool) -> Identity {
-    match (new_node, same_node) {
-        (true, _) => Identity::NewNode,
-        (_, true) => Identity::SameNode,
-        _ => Identity::Expect,
-    }
-}
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, Format};
 
 /// Show settings
 #[derive(Args)]
@@ -31,15 +21,19 @@ pub(crate) struct ConfigArgs {
 #[derive(Subcommand)]
 enum ConfigVerb {
     /// Print every setting with its value
-    #[command(after_help = "Example: tidelog config show mylog --origin
+    #[command(after_help = "Examples:
+  tidelog config show
+  tidelog config show mylog --origin
 
-A flag wins over TIDELOG_*, that over tidelog.toml in the log's directory, that over \
-~/.config/tidelog/config.toml.")]
+A flag wins over a variable such as TIDELOG_BATCH, that over tidelog.toml in the log's directory, that \
+over ~/.config/tidelog/config.toml.")]
     Show {
+        /// A log's directory, for its own settings
         dir: Option<PathBuf>,
         /// Say where each value comes from
         #[arg(long)]
         origin: bool,
+        /// How to print: a table on a terminal, NDJSON when piped
         #[arg(short, long, value_enum)]
         output: Option<Format>,
     },
@@ -54,8 +48,12 @@ impl ConfigArgs {
 
 /// Print shell completions
 #[derive(Args)]
-#[command(after_help = "Example: tidelog completions bash")]
+#[command(after_help = "Examples:
+  tidelog completions bash > tidelog.bash
+  tidelog completions zsh
+  tidelog completions fish")]
 pub(crate) struct Completions {
+    /// The shell
     shell: Shell,
 }
 
@@ -67,33 +65,45 @@ impl Completions {
     }
 }
 
-/// Print the manual page
+/// Print a manual page
 #[derive(Args)]
-#[command(after_help = "Example: tidelog man")]
-pub(crate) struct Man {}
+#[command(after_help = "Examples:
+  tidelog man
+  tidelog man ingest")]
+pub(crate) struct Man {
+    /// A verb; without one, the page of the program
+    verb: Option<String>,
+}
 
 impl Man {
     pub(crate) fn run(self) -> Outcome {
+        let program = Cli::command();
+        let command = match &self.verb {
+            None => program,
+            Some(verb) => {
+                let found = program.find_subcommand(verb).cloned().ok_or_else(|| {
+                    Failure::usage(format!("expected a verb, found {verb:?}; see `tidelog help`"))
+                })?;
+                found.version(env!("CARGO_PKG_VERSION")).display_name(format!("tidelog-{verb}"))
+            }
+        };
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        clap_mangen::Man::new(command).render(&mut page)?;
         Ok(std::io::stdout().write_all(&page)?)
     }
 }
 
-/// Print the version
+/// Print the version of the program and of the format it writes
 #[derive(Args)]
-#[command(after_help = "Example: tidelog version")]
+#[command(after_help = "Examples:
+  tidelog version")]
 pub(crate) struct Version {}
 
 impl Version {
     pub(crate) fn run(self) -> Outcome {
-        println!(
-            "{}",
-            serde_json::json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "format": tidelog::segment::FORMAT_VERSION,
-            })
-        );
-        Ok(())
+        output::line(serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "format": tidelog::segment::FORMAT_VERSION,
+        }))
     }
 }

@@ -1,15 +1,17 @@
 //! `tail`: reads the log.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use tidelog::text::{Bound, Range};
 use tidelog::{Entry, Kind, Log, Offset, OwnedEntry};
 
+use crate::args::LogDir;
+use crate::config::Config;
 use crate::exit::{Failure, Outcome};
-use crate::output::{OutputArgs, Printer};
+use crate::output::say;
+use crate::printer::{PrintArgs, Printer};
 use crate::progress;
 
 /// Read the log
@@ -17,13 +19,15 @@ use crate::progress;
 #[command(after_help = "Examples:
   tidelog tail mylog -n 10
   tidelog tail mylog --range @-1h: -o csv
-  tidelog tail mylog --range 10:20 --key gate
+  tidelog tail mylog --range 0:20 --key gate
   tidelog tail mylog --follow
 
-Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h.")]
+Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h; the end is not part \
+of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.")]
 pub(crate) struct TailArgs {
-    dir: PathBuf,
-    /// Which records
+    #[command(flatten)]
+    at: LogDir,
+    /// Which records: offsets, a last few, or times
     #[arg(long, allow_hyphen_values = true)]
     range: Option<String>,
     /// Wait for more
@@ -36,10 +40,38 @@ pub(crate) struct TailArgs {
     #[arg(long, conflicts_with = "prefix")]
     key: Option<String>,
     /// Only keys that start so
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
     #[command(flatten)]
-    output: OutputArgs,
+    print: PrintArgs,
+}
+
+/// Print every record of a key, deletes and events too
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog history mylog gate")]
+pub(crate) struct History {
+    #[command(flatten)]
+    at: LogDir,
+    /// The key
+    key: String,
+    #[command(flatten)]
+    print: PrintArgs,
+}
+
+impl History {
+    pub(crate) fn run(self) -> Outcome {
+        TailArgs {
+            at: self.at,
+            range: None,
+            follow: false,
+            limit: None,
+            key: Some(self.key),
+            prefix: None,
+            print: self.print,
+        }
+        .run()
+    }
 }
 
 impl TailArgs {
@@ -59,7 +91,8 @@ impl TailArgs {
             Some(text) => Range::parse(text, now).map_err(Failure::usage)?,
             None => Range::ALL,
         };
-        let log = Log::options().read_only(true).open(&self.dir)?;
+        let config = Config::load(Some(&self.at.dir))?;
+        let log = Log::options().read_only(true).open(&self.at.dir)?;
         let (start, end) = (log.start(), log.end());
         let place = |bound: Bound, open: Offset| -> Result<Offset, Failure> {
             Ok(match bound {
@@ -75,13 +108,13 @@ impl TailArgs {
             bound => place(bound, end)?,
         };
         if log.confirmed_end() < end {
-            anstream::eprintln!(
-                "tidelog: records from offset {} on were read from a log whose writer is gone; \
-                 until it is opened for writing again, a power cut may take them",
+            say(format_args!(
+                "records from offset {} on were read from a log whose writer is gone; until it is \
+                 opened for writing again, a power cut may take them",
                 log.confirmed_end()
-            );
+            ));
         }
-        let mut printer = Printer::new(&self.output);
+        let mut printer = self.print.printer(&config)?;
         let last_ones = self.limit.filter(|_| self.range.is_none());
         let outcome = match last_ones {
             Some(n) => self.last(&log, from, end, n, &mut printer).and_then(|()| {
@@ -146,7 +179,7 @@ impl TailArgs {
                     }
                 }
                 Ok(None) => break,
-                Err(e) if e.kind() == Kind::Lost => anstream::eprintln!("tidelog: {e}"),
+                Err(e) if e.kind() == Kind::Lost => say(e),
                 Err(e) => return Err(e.into()),
             }
             if progress::interrupted() {
@@ -208,7 +241,7 @@ impl TailArgs {
                 }
                 Ok(None) => {}
                 Err(e) if e.kind() == Kind::Lost => {
-                    anstream::eprintln!("tidelog: {e}");
+                    say(e);
                     continue;
                 }
                 Err(e) => return Err(e.into()),

@@ -1,13 +1,14 @@
 //! `verify`: reads everything, changes nothing.
 
-use std::io::Write;
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use tidelog::log::{Level, verify};
+use tidelog::text::format_bytes;
 
+use crate::args::LogDir;
 use crate::exit::{Failure, Outcome};
+use crate::output::{self, count, say};
+use crate::progress;
 
 /// Check a log; exit 1 with a list when it is damaged
 #[derive(Args)]
@@ -15,9 +16,11 @@ use crate::exit::{Failure, Outcome};
   tidelog verify mylog
   tidelog verify mylog --quick
 
-Takes no lock and changes nothing; a writer may be at work. One line a problem, then a summary.")]
-pub struct Verify {
-    dir: PathBuf,
+Takes no lock and changes nothing; a writer may be at work. Prints one line a problem, {file, byte, \
+offsets, problem}, offsets as a range for `tail --range`; then one line with the totals.")]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    at: LogDir,
     /// Names, headers, footers, links and the active segment only
     #[arg(long, conflicts_with = "full")]
     quick: bool,
@@ -27,25 +30,22 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
         let level = if self.quick { Level::Quick } else { Level::Full };
-        let report = verify(&self.dir, level)?;
-        let mut out = std::io::stdout().lock();
+        let spinner = progress::spinner("verifying");
+        let report = verify(&self.at.dir, level);
+        spinner.finish_and_clear();
+        let report = report?;
         for problem in &report.problems {
-            let offsets = problem.offsets.map(|(from, to)| format!("{from}:{to}"));
-            let line = json!({
+            output::line(json!({
                 "file": problem.file.display().to_string(),
                 "byte": problem.byte,
-                "offsets": offsets,
+                "offsets": problem.offsets.map(|(from, to)| format!("{from}:{to}")),
                 "problem": problem.problem,
-            });
-            writeln!(out, "{line}")?;
-        }
-        for note in &report.notes {
-            anstream::eprintln!("tidelog: note: {note}");
+            }))?;
         }
         let lost: Vec<String> = report.lost.iter().map(|(a, b)| format!("{a}:{b}")).collect();
-        let summary = json!({
+        output::line(json!({
             "problems": report.problems.len(),
             "segments": report.segments,
             "frames": report.frames,
@@ -53,15 +53,31 @@ impl Verify {
             "bytes": report.bytes,
             "lost_before": lost,
             "level": if self.quick { "quick" } else { "full" },
-            "seconds": report.elapsed.as_secs_f64(),
-        });
-        writeln!(out, "{summary}")?;
+            "seconds": progress::rounded(report.elapsed),
+        }))?;
+        for note in &report.notes {
+            say(format_args!("note: {note}"));
+        }
+        if !lost.is_empty() {
+            say(format_args!(
+                "an earlier repair put these offsets on record as lost: {}",
+                lost.join(", ")
+            ));
+        }
+        let looked_at = format!(
+            "{}, {} in {:.2} s",
+            count(report.segments, "segment"),
+            format_bytes(report.bytes),
+            report.elapsed.as_secs_f64()
+        );
         if report.problems.is_empty() {
+            say(format_args!("no damage found: {looked_at}"));
             return Ok(());
         }
         Err(Failure::no(format!(
-            "{} problems; `tidelog repair` says what can be saved",
-            report.problems.len()
+            "{} found in {looked_at}; the same segment of a follower or a backup heals it, \
+             otherwise `tidelog repair` says what can be saved",
+            count(report.problems.len(), "problem")
         )))
     }
 }

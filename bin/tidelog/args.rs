@@ -1,0 +1,50 @@
+//! Arguments that several verbs share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use tidelog::Identity;
+
+/// The directory that a verb works on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogDir {
+    /// The log's directory
+    #[arg(value_name = "DIR", value_parser = directory())]
+    pub(crate) dir: PathBuf,
+}
+
+/// A directory on this machine; a URL is refused in words.
+pub(crate) fn directory() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        let text = path.to_string_lossy();
+        match text.split_once("://") {
+            None => Ok(path),
+            Some(("file", rest)) if rest.starts_with('/') => Ok(PathBuf::from(rest)),
+            Some(_) => Err(format!(
+                "expected a directory, found {text}: this version works on directories"
+            )),
+        }
+    })
+}
+
+/// What a directory that was copied or moved is now.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct NodeArgs {
+    /// The directory was copied here: it is a new node
+    #[arg(long, conflicts_with = "same_node")]
+    new_node: bool,
+    /// The directory was moved here: it is the same node
+    #[arg(long)]
+    same_node: bool,
+}
+
+impl NodeArgs {
+    pub(crate) fn identity(self) -> Identity {
+        match (self.new_node, self.same_node) {
+            (true, _) => Identity::NewNode,
+            (_, true) => Identity::SameNode,
+            _ => Identity::Expect,
+        }
+    }
+}
