@@ -179,3 +179,25 @@ pub fn die() -> ! {
     let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     unreachable!("a killed process does not go on")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restore_puts_back_what_changed_and_removes_what_came() -> Result<()> {
+        let workplace = Workplace::new(None)?;
+        let (template, live) = (workplace.place("template")?, workplace.place("live")?);
+        fs::create_dir(template.path().join("below"))?;
+        fs::write(template.path().join("below/kept"), "kept")?;
+        fs::write(template.path().join("changed"), "before")?;
+        restore(template.path(), live.path())?;
+        fs::write(live.path().join("changed"), "longer than before")?;
+        fs::write(live.path().join("new"), "new")?;
+        restore(template.path(), live.path())?;
+        assert_eq!(fs::read_to_string(live.path().join("changed"))?, "before");
+        assert_eq!(fs::read_to_string(live.path().join("below/kept"))?, "kept");
+        assert!(!live.path().join("new").exists());
+        Ok(())
+    }
+}
