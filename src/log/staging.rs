@@ -40,8 +40,21 @@ const FIELD: u64 = (1 << 24) - 1;
 /// The two buffers, as producers see them.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    state: AtomicU64,
+    state: Line,
     buffers: [Buffer; 2],
+}
+
+/// A counter on a cache line of its own (two: processors fetch pairs), so that who changes it does
+/// not take away what others only read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+impl std::ops::Deref for Line {
+    type Target = AtomicU64;
+    fn deref(&self) -> &AtomicU64 {
+        &self.0
+    }
 }
 
 #[derive(Debug)]
@@ -49,7 +62,7 @@ struct Buffer {
     memory: Memory,
     /// Bytes published, the carried tail included. Release by producers, acquire by the owner:
     /// orders their copies before its reads.
-    done: AtomicU64,
+    done: Line,
     /// Bytes that may be reserved. Written before the generation is opened, like the bases.
     room: AtomicU64,
     /// Log byte of the buffer's first byte.
@@ -113,13 +126,15 @@ impl Staging {
     pub(crate) fn new() -> (Arc<Self>, Owner) {
         let buffer = || Buffer {
             memory: Memory::new(),
-            done: AtomicU64::new(0),
+            done: Line(AtomicU64::new(0)),
             room: AtomicU64::new(0),
             log_byte: AtomicU64::new(0),
             offset: AtomicU64::new(0),
         };
-        let staging =
-            Arc::new(Staging { state: AtomicU64::new(CLOSED), buffers: [buffer(), buffer()] });
+        let staging = Arc::new(Staging {
+            state: Line(AtomicU64::new(CLOSED)),
+            buffers: [buffer(), buffer()],
+        });
         (Arc::clone(&staging), Owner { staging })
     }
 
