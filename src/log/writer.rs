@@ -40,7 +40,7 @@ const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 /// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks.
 const STEP_BYTES: u64 = 1 << 20;
 /// A group up to this size is small.
-const SMALL_GROUP_BYTES: u64 = 128 << 10;
+const SMALL_GROUP_BYTES: u64 = 16 << 10;
 
 /// Everything the writer's lock guards.
 #[derive(Debug)]
