@@ -24,7 +24,7 @@ pub(crate) fn create_segment(
     let mut slot = shared.worker.prepared();
     let (file, temporary, filled_to) = match slot.take() {
         Some(prepared) => prepared,
-        None => prepare_segment(shared)?,
+        None => prepare_segment(shared, false)?,
     };
     let io = |what: &'static str| {
         let path = path.clone();
@@ -45,8 +45,12 @@ pub(crate) fn create_segment(
     }
 }
 
-/// Makes the next segment's file under a temporary name, filled with zeros if that is wanted.
-pub(crate) fn prepare_segment(shared: &Shared) -> Result<(Arc<dyn File>, PathBuf, u64)> {
+/// Makes the next segment's file under a temporary name, filled with zeros if that is wanted;
+/// `ahead` of its use, when there is time for that.
+pub(crate) fn prepare_segment(
+    shared: &Shared,
+    ahead: bool,
+) -> Result<(Arc<dyn File>, PathBuf, u64)> {
     let path = shared.layout.segments().join("next.tmp");
     match shared.fs.unlink(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -56,7 +60,12 @@ pub(crate) fn prepare_segment(shared: &Shared) -> Result<(Arc<dyn File>, PathBuf
     }
     let file = shared.fs.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
     let mut filled_to = HEADER_BYTES;
-    if shared.options.preallocate == Preallocate::Zero {
+    let wanted = match shared.options.preallocate {
+        Preallocate::Zero => true,
+        Preallocate::Auto => ahead && shared.recently_durable(),
+        Preallocate::Grow => false,
+    };
+    if wanted {
         filled_to = fill(&*file, 0, shared.options.segment_bytes);
         file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
     }

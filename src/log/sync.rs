@@ -30,6 +30,8 @@ use super::writer::{Writer, unknown};
 
 /// STATE is rewritten at most this often.
 const STATE_EVERY_NS: u64 = 5_000_000;
+/// Behind durable appends, what is written is at most this far ahead of what is durable.
+const SMALL_LAG_BYTES: u64 = 4 << 20;
 /// From this many waiters on, a round's waiters yield a few times before they sleep: with many
 /// runnable threads that is cheaper than parking them all.
 const CROWD: u32 = 16;
@@ -135,6 +137,13 @@ impl Shared {
         self.rounds.wake_everyone();
         self.visible_wake.all();
         error
+    }
+
+    /// Whether what was written lately was synced at once: then the next segment is worth
+    /// filling with zeros ahead.
+    pub(crate) fn recently_durable(&self) -> bool {
+        let (written, durable) = (self.ends.written().0, self.ends.durable().0);
+        durable.0 > 0 && written.0 - durable.0.min(written.0) < SMALL_LAG_BYTES
     }
 
     /// Publishes the written end; called under the writer's lock.

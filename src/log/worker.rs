@@ -159,7 +159,7 @@ impl Worker {
             let mut prepared = lock(&self.prepared);
             if prepared.is_none() {
                 // Only a head start: the roll makes the file itself if this fails.
-                *prepared = prepare_segment(shared).ok();
+                *prepared = prepare_segment(shared, true).ok();
             }
         }
     }
