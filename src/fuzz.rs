@@ -111,7 +111,9 @@ pub fn recovery_image(data: &[u8]) {
         if data.first().is_some_and(|b| b & 1 == 1) {
             log.close().expect("an undamaged disk");
         } else {
-            std::mem::forget(log);
+            // The process dies; the machine does not.
+            sim.kill();
+            drop(log);
         }
     }
     let disk = sim.crash(&crate::fs::sim::Crash::KeepAll);
