@@ -126,7 +126,13 @@ impl Shared {
         durability: Durability,
     ) -> Result<(Offset, LogByte)> {
         let len = staged.stride();
-        let mut tries = 0;
+        if len > self.staged_limit() {
+            let mut own = *staged;
+            if hash_in_place {
+                own.draft.body_crc = own.body_crc();
+            }
+            return self.writer().append_alone(self, &own, false, |_| Ok(()));
+        }
         loop {
             if let Some(error) = self.poison.get() {
                 return Err(error.clone());
@@ -140,28 +146,29 @@ impl Shared {
                         bytes[24..28].copy_from_slice(&crc.to_le_bytes());
                     }
                     let (first, end) = (Offset(room.offset), LogByte(room.end));
-                    let opens = room.first;
                     room.publish();
-                    if opens && durability == Durability::Buffered && self.options.worker {
+                    if durability == Durability::Buffered && self.options.worker {
                         self.worker.arm();
                     }
                     return Ok((first, end));
                 }
-                // Closed for as long as it takes to stamp a buffer: worth a short wait.
-                Err(NoRoom::Closed) if tries < 100 && !self.stalled.load(Relaxed) => {
-                    tries += 1;
-                    if tries < 30 { std::hint::spin_loop() } else { std::thread::yield_now() }
-                }
-                Err(_) if len > self.staged_limit() => {
-                    let mut own = *staged;
-                    if hash_in_place {
-                        own.draft.body_crc = own.body_crc();
-                    }
-                    return self.writer().append_alone(self, &own, false, |_| Ok(()));
-                }
-                Err(_) => self.writer().make_room(self, len)?,
+                Err(NoRoom::Closed) if self.opens_soon() => {}
+                Err(_) => self.make_room(len)?,
             }
         }
+    }
+
+    /// Waits a moment for a closed buffer: opening the next takes no longer, unless the writer
+    /// holds the intake.
+    #[cold]
+    fn opens_soon(&self) -> bool {
+        for tries in 0..100 {
+            if !self.staging.is_closed() {
+                return true;
+            }
+            if tries < 30 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        false
     }
 
     fn stage_batch(
@@ -243,7 +250,7 @@ impl Shared {
                     duplicate: true,
                 };
                 // Durable when everything staged so far is.
-                return Ok(Err((LogByte(self.staging.end().0), appended)));
+                return Ok(Err((self.intake().end().0, appended)));
             }
             if producer.sequence < state.sequence {
                 return Err(Error::new(

@@ -15,6 +15,7 @@ mod append;
 mod catalog;
 mod compress;
 pub(crate) mod files;
+mod intake;
 mod meta;
 pub(crate) mod open;
 mod options;
@@ -47,6 +48,7 @@ use crate::segment::ProducerState;
 
 use catalog::Catalog;
 use files::{CleanEnd, Control, Layout, LogFile};
+use intake::Intake;
 use staging::Staging;
 use sync::{Ends, Rounds};
 use wake::Wake;
@@ -85,6 +87,9 @@ pub(crate) struct Shared {
     refuses: Option<Error>,
     catalog: Catalog,
     staging: Arc<Staging>,
+    intake: Mutex<Intake>,
+    /// Tells who waits for a free buffer.
+    freed: Wake,
     /// Guards everything that is about to be written.
     writer: Mutex<Writer>,
     ends: Ends,
@@ -189,9 +194,9 @@ impl Log {
     /// once; returns the durable end.
     pub fn sync(&self) -> Result<Offset> {
         let shared = &*self.shared;
-        let (end, next) = shared.staging.end();
-        if end > 0 {
-            shared.wait_durable(LogByte(end), Offset(next))?;
+        let (end, next) = shared.intake().end();
+        if end.0 > 0 {
+            shared.wait_durable(end, next)?;
         }
         if let Some(error) = shared.poison.get() {
             return Err(error.clone());
@@ -443,9 +448,9 @@ impl Shared {
     }
 
     fn close_cleanly(&self) -> Result<()> {
-        let (end, next) = self.staging.end();
+        let (end, next) = self.intake().end();
         if self.writer().current().is_some() {
-            self.wait_durable(LogByte(end), Offset(next))?;
+            self.wait_durable(end, next)?;
         }
         if let Some(error) = self.poison.get() {
             return Err(error.clone());

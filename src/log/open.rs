@@ -15,6 +15,7 @@ use crate::segment::{Footer, Link, Producers};
 use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
+use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
 use super::repair::repair_locked;
 use super::scan::{Found, Known, Scan};
@@ -180,13 +181,15 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         })
     };
     let eager = !fresh && !resume && parts.refuses.is_none();
-    let (staging, owner) = Staging::new();
+    let (staging, gate) = Staging::new();
     let worker = Worker::default();
     worker.set_previous_hash(previous_hash);
     let catalog = Catalog::new(Arc::clone(&fs), options.map, segments);
     let wants_worker = options.worker && !options.read_only && parts.refuses.is_none();
     let shared = Arc::new(Shared {
-        writer: Mutex::new(Writer::new(owner, start, producers)),
+        intake: Mutex::new(Intake::new(gate, options.segment_bytes)),
+        freed: Wake::default(),
+        writer: Mutex::new(Writer::new(start, producers)),
         fs,
         layout,
         log,

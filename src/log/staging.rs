@@ -1,47 +1,57 @@
-//! Staging: two buffers in memory that producers fill side by side while the other is written.
+//! Staging: a ring of buffers in memory that producers fill side by side while others are written.
 //!
 //! One of the few files with `unsafe`: producers write to disjoint parts of a buffer without a
-//! lock. Called by `append` (reserve, copy, publish) and by the writer (close, take, open).
+//! lock. Called by `append` (reserve, copy, publish), by `intake` (close, open) and by the writer
+//! (stamp, write).
 //!
 //! ```text
-//! state:  | generation: 15 | closed: 1 | records: 24 | bytes / 8: 24 |
-//! buffer: | carried tail of the last page | frame | frame | … | room |
+//! state:  | records: 24 | generation: 7 | closed: 1 | bytes / 8: 32 |
+//! buffer: | unused | carried tail of the last page | frame | frame | … | room | slack |
+//!                  ^ origin, a whole page                                 ^ ROOM_BYTES
 //! ```
 //!
-//! One compare-and-swap on `state` gives a producer its bytes and its offsets. Invariants:
-//! - the buffer of generation g is `buffers[g & 1]`; bytes below `state`'s are reserved, each by
-//!   exactly one [`Reservation`] or carried over by the writer;
-//! - only the [`Owner`], of which there is one, behind the writer's lock, closes and opens; it
-//!   touches a buffer only after closing it and seeing `done` reach what was reserved;
-//! - between reserve and publish there is no user code, no allocation and no lock, so closing
+//! One addition to `state` gives a producer its bytes and its offsets. Additions are never taken
+//! back, so one that does not fit leaves `state` behind the room, where every later one fails
+//! too, until the buffer is closed and the next opened. Invariants:
+//! - the buffer of generation g is `buffers[g % BUFFERS]`; frames end at [`ROOM_BYTES`] at the
+//!   latest, and a buffer with less room starts further in, so that whether an addition fits can
+//!   be told from `state` alone;
+//! - the first addition that does not fit knows where the frames end, and says so in `sealed`
+//!   before anything else;
+//! - only the [`Gate`], of which there is one, closes and opens. It opens a buffer only after what
+//!   was in it is written: its [`Taken`] has been dropped;
+//! - a frame belongs to its producer until it is published, then to the holder of the buffer's
+//!   `Taken`, as do the carried tail before all frames and the slack behind them;
+//! - between reserve and publish there is no user code, no allocation and no lock, so the writer
 //!   waits for a copy at most (or for the scheduler to bring a producer back).
-//!
-//! A generation that wraps while a producer is stalled before its compare-and-swap is harmless:
-//! the swap succeeds only on the state it read, and everything else is read after it.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
 
+use crate::frame::HEADER_BYTES;
+
+/// Buffers of the ring: one is filled while the others wait for the writer.
+pub(crate) const BUFFERS: usize = 4;
 /// Bytes of one buffer.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
-/// A buffer's room for frames; the rest lets the writer pad and round up to pages.
+/// Where frames end at the latest; the rest lets the writer pad and round up to pages.
 pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * 4096;
 
 const UNIT: u64 = 8;
-const COUNT_SHIFT: u32 = 24;
-const CLOSED: u64 = 1 << 48;
-const GENERATION_SHIFT: u32 = 49;
-const FIELD: u64 = (1 << 24) - 1;
+const CLOSED: u64 = 1 << 32;
+const GENERATION_SHIFT: u32 = 33;
+const GENERATIONS: u64 = 1 << 7;
+const RECORDS_SHIFT: u32 = 40;
 
-/// The two buffers, as producers see them.
+/// The ring, as producers see it.
 #[derive(Debug)]
 pub(crate) struct Staging {
     state: Line,
-    buffers: [Buffer; 2],
+    buffers: [Buffer; BUFFERS],
 }
 
 /// A counter on a cache line of its own (two: processors fetch pairs), so that who changes it does
@@ -50,31 +60,34 @@ pub(crate) struct Staging {
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-impl std::ops::Deref for Line {
-    type Target = AtomicU64;
-    fn deref(&self) -> &AtomicU64 {
-        &self.0
-    }
-}
-
 #[derive(Debug)]
+#[repr(align(128))]
 struct Buffer {
     memory: Memory,
-    /// Bytes published, the carried tail included. Release by producers, acquire by the owner:
-    /// orders their copies before its reads.
-    done: Line,
-    /// Bytes that may be reserved. Written before the generation is opened, like the bases.
-    room: AtomicU64,
-    /// Log byte of the buffer's first byte.
+    /// One for each [`HEADER_BYTES`], which at most one frame starts in: set when it is
+    /// published (release), reset by the writer (acquire).
+    published: Box<[AtomicU8]>,
+    /// Log byte of the buffer's first byte, modulo 2^64. Written before the generation is opened.
     log_byte: AtomicU64,
-    /// Offset of the first record of this generation.
+    /// Offset of the first record of this generation; likewise.
     offset: AtomicU64,
+    /// `state` where its frames end, from the first addition that did not fit; or [`UNKNOWN`].
+    sealed: AtomicU64,
+    /// Whether a [`Taken`] of it exists.
+    taken: AtomicBool,
 }
+
+/// Nothing a state can be: it would be closed.
+const UNKNOWN: u64 = u64::MAX;
 
 /// The right to close and open buffers; one per [`Staging`].
 #[derive(Debug)]
-pub(crate) struct Owner {
+pub(crate) struct Gate {
     staging: Arc<Staging>,
+    /// While closed: where the frames end.
+    end: u64,
+    /// Where the open generation starts.
+    origin: usize,
 }
 
 /// Why nothing could be reserved.
@@ -96,104 +109,90 @@ pub(crate) struct Reservation<'a> {
     pub(crate) offset: u64,
     /// Log byte behind the frame: durable once everything below it is.
     pub(crate) end: u64,
-    /// Whether it is the first of its generation.
-    pub(crate) first: bool,
 }
 
-/// A closed buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closed {
+/// The frames of a closed generation, to be stamped and written; the buffer is used again
+/// after it is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    staging: Arc<Staging>,
     which: usize,
-    /// Bytes in it, the carried tail included.
-    pub(crate) len: usize,
-    /// Records in it.
-    pub(crate) records: u64,
+    /// Where the carried tail starts.
+    pub(crate) origin: usize,
+    /// Where the frames end.
+    pub(crate) end: usize,
 }
 
 /// What a newly opened buffer starts from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Base {
-    /// Log byte of the buffer's first byte.
+    /// Log byte of the first carried byte.
     pub(crate) log_byte: u64,
     /// The next record's offset.
     pub(crate) offset: u64,
-    /// Bytes that may be used, at most [`ROOM_BYTES`].
+    /// Bytes of the last page's tail, which the writer puts there.
+    pub(crate) carried: usize,
+    /// Bytes that may be used, the carried ones included: whole pages, at most [`ROOM_BYTES`].
+    /// Less than is carried when a large frame has filled the segment.
     pub(crate) room: usize,
 }
 
 impl Staging {
-    /// Two closed, empty buffers.
-    pub(crate) fn new() -> (Arc<Self>, Owner) {
+    /// Empty buffers, closed.
+    pub(crate) fn new() -> (Arc<Self>, Gate) {
         let buffer = || Buffer {
             memory: Memory::new(),
-            done: Line(AtomicU64::new(0)),
-            room: AtomicU64::new(0),
+            published: (0..BUFFER_BYTES / HEADER_BYTES).map(|_| AtomicU8::new(0)).collect(),
             log_byte: AtomicU64::new(0),
             offset: AtomicU64::new(0),
+            sealed: AtomicU64::new(UNKNOWN),
+            taken: AtomicBool::new(false),
         };
         let staging = Arc::new(Staging {
             state: Line(AtomicU64::new(CLOSED)),
-            buffers: [buffer(), buffer()],
+            buffers: std::array::from_fn(|_| buffer()),
         });
-        (Arc::clone(&staging), Owner { staging })
+        (Arc::clone(&staging), Gate { staging, end: 0, origin: 0 })
     }
 
-    /// Reserves `len` bytes (a multiple of 8) and `records` offsets.
+    /// Reserves `len` bytes (a multiple of 8, at most [`ROOM_BYTES`]) and `records` offsets.
     #[inline]
     pub(crate) fn reserve(&self, len: usize, records: u16) -> Result<Reservation<'_>, NoRoom> {
-        debug_assert!((len as u64).is_multiple_of(UNIT));
-        let mut state = self.state.load(Acquire);
-        loop {
-            if state & CLOSED != 0 {
-                return Err(NoRoom::Closed);
-            }
-            let buffer = &self.buffers[which(state)];
-            let start = position(state);
-            if start + len > usize_of(buffer.room.load(Relaxed)) {
-                return Err(NoRoom::Full);
-            }
-            let next = state + (u64::from(records) << COUNT_SHIFT) + len as u64 / UNIT;
-            match self.state.compare_exchange_weak(state, next, AcqRel, Acquire) {
-                Ok(_) => {
-                    // The generation cannot be closed and reused before this reservation is
-                    // published, so the bases belong to it.
-                    return Ok(Reservation {
-                        buffer,
-                        start,
-                        len,
-                        offset: buffer.offset.load(Relaxed) + records_in(state),
-                        end: buffer.log_byte.load(Relaxed) + (start + len) as u64,
-                        first: records_in(state) == 0,
-                    });
-                }
-                Err(now) => state = now,
-            }
+        debug_assert!((len as u64).is_multiple_of(UNIT) && len <= ROOM_BYTES);
+        let more = u64::from(records) << RECORDS_SHIFT | len as u64 / UNIT;
+        let state = self.state.0.fetch_add(more, AcqRel);
+        if state & CLOSED != 0 {
+            return Err(NoRoom::Closed);
         }
+        let start = position(state);
+        let buffer = &self.buffers[which(state)];
+        if start + len > ROOM_BYTES {
+            if start <= ROOM_BYTES {
+                // Whoever closes waits for this, so the generation is still this one.
+                buffer.sealed.store(state, Release);
+            }
+            return Err(NoRoom::Full);
+        }
+        // The buffer cannot be used again before this is published, so the bases belong to it.
+        Ok(Reservation {
+            buffer,
+            start,
+            len,
+            offset: buffer.offset.load(Relaxed) + records_in(state),
+            end: buffer.log_byte.load(Relaxed).wrapping_add((start + len) as u64),
+        })
     }
 
     /// Whether `len` bytes could be reserved.
     pub(crate) fn fits(&self, len: usize) -> bool {
-        let state = self.state.load(Acquire);
-        let room = usize_of(self.buffers[which(state)].room.load(Relaxed));
-        state & CLOSED == 0 && position(state) + len <= room
+        let state = self.state.0.load(Acquire);
+        state & CLOSED == 0 && position(state) + len <= ROOM_BYTES
     }
 
     /// Whether reservations are refused just now.
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.state.load(Acquire) & CLOSED != 0
-    }
-
-    /// Log byte and offset behind everything reserved; exact only while the owner stands still.
-    pub(crate) fn end(&self) -> (u64, u64) {
-        loop {
-            let state = self.state.load(Acquire);
-            let buffer = &self.buffers[which(state)];
-            let end = buffer.log_byte.load(Acquire) + position(state) as u64;
-            let offset = buffer.offset.load(Acquire) + records_in(state);
-            if self.state.load(Acquire) >> GENERATION_SHIFT == state >> GENERATION_SHIFT {
-                return (end, offset);
-            }
-        }
+        self.state.0.load(Acquire) & CLOSED != 0
     }
 }
 
@@ -201,8 +200,8 @@ impl Reservation<'_> {
     /// The reserved bytes, to be filled.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the compare-and-swap gave [start, start + len) to this reservation alone, and
-        // the owner leaves the buffer alone until `publish` has counted it as done.
+        // SAFETY: the addition gave [start, start + len) to this reservation alone, within the
+        // buffer, and nobody else touches them until `publish`.
         unsafe {
             std::slice::from_raw_parts_mut(self.buffer.memory.0.as_ptr().add(self.start), self.len)
         }
@@ -211,92 +210,188 @@ impl Reservation<'_> {
     /// Hands the bytes over to the writer.
     #[inline]
     pub(crate) fn publish(self) {
-        self.buffer.done.fetch_add(self.len as u64, Release);
+        self.buffer.published[self.start / HEADER_BYTES].store(1, Release);
     }
 }
 
-impl Owner {
-    /// Stops reservations and waits for copies under way.
-    pub(crate) fn close(&mut self) -> Closed {
-        let state = self.staging.state.fetch_or(CLOSED, AcqRel);
-        let closed =
-            Closed { which: which(state), len: position(state), records: records_in(state) };
-        let done = &self.staging.buffers[closed.which].done;
-        let mut spins = 0u32;
-        while usize_of(done.load(Acquire)) != closed.len {
-            spins += 1;
-            if spins < 200 {
-                std::hint::spin_loop();
-            } else {
-                // A producer lost its processor between reserve and publish: let it run.
-                std::thread::yield_now();
-            }
+impl Gate {
+    /// Stops reservations; everything reserved so far stays.
+    pub(crate) fn close(&mut self) {
+        let state = self.staging.state.0.fetch_or(CLOSED, AcqRel);
+        if state & CLOSED == 0 {
+            self.end = self.exact(state);
         }
-        closed
     }
 
-    /// Lets reservations go on in the buffer that was closed.
+    /// Lets reservations go on where they stopped.
     pub(crate) fn reopen(&mut self) {
-        self.staging.state.fetch_and(!CLOSED, Release);
-    }
-
-    /// A closed buffer's bytes with the slack behind them.
-    pub(crate) fn bytes(&mut self, closed: Closed) -> &mut [u8] {
-        assert!(
-            self.staging.is_closed() || which(self.staging.state.load(Acquire)) != closed.which
-        );
-        let buffer = &self.staging.buffers[closed.which];
-        // SAFETY: `close` saw every reservation published (acquire), none can be made in a
-        // closed or older generation, and `&mut self` keeps other uses by the owner out.
-        unsafe { std::slice::from_raw_parts_mut(buffer.memory.0.as_ptr(), BUFFER_BYTES) }
-    }
-
-    /// The same bytes, to be written out.
-    pub(crate) fn written_bytes(&self, closed: Closed) -> &[u8] {
-        let buffer = &self.staging.buffers[closed.which];
-        // SAFETY: as in `bytes`; a shared view of a buffer that nobody writes to.
-        unsafe { std::slice::from_raw_parts(buffer.memory.0.as_ptr(), BUFFER_BYTES) }
-    }
-
-    /// Opens the other buffer, for the next generation: `head` are its first bytes (the carried
-    /// tail, and frames placed by the writer itself, which took `records` offsets). It stays
-    /// closed if `closed` says so.
-    pub(crate) fn open(
-        &mut self,
-        base: Base,
-        head: &[&[u8]],
-        records: u64,
-        closed: bool,
-    ) -> Closed {
-        let state = self.staging.state.load(Acquire);
-        assert!(state & CLOSED != 0, "only a closed buffer is followed by another");
-        let generation = ((state >> GENERATION_SHIFT) + 1) & 0x7fff;
-        let next = usize_of(generation & 1);
-        let buffer = &self.staging.buffers[next];
-        let mut len = 0;
-        for bytes in head {
-            assert!(len + bytes.len() <= ROOM_BYTES);
-            // SAFETY: the other buffer's generation was closed and written before its successor
-            // was closed, no reservation on it is left, and the bounds were just checked.
-            unsafe {
-                let to =
-                    std::slice::from_raw_parts_mut(buffer.memory.0.as_ptr().add(len), bytes.len());
-                copy(to, bytes);
-            }
-            len += bytes.len();
+        if self.staging.is_closed() {
+            self.open(0);
         }
-        assert!((len as u64).is_multiple_of(UNIT) && base.room <= ROOM_BYTES);
-        buffer.done.store(len as u64, Relaxed);
-        buffer.room.store(base.room as u64, Relaxed);
-        buffer.log_byte.store(base.log_byte, Relaxed);
-        buffer.offset.store(base.offset, Relaxed);
-        let flag = if closed { CLOSED } else { 0 };
-        let state =
-            generation << GENERATION_SHIFT | flag | records << COUNT_SHIFT | (len as u64 / UNIT);
-        // Release: a producer that reserves in this generation sees its bases and `done`.
-        self.staging.state.store(state, Release);
-        Closed { which: next, len, records }
     }
+
+    /// Log byte and offset behind everything reserved so far.
+    pub(crate) fn end(&self) -> (u64, u64) {
+        let state = self.state();
+        let buffer = self.buffer(state);
+        (
+            buffer.log_byte.load(Relaxed).wrapping_add(position(state) as u64),
+            buffer.offset.load(Relaxed) + records_in(state),
+        )
+    }
+
+    /// Bytes of the open generation, the carried ones included.
+    pub(crate) fn len(&self) -> usize {
+        position(self.state()) - self.origin
+    }
+
+    /// Records reserved in the open generation.
+    pub(crate) fn records(&self) -> u64 {
+        records_in(self.state())
+    }
+
+    /// Takes the closed generation and readies the next; it stays closed.
+    pub(crate) fn advance(&mut self, base: Base) -> Taken {
+        let taken = Taken {
+            staging: Arc::clone(&self.staging),
+            which: which(self.end),
+            origin: self.origin,
+            end: position(self.end),
+        };
+        self.buffer(self.end).taken.store(true, Relaxed);
+        self.start(base);
+        taken
+    }
+
+    /// Readies the next generation; it stays closed.
+    pub(crate) fn start(&mut self, base: Base) {
+        assert!(self.staging.is_closed(), "only a closed buffer is followed by another");
+        assert!(base.room <= ROOM_BYTES && base.carried < 4096);
+        let generation = (self.end >> GENERATION_SHIFT).wrapping_add(1) % GENERATIONS;
+        let origin = ROOM_BYTES - base.room;
+        self.origin = origin;
+        self.end = generation << GENERATION_SHIFT | (origin + base.carried) as u64 / UNIT;
+        let buffer = self.buffer(self.end);
+        assert!(!buffer.taken.load(Acquire), "a buffer is used again only after it was written");
+        buffer.log_byte.store(base.log_byte.wrapping_sub(origin as u64), Relaxed);
+        buffer.offset.store(base.offset, Relaxed);
+        self.open(CLOSED);
+    }
+
+    /// Sets the state anew: what failed while it was closed has added to it.
+    fn open(&self, flag: u64) {
+        // What is carried may leave no room at all; then no addition will tell where frames end.
+        let full = position(self.end) > ROOM_BYTES;
+        let sealed = if full { self.end } else { UNKNOWN };
+        self.buffer(self.end).sealed.store(sealed, Relaxed);
+        // Release: a producer that reserves in this generation sees its bases.
+        self.staging.state.0.store(self.end | flag, Release);
+    }
+
+    /// Puts a frame behind everything reserved, while closed. The caller has seen that it fits.
+    pub(crate) fn place(&mut self, len: usize, records: u64, fill: impl FnOnce(&mut [u8])) {
+        assert!(self.staging.is_closed());
+        let start = position(self.end);
+        assert!(len.is_multiple_of(8) && start + len <= BUFFER_BYTES);
+        let buffer = self.buffer(self.end);
+        let mut room = Reservation { buffer, start, len, offset: 0, end: 0 };
+        fill(room.bytes());
+        room.publish();
+        self.end += records << RECORDS_SHIFT | len as u64 / UNIT;
+    }
+
+    fn state(&self) -> u64 {
+        let state = self.staging.state.0.load(Acquire);
+        if state & CLOSED == 0 { self.exact(state) } else { self.end }
+    }
+
+    /// `state`, or where its generation's frames end if additions went on behind the room.
+    fn exact(&self, state: u64) -> u64 {
+        if position(state) <= ROOM_BYTES {
+            return state;
+        }
+        let sealed = &self.buffer(state).sealed;
+        let mut spins = 0;
+        loop {
+            match sealed.load(Acquire) {
+                UNKNOWN => wait(&mut spins),
+                end => return end,
+            }
+        }
+    }
+
+    fn buffer(&self, state: u64) -> &Buffer {
+        &self.staging.buffers[which(state)]
+    }
+}
+
+impl Taken {
+    /// The frame at `at`, as soon as it is published. To be asked for once.
+    #[inline]
+    pub(crate) fn frame(&mut self, at: usize) -> &mut [u8] {
+        assert!(at + HEADER_BYTES <= self.end);
+        let buffer = &self.staging.buffers[self.which];
+        let published = &buffer.published[at / HEADER_BYTES];
+        let mut spins = 0;
+        while published.load(Acquire) == 0 {
+            wait(&mut spins);
+        }
+        published.store(0, Relaxed);
+        // SAFETY: published (acquire), so its producer is done with it, and the caller's frames
+        // follow one another. A frame starts with its length, which `end` bounds.
+        unsafe {
+            let start = buffer.memory.0.as_ptr().add(at);
+            let len = usize_of(u64::from(u32::from_le_bytes(*start.cast::<[u8; 4]>())));
+            let len = len.next_multiple_of(8);
+            assert!(at + len <= self.end);
+            std::slice::from_raw_parts_mut(start, len)
+        }
+    }
+
+    /// Puts the carried tail where it belongs.
+    pub(crate) fn carry(&mut self, tail: &[u8]) {
+        assert!(self.origin + tail.len() <= self.end);
+        // SAFETY: within the buffer; reservations lie behind the carried bytes, which are the
+        // holder's.
+        let to =
+            unsafe { std::slice::from_raw_parts_mut(self.memory().add(self.origin), tail.len()) };
+        to.copy_from_slice(tail);
+    }
+
+    /// Zeros from the end of the frames to the next whole page. For when all are published.
+    pub(crate) fn pad(&mut self) {
+        let padded = self.end.next_multiple_of(4096);
+        // SAFETY: behind all frames, within the buffer's slack; nobody else's.
+        unsafe {
+            let end = self.memory().add(self.end);
+            std::ptr::write_bytes(end, 0, padded - self.end);
+        }
+    }
+
+    /// Whole pages from the origin to the end. For when all frames are published and padded.
+    pub(crate) fn pages(&self) -> &[u8] {
+        let padded = self.end.next_multiple_of(4096);
+        // SAFETY: every frame was published and handed out by `frame` before, the carried tail was
+        // put there, and nobody else touches a closed generation.
+        unsafe { std::slice::from_raw_parts(self.memory().add(self.origin), padded - self.origin) }
+    }
+
+    fn memory(&self) -> *mut u8 {
+        self.staging.buffers[self.which].memory.0.as_ptr()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.staging.buffers[self.which].taken.store(false, Release);
+    }
+}
+
+/// Waits a moment for a thread that is between two instructions: it needs its processor back at
+/// most.
+fn wait(spins: &mut u32) {
+    *spins += 1;
+    if *spins < 200 { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 /// Copies in pieces of 2 KiB: larger copies fall to a fraction of the bandwidth when source and
@@ -313,20 +408,22 @@ pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
 }
 
 fn which(state: u64) -> usize {
-    usize_of(state >> GENERATION_SHIFT & 1)
+    usize_of(state >> GENERATION_SHIFT) % BUFFERS
 }
 
 fn position(state: u64) -> usize {
-    usize_of((state & FIELD) * UNIT)
+    usize_of((state & (CLOSED - 1)) * UNIT)
 }
 
 fn records_in(state: u64) -> u64 {
-    state >> COUNT_SHIFT & FIELD
+    state >> RECORDS_SHIFT
 }
 
 fn usize_of(n: u64) -> usize {
     usize::try_from(n).expect("bounded by the buffer")
 }
+
+const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 
 /// Page-aligned memory of [`BUFFER_BYTES`].
 #[derive(Debug)]
@@ -361,36 +458,89 @@ impl Drop for Memory {
 mod tests {
     use super::*;
 
-    fn base(room: usize) -> Base {
-        Base { log_byte: 1000, offset: 50, room }
+    fn base(log_byte: u64, offset: u64, carried: usize, room: usize) -> Base {
+        Base { log_byte, offset, carried, room }
+    }
+
+    /// Publishes a frame of `len` bytes whose body is `byte`.
+    fn publish(mut room: Reservation<'_>, byte: u8) {
+        let bytes = room.bytes();
+        let len = u32::try_from(bytes.len()).unwrap();
+        bytes.fill(byte);
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        room.publish();
     }
 
     #[test]
     fn reservations_are_disjoint_and_dense() {
-        let (staging, mut owner) = Staging::new();
-        assert_eq!(staging.reserve(8, 1).unwrap_err(), NoRoom::Closed);
-        owner.open(base(64), &[&[7; 8]], 0, false);
-        let mut a = staging.reserve(16, 2).unwrap();
-        let mut b = staging.reserve(8, 1).unwrap();
-        assert_eq!((a.offset, a.end, a.first), (50, 1024, true));
-        assert_eq!((b.offset, b.end, b.first), (52, 1032, false));
-        a.bytes().fill(1);
-        b.bytes().fill(2);
-        a.publish();
-        b.publish();
-        assert_eq!(staging.reserve(40, 1).unwrap_err(), NoRoom::Full);
-        let closed = owner.close();
-        assert_eq!((closed.len, closed.records), (32, 3));
-        assert_eq!(owner.bytes(closed)[..32], [[7; 8], [1; 8], [1; 8], [2; 8]].concat());
-        assert_eq!(staging.reserve(8, 1).unwrap_err(), NoRoom::Closed);
-        owner.reopen();
-        staging.reserve(8, 1).unwrap().publish();
+        let (staging, mut gate) = Staging::new();
+        assert_eq!(staging.reserve(32, 1).unwrap_err(), NoRoom::Closed);
+        gate.start(base(1000, 50, 8, 4096));
+        assert_eq!(staging.reserve(32, 1).unwrap_err(), NoRoom::Closed, "not yet opened");
+        gate.reopen();
+        let a = staging.reserve(40, 2).unwrap();
+        let b = staging.reserve(32, 1).unwrap();
+        assert_eq!((a.offset, a.end), (50, 1048));
+        assert_eq!((b.offset, b.end), (52, 1080));
+        publish(b, 2);
+        publish(a, 1);
+        assert_eq!(gate.end(), (1080, 53));
+        gate.close();
+        assert_eq!((gate.len(), gate.records()), (80, 3));
+        gate.place(48, 4, |bytes| {
+            bytes.fill(9);
+            bytes[..4].copy_from_slice(&41_u32.to_le_bytes());
+        });
+        assert_eq!(gate.end(), (1128, 57));
+        let mut taken = gate.advance(base(0, 0, 0, ROOM_BYTES));
+        taken.carry(&[7; 8]);
+        let at = taken.origin + 8;
+        assert_eq!(taken.frame(at)[4..], [1; 36]);
+        assert_eq!(taken.frame(at + 40)[4..], [2; 28]);
+        assert_eq!(taken.frame(at + 72).len(), 48, "a length is rounded up to 8");
+        taken.pad();
+        assert_eq!(taken.pages().len(), 4096);
+        assert_eq!(taken.pages()[..8], [7; 8]);
+        assert_eq!(taken.pages()[128..], [0; 3968]);
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_no_gap_and_takes_no_offset() {
+        let (staging, mut gate) = Staging::new();
+        gate.start(base(0, 0, 0, 4096));
+        gate.reopen();
+        publish(staging.reserve(4000, 1).unwrap(), 1);
+        for _ in 0..3 {
+            // The second would fit, but the first has left its mark: nothing follows it.
+            assert_eq!(staging.reserve(128, 9).unwrap_err(), NoRoom::Full);
+            assert_eq!(staging.reserve(32, 9).unwrap_err(), NoRoom::Full);
+        }
+        assert!(!staging.fits(32));
+        assert_eq!(gate.end(), (4000, 1));
+        gate.close();
+        assert_eq!((gate.len(), gate.records()), (4000, 1));
+        assert_eq!(staging.reserve(32, 1).unwrap_err(), NoRoom::Closed);
+        // Taken up again, what is left can be used.
+        gate.reopen();
+        assert!(staging.fits(96));
+        publish(staging.reserve(96, 1).unwrap(), 2);
+        assert_eq!(gate.end(), (4096, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "used again only after it was written")]
+    fn a_buffer_that_is_not_written_is_not_opened() {
+        let (_, mut gate) = Staging::new();
+        gate.start(base(0, 0, 0, ROOM_BYTES));
+        let _taken: Vec<_> =
+            (0..BUFFERS).map(|_| gate.advance(base(0, 0, 0, ROOM_BYTES))).collect();
     }
 
     #[test]
     fn many_producers_lose_no_byte_and_no_offset() {
-        let (staging, mut owner) = Staging::new();
-        owner.open(Base { log_byte: 0, offset: 0, room: ROOM_BYTES }, &[], 0, false);
+        let (staging, mut gate) = Staging::new();
+        gate.start(base(0, 0, 0, ROOM_BYTES));
+        gate.reopen();
         let (producers, each) = (4, 20_000);
         let mut taken: Vec<u64> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..producers)
@@ -398,10 +548,12 @@ mod tests {
                     scope.spawn(|| {
                         let mut offsets = Vec::new();
                         while offsets.len() < each {
-                            match staging.reserve(16, 1) {
+                            match staging.reserve(40, 1) {
                                 Ok(mut room) => {
                                     let offset = room.offset;
-                                    room.bytes()[..8].copy_from_slice(&offset.to_le_bytes());
+                                    let bytes = room.bytes();
+                                    bytes[..4].copy_from_slice(&40_u32.to_le_bytes());
+                                    bytes[32..].copy_from_slice(&offset.to_le_bytes());
                                     room.publish();
                                     offsets.push(offset);
                                 }
@@ -412,17 +564,23 @@ mod tests {
                     })
                 })
                 .collect();
-            // The writer's part: close, check, open the other, until everybody is through.
+            // The writer's part: close, open the next, check, until everybody is through.
             let (mut offset, mut log_byte) = (0, 0);
             while offset < (producers * each) as u64 {
-                let closed = owner.close();
-                for (i, frame) in owner.bytes(closed)[..closed.len].chunks(16).enumerate() {
-                    let found = u64::from_le_bytes(frame[..8].try_into().unwrap());
-                    assert_eq!(found, offset + i as u64);
+                gate.close();
+                let (len, records) = (gate.len(), gate.records());
+                let next = base(log_byte + len as u64, offset + records, 0, ROOM_BYTES);
+                let mut taken = gate.advance(next);
+                gate.reopen();
+                for i in 0..records {
+                    let at = taken.origin + usize_of(i) * 40;
+                    let frame = taken.frame(at);
+                    let found = u64::from_le_bytes(frame[32..].try_into().unwrap());
+                    assert_eq!(found, offset + i);
                 }
-                offset += closed.records;
-                log_byte += closed.len as u64;
-                owner.open(Base { log_byte, offset, room: ROOM_BYTES }, &[], 0, false);
+                assert_eq!(len as u64, records * 40);
+                offset += records;
+                log_byte += len as u64;
                 std::thread::yield_now();
             }
             threads.into_iter().flat_map(|t| t.join().unwrap()).collect()

@@ -135,6 +135,7 @@ impl Shared {
         .help("whether the last records survive is unknown; reopen the log to find out");
         let error = self.poison.get_or_init(|| error).clone();
         self.rounds.wake_everyone();
+        self.freed.all();
         self.visible_wake.all();
         error
     }

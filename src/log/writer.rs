@@ -1,11 +1,12 @@
-//! The writer: one at a time behind a lock, it takes what producers staged and writes it.
+//! The writer: one at a time behind a lock, it stamps what was taken in and writes it.
 //!
 //! Called by group commit (`sync`), by appends that find no room, and by the worker. Uses
-//! `staging`, `segment` and `fs`.
+//! `intake`, `segment` and `fs`.
 //!
 //! ```text
-//! flush:  close buffer → wait for copies → stamp headers → open the other buffer → pwrite pages
-//! roll:   the same, the other buffer starting a new segment; then header → sync → rename
+//! flush:  line up what is staged → drain
+//! drain:  per buffer: wait for copies → stamp headers → pwrite pages → roll, if the segment ends
+//! roll:   the next segment's header → sync → rename
 //! ```
 //!
 //! Invariants:
@@ -21,16 +22,17 @@ use std::sync::atomic::Ordering::*;
 
 use crate::crc;
 use crate::error::{Error, Kind, Result};
-use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER};
+use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER, Seed};
 use crate::fs::File;
 use crate::position::{LogByte, Offset};
-use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, Producers, SEAL_BYTES, SegmentHeader, Tally};
+use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, Producers, SegmentHeader, Tally};
 
 use super::Shared;
 use super::catalog::Segment;
+use super::intake::{Bytes, Filled};
 use super::options::Preallocate;
 use super::prepare::{create_segment, fill};
-use super::staging::{self, Base, Closed, ROOM_BYTES};
+use super::staging;
 use super::start::Start;
 use super::worker::SealJob;
 
@@ -45,7 +47,6 @@ const SMALL_GROUP_BYTES: u64 = 16 << 10;
 /// Everything the writer's lock guards.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    owner: staging::Owner,
     /// What must happen before the first write.
     pub(crate) start: Option<Start>,
     active: Option<Active>,
@@ -65,32 +66,25 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 struct Active {
     segment: Arc<Segment>,
+    seed: Seed,
     file: Arc<dyn File>,
     tally: Tally,
-    /// Byte of the file at which the open buffer starts; a whole page.
-    page_byte: u64,
+    /// Bytes of the last, partial page, to be written again.
+    tail: Vec<u8>,
     /// The file holds blocks up to here, written or zeroed.
     filled_to: u64,
 }
 
-/// Bytes that are on their way to a file.
+/// Stamped bytes that are on their way to a file.
 #[derive(Debug)]
 struct Unwritten {
-    bytes: Pending,
+    bytes: Bytes,
     at: u64,
-    len: usize,
     done: usize,
     /// Published as written once they are.
     end: LogByte,
     end_offset: Offset,
     zeros_ahead: bool,
-}
-
-#[derive(Debug)]
-enum Pending {
-    Staged(Closed),
-    /// A frame too large for staging, with the tail page before it.
-    Own(Vec<u8>),
 }
 
 /// What a sync must cover, taken under the lock and synced outside it.
@@ -169,9 +163,8 @@ impl Staged<'_> {
 }
 
 impl Writer {
-    pub(crate) fn new(owner: staging::Owner, start: Start, producers: Producers) -> Self {
+    pub(crate) fn new(start: Start, producers: Producers) -> Self {
         Writer {
-            owner,
             start: Some(start),
             active: None,
             unwritten: None,
@@ -205,46 +198,23 @@ impl Writer {
         self.drain(shared)
     }
 
-    /// Writes everything staged. `durable` says that a sync follows.
+    /// Writes everything taken in so far. `durable` says that a sync follows.
     pub(crate) fn flush(&mut self, shared: &Shared, durable: bool) -> Result<()> {
         if self.active.is_none() {
             return Ok(());
         }
-        self.drain(shared)?;
-        let closed = self.owner.close();
-        if closed.len == self.active().carried() {
-            self.owner.reopen();
-            return Ok(());
+        let now = shared.fs.now_coarse();
+        let isolate = durable && shared.options.isolate_groups;
+        loop {
+            self.drain(shared)?;
+            let pad = isolate.then_some(|bytes: &mut [u8]| pad(bytes, now));
+            if shared.intake().line_up(durable, pad) {
+                return self.drain(shared);
+            }
         }
-        self.write_closed(shared, closed, &[], 0, false, durable)?;
-        Ok(())
     }
 
-    /// Makes room for a frame of `len` bytes, by writing what is staged and rolling if need be.
-    pub(crate) fn make_room(&mut self, shared: &Shared, len: usize) -> Result<()> {
-        self.ready(shared)?;
-        if shared.staging.fits(len) {
-            return Ok(());
-        }
-        let closed = self.owner.close();
-        let active = self.active();
-        let left =
-            shared.options.segment_bytes.saturating_sub(active.page_byte + closed.len as u64);
-        if len as u64 > left && (active.tally.records > 0 || closed.records > 0) {
-            self.roll(shared, closed, &[], 0, false, Who::Worker)?;
-            return Ok(());
-        }
-        if closed.len == active.carried() {
-            self.owner.reopen();
-            return Ok(());
-        }
-        let Prepared { tail, offset } = self.prepare(shared, closed, false)?;
-        let base = self.active().base(offset, shared);
-        self.owner.open(base, &[&tail], 0, false);
-        self.finish(shared, Who::Worker)
-    }
-
-    /// Appends one frame by the writer's own hand, behind everything staged: control frames,
+    /// Appends one frame by the writer's own hand, behind everything taken in: control frames,
     /// frames larger than staging, conditional and producer appends. `check` runs when nothing
     /// can be appended before it any more, and with `settle` when everything before is written;
     /// its error leaves the log as it was.
@@ -256,226 +226,162 @@ impl Writer {
         check: impl FnOnce(Offset) -> Result<()>,
     ) -> Result<(Offset, LogByte)> {
         self.ready(shared)?;
-        let mut closed = self.owner.close();
-        if settle && closed.len != self.active().carried() {
-            closed = self.write_closed(shared, closed, &[], 0, true, false)?;
+        let next = shared.intake().hold();
+        let placed = self.place(shared, staged, settle, next, check);
+        if !shared.stalled.load(Acquire) {
+            shared.intake().resume();
         }
-        let (_, next) = shared.staging.end();
-        if let Err(error) = check(Offset(next)) {
-            self.owner.reopen();
-            return Err(error);
+        if shared.options.worker {
+            shared.worker.arm();
         }
+        placed
+    }
+
+    /// The same, while the intake is held.
+    fn place(
+        &mut self,
+        shared: &Shared,
+        staged: &Staged<'_>,
+        settle: bool,
+        next: Offset,
+        check: impl FnOnce(Offset) -> Result<()>,
+    ) -> Result<(Offset, LogByte)> {
+        if settle {
+            self.flush(shared, false)?;
+        }
+        check(next)?;
         let len = staged.stride();
+        let records = u64::from(staged.draft.count);
+        let stageable = shared.intake().is_stageable(len);
+        if !stageable || !shared.intake().fits_here(len) {
+            // Nothing has been given an offset yet: a full disk leaves the log as it was.
+            self.drain(shared)?;
+            shared.intake().advance(len);
+        }
+        if stageable {
+            let mut intake = shared.intake();
+            intake.place(len, records, |bytes| staged.fill(bytes));
+            return Ok((next, intake.end().0));
+        }
+        // What is before it, a roll among it, goes first.
+        self.drain(shared)?;
         let mut own = vec![0; len];
         staged.fill(&mut own);
-        let active = self.active();
-        let at = active.page_byte + closed.len as u64;
-        let roll = at + len as u64 > shared.options.segment_bytes
-            && (active.tally.records > 0 || closed.records > 0);
-        let records = u64::from(staged.draft.count);
-        let fresh = room(HEADER_BYTES, shared.options.segment_bytes);
-        if len + PAGE > fresh {
-            return self.append_large(shared, closed, own, records, roll);
-        }
-        let log_byte = if roll {
-            active.header().log_byte(at) + SEAL_BYTES + len as u64
-        } else {
-            active.header().log_byte(at) + len as u64
-        };
-        let offset = Offset(next);
-        if roll {
-            self.roll(shared, closed, &own, records, false, Who::Caller)
-                .map_err(|e| unknown(e, offset))?;
-        } else if closed.len == active.carried() {
-            // Nothing else is staged: put the frame behind the carried tail.
-            let carried = closed.len;
-            let head = self.owner.bytes(closed)[..carried].to_vec();
-            let base = self.active().base(Offset(next), shared);
-            self.owner.open(base, &[&head, &own], records, false);
-        } else {
-            self.write_closed(shared, closed, &own, records, false, false)
-                .map_err(|e| unknown(e, offset))?;
-        }
-        Ok((offset, LogByte(log_byte)))
+        let end = shared.intake().line_up_own(own, records);
+        self.drain(shared).map_err(|e| unknown(e, next))?;
+        Ok((next, end))
     }
 
-    /// A frame that does not fit staging: written at once from memory of its own.
-    fn append_large(
-        &mut self,
-        shared: &Shared,
-        closed: Closed,
-        own: Vec<u8>,
-        records: u64,
-        roll: bool,
-    ) -> Result<(Offset, LogByte)> {
-        let (_, next) = shared.staging.end();
-        // Everything staged goes first; the buffer that follows stays closed.
-        let mut carried = closed;
-        if roll {
-            carried = self.roll(shared, closed, &[], 0, true, Who::Caller)?;
-        } else if closed.len != self.active().carried() {
-            carried = self.write_closed(shared, closed, &[], 0, true, false)?;
-        }
-        let head = self.owner.bytes(carried)[..carried.len].to_vec();
-        let active = self.active.as_mut().expect("ready() made it");
-        let at = active.page_byte;
-        let mut bytes = head;
-        let from = bytes.len();
-        bytes.extend_from_slice(&own);
-        let durable = shared.ends.durable_byte.load(Acquire);
-        active.stamp(&mut bytes, from, durable)?;
-        let len = bytes.len();
-        let padded = (len as u64).next_multiple_of(PAGE_BYTES);
-        bytes.resize(usize::try_from(padded).expect("a frame's size"), 0);
-        let tail = len as u64 / PAGE_BYTES * PAGE_BYTES;
-        let carry = bytes[usize::try_from(tail).expect("a frame's size")..len].to_vec();
-        let end = LogByte(active.header().log_byte(active.tally.end));
-        let end_offset = Offset(next + records);
-        active.page_byte = at + tail;
-        self.unwritten = Some(Unwritten {
-            len: bytes.len(),
-            bytes: Pending::Own(bytes),
-            at,
-            done: 0,
-            end,
-            end_offset,
-            zeros_ahead: false,
-        });
-        let base = self.active().base(end_offset, shared);
-        self.owner.open(base, &[&carry], 0, false);
-        self.drain(shared).map_err(|e| unknown(e, Offset(next)))?;
-        Ok((Offset(next), end))
-    }
-
-    /// Stamps a closed buffer, opens the other one behind it, and writes the closed one.
-    fn write_closed(
-        &mut self,
-        shared: &Shared,
-        closed: Closed,
-        own: &[u8],
-        records: u64,
-        stay_closed: bool,
-        durable: bool,
-    ) -> Result<Closed> {
-        let Prepared { tail, offset } = self.prepare(shared, closed, durable)?;
-        let base = self.active().base(offset, shared);
-        let opened = self.owner.open(base, &[&tail, own], records, stay_closed);
-        self.drain(shared)?;
-        Ok(opened)
-    }
-
-    /// The same, the other buffer starting a new segment.
-    fn roll(
-        &mut self,
-        shared: &Shared,
-        closed: Closed,
-        own: &[u8],
-        records: u64,
-        stay_closed: bool,
-        who: Who,
-    ) -> Result<Closed> {
-        let mut offset = Offset(shared.staging.end().1);
-        if closed.len != self.active().carried() {
-            offset = self.prepare(shared, closed, false)?.offset;
-        }
-        let active = self.active();
-        let header = SegmentHeader {
-            log: shared.log.id,
-            base: LogByte(active.tally.sealed_end(active.header())),
-            base_offset: offset,
-            epoch: active.header().epoch,
-            salt: shared.random_u64()?,
-            created: shared.fs.now(),
-            previous: Some(Link {
-                base: active.header().base,
-                end: LogByte(active.tally.sealed_end(active.header())),
-                fingerprint: active.tally.fingerprint,
-            }),
-        };
-        // The next buffer is for the new segment and fills while its file is made ready.
-        let base = Base {
-            log_byte: header.base.0,
-            offset: offset.0,
-            room: room(HEADER_BYTES, shared.options.segment_bytes),
-        };
-        let opened = self.owner.open(base, &[own], records, stay_closed);
-        self.rolling = Some(header);
-        self.finish(shared, who)?;
-        Ok(opened)
-    }
-
-    /// Writes what was closed, or leaves that to the worker, so that a producer of bulk goes on
-    /// filling the other buffer meanwhile. Whoever takes the lock next finishes it if the worker
-    /// has not.
-    fn finish(&mut self, shared: &Shared, who: Who) -> Result<()> {
-        if who == Who::Worker && shared.options.worker && !shared.stalled.load(Relaxed) {
-            shared.worker.write_soon();
-            return Ok(());
-        }
-        self.drain(shared)
-    }
-
-    /// Stamps a closed buffer and queues it for writing.
-    fn prepare(&mut self, shared: &Shared, closed: Closed, durable: bool) -> Result<Prepared> {
-        let (_, offset) = shared.staging.end();
-        let isolate = shared.options.isolate_groups && durable;
-        let active = self.active.as_mut().expect("ready() made it");
-        let from = active.carried();
-        let bytes = self.owner.bytes(closed);
-        let mut len = closed.len;
-        let durable_byte = shared.ends.durable_byte.load(Acquire);
-        if isolate && !(len as u64).is_multiple_of(PAGE_BYTES) {
-            len = pad_to_page(bytes, len, shared.fs.now_coarse());
-        }
-        active.stamp(&mut bytes[..len], from, durable_byte)?;
-        let padded = len.next_multiple_of(PAGE);
-        bytes[len..padded].fill(0);
-        let tail_from = len - len % PAGE;
-        let tail = bytes[tail_from..len].to_vec();
-        let small = (len - from) as u64 <= SMALL_GROUP_BYTES;
-        self.unwritten = Some(Unwritten {
-            bytes: Pending::Staged(closed),
-            at: active.page_byte,
-            len: padded,
-            done: 0,
-            end: LogByte(active.header().log_byte(active.tally.end)),
-            end_offset: Offset(offset),
-            zeros_ahead: durable && small && shared.options.preallocate != Preallocate::Grow,
-        });
-        active.page_byte += tail_from as u64;
-        Ok(Prepared { tail, offset: Offset(offset) })
-    }
-
-    /// Finishes what was begun: the write, then the roll. Safe to call again after a full disk.
+    /// Writes what is lined up, and rolls where a segment ends. Safe to call again after a full
+    /// disk.
     pub(crate) fn drain(&mut self, shared: &Shared) -> Result<()> {
-        let result = self.write_pending(shared).and_then(|()| self.finish_roll(shared));
-        match result {
+        match self.write_all(shared) {
             Ok(()) => {
                 if shared.stalled.swap(false, AcqRel) {
-                    self.owner.reopen();
+                    shared.intake().resume();
                 }
                 Ok(())
             }
             Err(error) if error.kind() == Kind::DiskFull => {
                 // No further offset is given out until space returns.
-                self.owner.close();
+                shared.intake().hold();
                 shared.stalled.store(true, Release);
                 shared.rounds.wake_everyone();
+                shared.freed.all();
                 Err(error)
             }
             Err(error) => Err(shared.poisoned(error)),
         }
     }
 
+    fn write_all(&mut self, shared: &Shared) -> Result<()> {
+        loop {
+            self.write_pending(shared)?;
+            self.finish_roll(shared)?;
+            let Some(filled) = shared.intake().take() else { return Ok(()) };
+            self.stamp(shared, filled)?;
+        }
+    }
+
+    /// Stamps a buffer's frames, in place, and keeps what the next one writes again.
+    fn stamp(&mut self, shared: &Shared, filled: Filled) -> Result<()> {
+        let active = self.active.as_mut().expect("something was taken in for it");
+        let durable = shared.ends.durable_byte.load(Acquire);
+        let Filled { mut bytes, at, carried, end_offset, .. } = filled;
+        let from = active.tally.end;
+        assert!(active.tail.len() == carried && from == at + carried as u64);
+        match &mut bytes {
+            Bytes::Staged(taken) => {
+                taken.carry(&active.tail);
+                let mut next = taken.origin + carried;
+                while next < taken.end {
+                    let frame = taken.frame(next);
+                    active.stamp(frame, durable)?;
+                    next += frame.len();
+                }
+                taken.pad();
+            }
+            Bytes::Own(frame) => {
+                active.stamp(frame, durable)?;
+                frame.splice(..0, active.tail.iter().copied());
+                frame.resize(frame.len().next_multiple_of(PAGE), 0);
+            }
+        }
+        let end = active.tally.end;
+        let pages = bytes.pages();
+        // A roll may find nothing new in the buffer: then its page is there already.
+        let done = if end > from { 0 } else { pages.len() };
+        let tail = usize::try_from(end % PAGE_BYTES).expect("within a page");
+        active.tail.clear();
+        if tail > 0 {
+            active.tail.extend_from_slice(&pages[pages.len() - PAGE..][..tail]);
+        }
+        let small = end - from <= SMALL_GROUP_BYTES;
+        let grow = shared.options.preallocate == Preallocate::Grow;
+        self.unwritten = Some(Unwritten {
+            bytes,
+            at,
+            done,
+            end: LogByte(active.header().log_byte(end)),
+            end_offset,
+            zeros_ahead: filled.durable && small && !grow,
+        });
+        if let Some(base) = filled.roll {
+            self.rolling = Some(self.next_header(shared, base, end_offset)?);
+        }
+        Ok(())
+    }
+
+    fn next_header(
+        &self,
+        shared: &Shared,
+        base: LogByte,
+        base_offset: Offset,
+    ) -> Result<SegmentHeader> {
+        let active = self.active();
+        let old = active.header();
+        debug_assert_eq!(base.0, active.tally.sealed_end(old));
+        Ok(SegmentHeader {
+            log: shared.log.id,
+            base,
+            base_offset,
+            epoch: old.epoch,
+            salt: shared.random_u64()?,
+            created: shared.fs.now(),
+            previous: Some(Link {
+                base: old.base,
+                end: base,
+                fingerprint: active.tally.fingerprint,
+            }),
+        })
+    }
+
     fn write_pending(&mut self, shared: &Shared) -> Result<()> {
         let Some(unwritten) = &mut self.unwritten else { return Ok(()) };
-        let active = self.active.as_mut().expect("something was staged for it");
+        let active = self.active.as_mut().expect("something was taken in for it");
         let path = &active.segment.path;
-        let bytes = match &unwritten.bytes {
-            Pending::Staged(closed) => &self.owner.written_bytes(*closed)[..unwritten.len],
-            Pending::Own(bytes) => bytes,
-        };
-        while unwritten.done < unwritten.len {
+        let bytes = unwritten.bytes.pages();
+        while unwritten.done < bytes.len() {
             let at = unwritten.at + unwritten.done as u64;
             match active.file.write_at(&bytes[unwritten.done..], at) {
                 Ok(0) => return Err(full(path)),
@@ -483,7 +389,7 @@ impl Writer {
                 Err(e) => return Err(Error::io("write", path, e).at_byte(at)),
             }
         }
-        let end = unwritten.at + unwritten.len as u64;
+        let end = unwritten.at + bytes.len() as u64;
         if unwritten.zeros_ahead && end > active.filled_to {
             let to = (end + STEP_BYTES).min(shared.options.segment_bytes);
             active.filled_to = fill(&*active.file, end, to);
@@ -492,6 +398,7 @@ impl Writer {
         active.segment.publish_index(active.tally.index.as_bytes());
         shared.publish_written(unwritten.end, unwritten.end_offset);
         self.unwritten = None;
+        shared.buffer_written();
         Ok(())
     }
 
@@ -503,8 +410,7 @@ impl Writer {
         self.names_unsynced = true;
         let segment = Arc::new(Segment::unsealed(header, path, Arc::clone(&file)));
         shared.catalog.update(|segments| segments.push(Arc::clone(&segment)));
-        let new =
-            Active { segment, file, tally: Tally::default(), page_byte: HEADER_BYTES, filled_to };
+        let new = Active::new(segment, file, Tally::default(), Vec::new(), filled_to);
         if let Some(old) = self.active.replace(new) {
             let end = (old.tally.end, old.tally.end_offset(old.header()));
             let _ = old.segment.end.set(end);
@@ -527,8 +433,10 @@ impl Writer {
             return Err(error);
         }
         shared.set_epoch(header.epoch);
-        let base = self.active().base(header.base_offset, shared);
-        self.owner.open(base, &[epoch_start], 0, false);
+        let mut intake = shared.intake();
+        intake.begin(header.base, HEADER_BYTES, header.base_offset, false);
+        intake.place(epoch_start.len(), 0, |bytes| bytes.copy_from_slice(epoch_start));
+        intake.resume();
         Ok(())
     }
 
@@ -544,12 +452,14 @@ impl Writer {
         let mut tail = vec![0; usize::try_from(tally.end - page_byte).expect("within a page")];
         file.read_exact_at(&mut tail, page_byte)
             .map_err(|e| Error::io("read", &segment.path, e))?;
-        let offset = tally.end_offset(&segment.header);
         segment.publish_index(tally.index.as_bytes());
-        let active = Active { segment, file, tally, page_byte, filled_to: page_byte };
-        let base = active.base(offset, shared);
-        self.active = Some(active);
-        self.owner.open(base, &[&tail], 0, false);
+        let mut intake = shared.intake();
+        let header = &segment.header;
+        let end_offset = tally.end_offset(header);
+        intake.begin(header.base, tally.end, end_offset, tally.records > 0);
+        intake.resume();
+        drop(intake);
+        self.active = Some(Active::new(segment, file, tally, tail, page_byte));
         Ok(())
     }
 
@@ -573,87 +483,62 @@ impl Writer {
     }
 }
 
-/// Who writes a closed buffer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Caller,
-    Worker,
-}
-
-struct Prepared {
-    /// Bytes of the last, partial page.
-    tail: Vec<u8>,
-    /// The next record's offset.
-    offset: Offset,
-}
-
 impl Active {
+    fn new(
+        segment: Arc<Segment>,
+        file: Arc<dyn File>,
+        tally: Tally,
+        tail: Vec<u8>,
+        filled_to: u64,
+    ) -> Self {
+        let seed = segment.header.seed();
+        Active { segment, seed, file, tally, tail, filled_to }
+    }
+
     fn header(&self) -> &SegmentHeader {
         &self.segment.header
     }
 
-    /// Bytes at the start of the open buffer that belong to frames written before.
-    fn carried(&self) -> usize {
-        usize::try_from(self.tally.end - self.page_byte).expect("within a buffer")
-    }
-
-    fn base(&self, offset: Offset, shared: &Shared) -> Base {
-        Base {
-            log_byte: self.header().log_byte(self.page_byte),
-            offset: offset.0,
-            room: room(self.page_byte, shared.options.segment_bytes),
-        }
-    }
-
-    /// Gives every frame in `bytes[from..]` its place and its durable claim, and tallies it.
-    fn stamp(&mut self, bytes: &mut [u8], from: usize, durable: u64) -> Result<()> {
-        let header = self.segment.header;
-        let seed = header.seed();
-        let mut at = from;
-        while at < bytes.len() {
-            let byte = self.page_byte + at as u64;
-            let (head, body) = bytes[at..]
-                .split_first_chunk_mut::<FRAME_HEADER>()
-                .expect("staging holds whole frames");
-            let back = frame::durable_back(header.log_byte(byte), durable);
-            frame::place(head, self.tally.records);
-            frame::stamp(head, seed, byte, back);
-            let head = frame::Header::staged(head);
-            let frame =
-                frame::Frame { header: head, body: &body[..head.len as usize - FRAME_HEADER] };
-            self.tally
-                .note(&frame, header.base_offset)
-                .map_err(|fault| Error::new(Kind::InvalidInput, fault.as_str()))?;
-            at += head.stride();
-        }
-        Ok(())
+    /// Gives the next frame its place and its durable claim, and tallies it.
+    #[inline]
+    fn stamp(&mut self, frame: &mut [u8], durable: u64) -> Result<()> {
+        let header = &self.segment.header;
+        let byte = self.tally.end;
+        let (head, body) =
+            frame.split_first_chunk_mut::<FRAME_HEADER>().expect("staging holds whole frames");
+        let back = frame::durable_back(header.log_byte(byte), durable);
+        frame::place(head, self.tally.records);
+        frame::stamp(head, self.seed, byte, back);
+        let head = frame::Header::staged(head);
+        let frame = frame::Frame { header: head, body: &body[..head.len as usize - FRAME_HEADER] };
+        self.tally
+            .note(&frame, header.base_offset)
+            .map_err(|fault| Error::new(Kind::InvalidInput, fault.as_str()))
     }
 }
 
-/// Room for frames in a buffer that starts at `page_byte` of a segment.
-fn room(page_byte: u64, segment_bytes: u64) -> usize {
-    usize::try_from(segment_bytes.saturating_sub(page_byte)).unwrap_or(usize::MAX).min(ROOM_BYTES)
+impl Bytes {
+    /// The stamped pages.
+    fn pages(&self) -> &[u8] {
+        match self {
+            Bytes::Staged(taken) => taken.pages(),
+            Bytes::Own(pages) => pages,
+        }
+    }
 }
 
-/// Writes a pad frame from `len` to the end of the page; returns the new length.
-fn pad_to_page(bytes: &mut [u8], len: usize, now: i64) -> usize {
-    let page = PAGE;
-    let mut end = len.next_multiple_of(page);
-    if end - len < FRAME_HEADER {
-        end += page;
-    }
-    let body = &mut bytes[len + FRAME_HEADER..end];
-    body.fill(0);
+/// Makes a pad frame of `bytes`.
+fn pad(bytes: &mut [u8], now: i64) {
+    bytes.fill(0);
     let draft = frame::Draft {
-        len: u32::try_from(end - len).expect("at most two pages"),
+        len: u32::try_from(bytes.len()).expect("at most two pages"),
         max_timestamp: now,
-        body_crc: crc::crc32c(body),
+        body_crc: crc::crc32c(&bytes[FRAME_HEADER..]),
         count: 0,
         kind: FrameKind::Pad,
         flags: 0,
     };
-    bytes[len..len + FRAME_HEADER].copy_from_slice(&draft.header(0));
-    end
+    bytes[..FRAME_HEADER].copy_from_slice(&draft.header(0));
 }
 
 fn full(path: &std::path::Path) -> Error {

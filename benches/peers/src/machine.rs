@@ -1,7 +1,7 @@
 //! What the machine does to figures, and what is done against it.
 //!
 //! - Memory freed for seconds goes back to the host of a virtual machine, and touching it again
-//!   is slow: [`warm`] touches as much as a measurement may need just before it.
+//!   is slow: [`warm`] and [`warm_cache`] touch as much as a measurement may need just before it.
 //! - Dirty pages of one contestant would be written while another is synced: [`quiesce`] writes
 //!   them first.
 //! - Files held open by an engine's leftovers keep their blocks when removed: [`wipe`] cuts them
@@ -9,6 +9,7 @@
 //! - Other processes take processors and wake-ups: [`Elsewhere`] tells, so that a row can say so.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -166,6 +167,19 @@ fn busy_elsewhere() -> Duration {
 pub fn warm(bytes: u64) {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     std::hint::black_box(vec![1_u8; bytes]);
+}
+
+/// The same for what becomes page cache of files in `dir`: the kernel takes that memory from
+/// elsewhere.
+pub fn warm_cache(dir: &Path, bytes: u64) -> Result<()> {
+    let path = dir.join("warm");
+    let mut file = File::create(&path).context("create a file to warm memory")?;
+    // In pieces as large as the contestants', for pages as large.
+    let piece = vec![1; 1 << 20];
+    for _ in 0..bytes.div_ceil(piece.len() as u64) {
+        file.write_all(&piece).context("warm memory")?;
+    }
+    fs::remove_file(&path).context("remove the file that warmed memory")
 }
 
 /// Writes all dirty pages of the file system below `path` to its device.

@@ -8,6 +8,7 @@ mod fjall;
 mod okaywal;
 mod raft_engine;
 mod redb;
+#[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod sqlite;
 #[cfg(feature = "tidelog")]
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Box<dyn Contestant>> {
         Box::new(okaywal::OkayWal),
         Box::new(walrus::Walrus),
         Box::new(raft_engine::RaftEngine),
+        #[cfg(feature = "rocksdb")]
         Box::new(rocksdb::RocksDb),
         Box::new(fjall::Fjall),
         Box::new(redb::Redb),

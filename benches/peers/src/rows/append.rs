@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{Bench, SEGMENT_BYTES};
 use crate::contestant::{Contestant, Game, Job, Setup, Writer};
-use crate::machine::warm;
+use crate::machine::{warm, warm_cache};
 use crate::measure::{Figures, Metric, Stopwatch};
 use crate::payload::Payloads;
 
@@ -65,6 +65,7 @@ fn measure(
     let mut writers = log.writers(row.producers)?;
     let limit_bytes = bench.scaled(LIMIT_BYTES);
     warm(limit_bytes * FOOTPRINT);
+    warm_cache(bench.workplace.root(), limit_bytes * FOOTPRINT)?;
 
     // A contestant may take part with fewer threads than asked for.
     let threads = writers.len();

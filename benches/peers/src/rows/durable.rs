@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::{Bench, SEGMENT_BYTES};
 use crate::contestant::{Contestant, Engine, Game, Job, Setup, Writer};
-use crate::machine::{Place, quiesce, warm};
+use crate::machine::{Place, quiesce, warm, warm_cache};
 use crate::measure::{Figures, Latencies, Metric, Stopwatch};
 use crate::payload::Payloads;
 
@@ -95,6 +95,7 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
 pub(super) fn measure(entrant: &mut Entrant, work: &Work, payloads: &Payloads) -> Result<Figures> {
     let writers = entrant.log.writers(work.producers)?;
     warm(FOOTPRINT_BYTES);
+    warm_cache(entrant.place.path(), FOOTPRINT_BYTES)?;
     quiesce(entrant.place.path())?;
     let barrier = Barrier::new(writers.len() + 1);
     let run = &|mut writer: Box<dyn Writer + '_>| {
