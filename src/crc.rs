@@ -27,10 +27,35 @@ pub(crate) fn crc32c(data: &[u8]) -> u32 {
     append(0, data)
 }
 
-/// Continues `crc` over a frame's place and its header without the checksum's own four bytes:
-/// `append(crc, place ‖ header[0..4] ‖ header[8..32])`.
+/// CRC-32C of all `pieces`, one after another.
 #[inline]
-pub(crate) fn frame_head(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+pub(crate) fn joined(pieces: &[&[u8]]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("sse4.2") {
+        // SAFETY: the CPU was just asked for SSE 4.2.
+        return unsafe { joined_sse42(pieces) };
+    }
+    pieces.iter().fold(0, |crc, piece| append(crc, piece))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+fn joined_sse42(pieces: &[&[u8]]) -> u32 {
+    let mut crc = 0;
+    for piece in pieces {
+        crc = if piece.len() <= INLINE_BYTES {
+            append_sse42(crc, piece)
+        } else {
+            crc32c::crc32c_append(crc, piece)
+        };
+    }
+    crc
+}
+
+/// Continues `crc` over a frame's place and its header, as four little-endian words, without the
+/// checksum's own bytes: the upper half of the first.
+#[inline]
+pub(crate) fn frame_head(crc: u32, place: u64, header: &[u64; 4]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("sse4.2") {
         // SAFETY: the CPU was just asked for SSE 4.2.
@@ -39,23 +64,24 @@ pub(crate) fn frame_head(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
     frame_head_anywhere(crc, place, header)
 }
 
-fn frame_head_anywhere(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+fn frame_head_anywhere(crc: u32, place: u64, header: &[u64; 4]) -> u32 {
+    let [first, rest @ ..] = header;
     let crc = append(crc, &place.to_le_bytes());
-    append(append(crc, &header[..4]), &header[8..])
+    let crc = append(crc, &first.to_le_bytes()[..4]);
+    rest.iter().fold(crc, |crc, word| append(crc, &word.to_le_bytes()))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
-fn frame_head_sse42(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
+fn frame_head_sse42(crc: u32, place: u64, header: &[u64; 4]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u32, _mm_crc32_u64};
-    let (words, _) = header.as_chunks::<8>();
     let mut state = _mm_crc32_u64(u64::from(!crc), place);
-    let [first, rest @ ..] = words else { unreachable!("32 bytes are four words") };
+    let [first, rest @ ..] = *header;
     #[expect(clippy::cast_possible_truncation, reason = "the instruction clears the upper half")]
-    let (low, word) = (state as u32, u64::from_le_bytes(*first) as u32);
+    let (low, word) = (state as u32, first as u32);
     state = u64::from(_mm_crc32_u32(low, word));
     for word in rest {
-        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+        state = _mm_crc32_u64(state, word);
     }
     #[expect(clippy::cast_possible_truncation, reason = "the instruction clears the upper half")]
     let state = state as u32;
@@ -64,6 +90,7 @@ fn frame_head_sse42(crc: u32, place: u64, header: &[u8; 32]) -> u32 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
+#[inline]
 fn append_sse42(crc: u32, data: &[u8]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u32, _mm_crc32_u64};
     let mut state = u64::from(!crc);
@@ -104,8 +131,21 @@ mod tests {
         let header: [u8; 32] = std::array::from_fn(|i| (i * 37 % 256) as u8);
         for place in [0, 4096, u64::MAX] {
             let parts = [&place.to_le_bytes()[..], &header[..4], &header[8..]].concat();
-            assert_eq!(frame_head(9, place, &header), append(9, &parts));
-            assert_eq!(frame_head_anywhere(9, place, &header), append(9, &parts));
+            let words = std::array::from_fn(|i| {
+                u64::from_le_bytes(*header[8 * i..].first_chunk().expect("four words"))
+            });
+            assert_eq!(frame_head(9, place, &words), append(9, &parts));
+            assert_eq!(frame_head_anywhere(9, place, &words), append(9, &parts));
         }
+    }
+
+    #[test]
+    fn pieces_have_the_checksum_of_the_whole() {
+        let data: Vec<u8> = (0..2000u32).map(|i| (i * 31 % 251) as u8).collect();
+        for cut in [0, 1, 4, 100, 256, 257, 1000] {
+            let pieces = [&data[..cut], &[], &data[cut..cut + 4], &data[cut + 4..]];
+            assert_eq!(joined(&pieces), crc32c(&data), "cut at {cut}");
+        }
+        assert_eq!(joined(&[]), 0);
     }
 }

@@ -118,7 +118,7 @@ impl Seed {
     /// The header checksum of a frame at `byte` of its file.
     #[inline]
     pub fn head_crc(self, byte: u64, header: &[u8; HEADER_BYTES]) -> u32 {
-        crc::frame_head(self.0, byte, header)
+        crc::frame_head(self.0, byte, &words(header))
     }
 }
 
@@ -180,11 +180,12 @@ impl Header {
         if byte + align(u64::from(len)) > limit {
             return Err(Fault::Short);
         }
-        if seed.head_crc(byte, b) != head_crc {
+        let words = words(b);
+        if crc::frame_head(seed.0, byte, &words) != head_crc {
             return Err(Fault::HeadCrc);
         }
-        FrameKind::from_byte(b[30]).ok_or(Fault::Unknown)?;
-        let header = Header::staged(b);
+        let kind = FrameKind::from_byte(b[30]).ok_or(Fault::Unknown)?;
+        let header = Header::new(&words, kind);
         let carries_records = matches!(header.kind, FrameKind::Data | FrameKind::Run);
         if carries_records != (header.count > 0)
             || header.flags & !(COMPRESSION_MASK | FLAG_TIMED | FLAG_PRODUCER) != 0
@@ -404,13 +405,13 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// The header with its place still blank; `rel_offset` is the count before it in its group.
+    /// The header with its place still blank.
     #[inline]
-    pub(crate) fn header(&self, rel_offset: u32) -> [u8; HEADER_BYTES] {
+    pub(crate) fn header(&self) -> [u8; HEADER_BYTES] {
         Header {
             len: self.len,
             head_crc: 0,
-            rel_offset,
+            rel_offset: 0,
             durable_back: NO_CLAIM,
             max_timestamp: self.max_timestamp,
             body_crc: self.body_crc,
@@ -422,36 +423,59 @@ impl Draft {
     }
 }
 
+/// A header as four little-endian words.
+#[inline]
+fn words(header: &[u8; HEADER_BYTES]) -> [u64; 4] {
+    let (words, _) = header.as_chunks::<8>();
+    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
+}
+
+/// Gives a drafted frame its place among its segment's offsets and its durable claim, and closes
+/// it with the header checksum; returns the header.
+///
+/// Works on words: the processor cannot forward two short stores to one long load, and the
+/// checksum's loads would wait for them to reach the cache.
+#[inline(always)]
+pub(crate) fn stamp(
+    header: &mut [u8; HEADER_BYTES],
+    seed: Seed,
+    byte: u64,
+    rel_offset: u32,
+    durable_back: u32,
+) -> Header {
+    let mut words = words(header);
+    words[1] = u64::from(rel_offset) | u64::from(durable_back) << 32;
+    let head_crc = crc::frame_head(seed.0, byte, &words);
+    words[0] = words[0] & u64::from(u32::MAX) | u64::from(head_crc) << 32;
+    header[..8].copy_from_slice(&words[0].to_le_bytes());
+    header[8..16].copy_from_slice(&words[1].to_le_bytes());
+    let kind = FrameKind::from_byte(header[30]).expect("composed from a kind");
+    Header::new(&words, kind)
+}
+
 impl Header {
-    /// Reads a header that the append path itself composed, just after it was stamped.
+    /// Reads a header that was composed or checked before.
     #[inline]
-    pub(crate) fn staged(b: &[u8; HEADER_BYTES]) -> Self {
+    pub(crate) fn staged(header: &[u8; HEADER_BYTES]) -> Self {
+        let kind = FrameKind::from_byte(header[30]).expect("composed from a kind");
+        Header::new(&words(header), kind)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "fields are parts of words")]
+    fn new(words: &[u64; 4], kind: FrameKind) -> Self {
         Header {
-            len: LE::read_u32(&b[0..]),
-            head_crc: LE::read_u32(&b[4..]),
-            rel_offset: LE::read_u32(&b[8..]),
-            durable_back: LE::read_u32(&b[12..]),
-            max_timestamp: LE::read_i64(&b[16..]),
-            body_crc: LE::read_u32(&b[24..]),
-            count: LE::read_u16(&b[28..]),
-            kind: FrameKind::from_byte(b[30]).expect("composed from a kind"),
-            flags: b[31],
+            len: words[0] as u32,
+            head_crc: (words[0] >> 32) as u32,
+            rel_offset: words[1] as u32,
+            durable_back: (words[1] >> 32) as u32,
+            max_timestamp: words[2].cast_signed(),
+            body_crc: words[3] as u32,
+            count: (words[3] >> 32) as u16,
+            kind,
+            flags: (words[3] >> 56) as u8,
         }
     }
-}
-
-/// Writes a frame's place among its segment's offsets.
-#[inline]
-pub(crate) fn place(header: &mut [u8; HEADER_BYTES], rel_offset: u32) {
-    LE::write_u32(&mut header[8..], rel_offset);
-}
-
-/// Stamps a frame's durable claim into its header and closes it with the header checksum.
-#[inline]
-pub(crate) fn stamp(header: &mut [u8; HEADER_BYTES], seed: Seed, byte: u64, durable_back: u32) {
-    LE::write_u32(&mut header[12..], durable_back);
-    let crc = seed.head_crc(byte, header);
-    LE::write_u32(&mut header[4..], crc);
 }
 
 /// `durable_back` of a frame at `log_byte` when everything below `durable` is durable.
@@ -483,8 +507,8 @@ pub fn encode(
         flags: 0,
     };
     let (header, _) = bytes.split_first_chunk_mut::<HEADER_BYTES>().expect("a header's length");
-    *header = draft.header(rel_offset);
-    stamp(header, seed, byte, durable_back);
+    *header = draft.header();
+    stamp(header, seed, byte, rel_offset, durable_back);
     bytes
 }
 

@@ -29,8 +29,8 @@ pub(crate) fn frame_of(
         kind: FrameKind::Data,
         flags: if batch.max_timestamp().is_some() { FLAG_TIMED } else { 0 },
     }
-    .header(rel_offset);
-    stamp(&mut header, seed, byte, (durable_back / 8) as u32);
+    .header();
+    stamp(&mut header, seed, byte, rel_offset, (durable_back / 8) as u32);
     [&header[..], &body].concat()
 }
 

@@ -104,10 +104,12 @@ impl<'a> Record<'a> {
     }
 
     /// Bytes this record takes in a body; `timed` when the batch carries timestamps.
+    #[inline]
     pub(crate) fn encoded_len(&self, timed: bool) -> usize {
         4 + if timed { 8 } else { 0 } + self.key.map_or(0, <[u8]>::len) + self.value.len()
     }
 
+    #[inline]
     pub(crate) fn word(&self) -> u32 {
         // `check` holds the key below 64 KiB, so it never reads as NO_KEY.
         #[expect(clippy::cast_possible_truncation, reason = "checked: at most 64 KiB")]
@@ -116,6 +118,7 @@ impl<'a> Record<'a> {
     }
 
     /// Holds the record against the limits; an error says which one.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |message: String| Err(Error::new(Kind::InvalidInput, message));
         match (self.op, self.key) {

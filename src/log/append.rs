@@ -1,13 +1,11 @@
 //! Appending: from records to staged frames.
 //!
 //! Called by users; uses `staging`, and the writer when there is no room or a condition is to be
-//! checked. The way of a lone record: reserve its bytes, copy it there, checksum it there,
-//! publish. A batch is hashed before anything is reserved.
+//! checked. The way of a frame: hash its body, reserve, copy, publish.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
-use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{
     Draft, FLAG_PRODUCER, FLAG_TIMED, FrameKind, HEADER_BYTES, MAX_FRAME_BYTES, PRODUCER_BYTES,
@@ -20,9 +18,6 @@ use super::read::Cursor;
 use super::staging::{NoRoom, ROOM_BYTES};
 use super::writer::Staged;
 use super::{Log, Shared, compress};
-
-/// Records up to this size are checksummed where they were copied to, while still in cache.
-const IN_PLACE_BYTES: usize = 4096;
 
 /// An append that was staged and can be waited for, any number of times.
 #[derive(Debug)]
@@ -78,11 +73,8 @@ impl Log {
             word: Some(record.word().to_le_bytes()),
             pieces: [record.key.unwrap_or_default(), record.value, &[]],
         };
-        let in_place = len <= IN_PLACE_BYTES;
-        if !in_place {
-            staged.draft.body_crc = staged.body_crc();
-        }
-        let (first, end) = shared.stage(&staged, in_place, durability)?;
+        staged.draft.body_crc = staged.body_crc();
+        let (first, end) = shared.stage(&staged, durability)?;
         shared.wait(end, first, durability)?;
         Ok(Appended { first, last: first, epoch: shared.epoch(), duplicate: false })
     }
@@ -109,6 +101,7 @@ impl Log {
 }
 
 impl Shared {
+    #[inline]
     fn wait(&self, end: LogByte, first: Offset, durability: Durability) -> Result<()> {
         match durability {
             Durability::Buffered => Ok(()),
@@ -118,20 +111,11 @@ impl Shared {
     }
 
     /// Puts a frame into staging; returns its first offset and the log byte behind it.
-    #[inline]
-    fn stage(
-        &self,
-        staged: &Staged<'_>,
-        hash_in_place: bool,
-        durability: Durability,
-    ) -> Result<(Offset, LogByte)> {
+    #[inline(always)]
+    fn stage(&self, staged: &Staged<'_>, durability: Durability) -> Result<(Offset, LogByte)> {
         let len = staged.stride();
         if len > self.staged_limit() {
-            let mut own = *staged;
-            if hash_in_place {
-                own.draft.body_crc = own.body_crc();
-            }
-            return self.writer().append_alone(self, &own, false, |_| Ok(()));
+            return self.writer().append_alone(self, staged, false, |_| Ok(()));
         }
         loop {
             if let Some(error) = self.poison.get() {
@@ -139,12 +123,7 @@ impl Shared {
             }
             match self.staging.reserve(len, staged.draft.count) {
                 Ok(mut room) => {
-                    let bytes = room.bytes();
-                    staged.fill(bytes);
-                    if hash_in_place {
-                        let crc = crc::crc32c(&bytes[HEADER_BYTES..]);
-                        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
-                    }
+                    staged.fill(room.bytes());
                     let (first, end) = (Offset(room.offset), LogByte(room.end));
                     room.publish();
                     if durability == Durability::Buffered && self.options.worker {
@@ -224,7 +203,7 @@ impl Shared {
                 Err(duplicate) => return Ok(duplicate),
             }
         } else {
-            self.stage(&staged, false, durability)?
+            self.stage(&staged, durability)?
         };
         let last = first.plus(u64::from(count) - 1);
         Ok((end, Appended { first, last, epoch: self.epoch(), duplicate: false }))

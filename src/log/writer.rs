@@ -130,14 +130,14 @@ impl Staged<'_> {
     }
 
     /// Lays the frame out; place and header checksum come later, from the writer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fill(&self, to: &mut [u8]) {
         // The padding first: the pieces then overwrite what of it is theirs.
         if let Some(last) = to.last_chunk_mut::<8>() {
             *last = [0; 8];
         }
         let (header, mut rest) = to.split_at_mut(FRAME_HEADER);
-        header.copy_from_slice(&self.draft.header(0));
+        header.copy_from_slice(&self.draft.header());
         if let Some(word) = self.word {
             let (now, after) = rest.split_at_mut(4);
             now.copy_from_slice(&word);
@@ -153,12 +153,12 @@ impl Staged<'_> {
     }
 
     /// The checksum of the body with its padding.
+    #[inline(always)]
     pub(crate) fn body_crc(&self) -> u32 {
         let padding = &[0; 8][..self.stride() - self.draft.len as usize];
         let word = self.word.as_ref().map_or(&[][..], |word| word);
-        let crc = crc::append(0, word);
-        let crc = self.pieces.iter().fold(crc, |crc, piece| crc::append(crc, piece));
-        crc::append(crc, padding)
+        let [a, b, c] = self.pieces;
+        crc::joined(&[word, a, b, c, padding])
     }
 }
 
@@ -500,16 +500,14 @@ impl Active {
     }
 
     /// Gives the next frame its place and its durable claim, and tallies it.
-    #[inline]
+    #[inline(always)]
     fn stamp(&mut self, frame: &mut [u8], durable: u64) -> Result<()> {
         let header = &self.segment.header;
         let byte = self.tally.end;
         let (head, body) =
             frame.split_first_chunk_mut::<FRAME_HEADER>().expect("staging holds whole frames");
         let back = frame::durable_back(header.log_byte(byte), durable);
-        frame::place(head, self.tally.records);
-        frame::stamp(head, self.seed, byte, back);
-        let head = frame::Header::staged(head);
+        let head = frame::stamp(head, self.seed, byte, self.tally.records, back);
         let frame = frame::Frame { header: head, body: &body[..head.len as usize - FRAME_HEADER] };
         self.tally
             .note(&frame, header.base_offset)
@@ -538,7 +536,7 @@ fn pad(bytes: &mut [u8], now: i64) {
         kind: FrameKind::Pad,
         flags: 0,
     };
-    bytes[..FRAME_HEADER].copy_from_slice(&draft.header(0));
+    bytes[..FRAME_HEADER].copy_from_slice(&draft.header());
 }
 
 fn full(path: &std::path::Path) -> Error {

@@ -52,7 +52,7 @@ impl Default for Tally {
 
 impl Tally {
     /// Takes note of the next frame, which starts at `self.end`.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, frame: &Frame<'_>, base_offset: Offset) -> Result<(), Fault> {
         let header = &frame.header;
         if header.rel_offset != self.records {
