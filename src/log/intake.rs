@@ -20,7 +20,7 @@ use crate::position::{LogByte, Offset};
 use crate::segment::{HEADER_BYTES, PAGE_BYTES, SEAL_BYTES};
 
 use super::Shared;
-use super::staging::{BUFFERS, Base, Gate, ROOM_BYTES, Taken};
+use super::staging::{BUFFERS, Base, Gate, PAGE, ROOM_BYTES, Taken};
 
 /// Whoever waits for a free buffer looks again after this long, come what may.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -201,7 +201,7 @@ impl Intake {
 
     /// Whether a frame of `len` bytes fits a buffer of its own in a new segment.
     pub(crate) fn is_stageable(&self, len: usize) -> bool {
-        len + PAGE_BYTES as usize <= room(HEADER_BYTES, self.segment_bytes)
+        len + PAGE <= room(HEADER_BYTES, self.segment_bytes)
     }
 
     /// What is to be written next.
@@ -267,7 +267,6 @@ fn room(page_byte: u64, segment_bytes: u64) -> usize {
 
 /// Bytes of the pad frame that fills the page behind `len` bytes; 0 if it is full already.
 fn padding(len: usize) -> usize {
-    const PAGE: usize = PAGE_BYTES as usize;
     match len.next_multiple_of(PAGE) - len {
         left if left > 0 && left < crate::frame::HEADER_BYTES => left + PAGE,
         left => left,

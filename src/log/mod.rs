@@ -462,9 +462,9 @@ impl Shared {
         })?;
         let mut writer = self.writer();
         writer.closed = true;
-        if let Some((_, path, _)) = self.worker.prepared().take() {
+        if let Some(prepared) = self.worker.prepared().take() {
             // Left behind, it would be swept at the next open.
-            let _ = self.fs.unlink(&path);
+            let _ = self.fs.unlink(&prepared.path);
         }
         let Some((segment, file, tally)) = writer.current() else { return Ok(()) };
         let io = |what: &'static str| move |e| Error::io(what, &segment.path, e);

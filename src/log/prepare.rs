@@ -8,12 +8,73 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Open};
+use crate::position::LogByte;
 use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
 
 use super::Shared;
 use super::options::Preallocate;
 
+/// Zeros written and synced at a time, ahead of their use: at least,
+const FILL_BYTES: u64 = 2 << 20;
+/// and at most, when the appends are fast.
+const MOST_FILL_BYTES: u64 = 16 << 20;
+/// Zeros written before the appends have come any further,
+const FILL_LEAD_BYTES: u64 = 8 << 20;
+/// and bytes of zeros per byte appended since.
+const FILL_PACE: u64 = 2;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The next segment's file, under a temporary name.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) path: PathBuf,
+    /// It holds blocks up to here.
+    filled_to: u64,
+    /// Zeros are still being written; what the log's written end was when that began.
+    filling: Option<LogByte>,
+}
+
+impl Prepared {
+    /// Makes the file. `ahead` of its use, there is time to fill it with zeros, if that is wanted.
+    pub(crate) fn new(shared: &Shared, ahead: bool) -> Result<Self> {
+        let path = shared.layout.segments().join("next.tmp");
+        match shared.fs.unlink(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path, e));
+            }
+            _ => {}
+        }
+        let file =
+            shared.fs.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
+        let wanted = match shared.options.preallocate {
+            Preallocate::Zero => true,
+            Preallocate::Auto => ahead && shared.recently_durable(),
+            Preallocate::Grow => false,
+        };
+        let filling = wanted.then(|| shared.ends.written().0);
+        Ok(Prepared { file, path, filled_to: if wanted { 0 } else { HEADER_BYTES }, filling })
+    }
+
+    /// Writes and syncs the next piece of zeros, in step with the appends: all at once they would
+    /// stand between the appends and the disk. `false` if there is nothing to do for now.
+    pub(crate) fn fill_on(&mut self, shared: &Shared) -> std::io::Result<bool> {
+        let Some(from) = self.filling else { return Ok(false) };
+        let appended = shared.ends.written().0.0.saturating_sub(from.0);
+        let behind = (FILL_LEAD_BYTES + FILL_PACE * appended).saturating_sub(self.filled_to);
+        if behind == 0 {
+            return Ok(false);
+        }
+        let piece = behind.next_multiple_of(FILL_BYTES).min(MOST_FILL_BYTES);
+        let to = (self.filled_to + piece).min(shared.options.segment_bytes);
+        self.filled_to = fill(&*self.file, self.filled_to, to);
+        self.file.sync_data()?;
+        if self.filled_to < to || to == shared.options.segment_bytes {
+            self.filling = None;
+        }
+        Ok(true)
+    }
+}
 
 /// Makes a segment file that is ready for frames: header durable, named.
 pub(crate) fn create_segment(
@@ -22,10 +83,15 @@ pub(crate) fn create_segment(
 ) -> Result<(Arc<dyn File>, PathBuf, u64)> {
     let path = SegmentName(header.base).path(&shared.layout.segments());
     let mut slot = shared.worker.prepared();
-    let (file, temporary, filled_to) = match slot.take() {
+    let prepared = match slot.take() {
         Some(prepared) => prepared,
-        None => prepare_segment(shared, false)?,
+        None => Prepared::new(shared, false)?,
     };
+    let Prepared { file, path: temporary, mut filled_to, filling } = prepared;
+    if filling.is_some() {
+        filled_to = fill(&*file, filled_to, shared.options.segment_bytes);
+    }
+    let filled_to = filled_to.max(HEADER_BYTES);
     let io = |what: &'static str| {
         let path = path.clone();
         move |e| Error::io(what, &path, e)
@@ -43,33 +109,6 @@ pub(crate) fn create_segment(
             Err(error)
         }
     }
-}
-
-/// Makes the next segment's file under a temporary name, filled with zeros if that is wanted;
-/// `ahead` of its use, when there is time for that.
-pub(crate) fn prepare_segment(
-    shared: &Shared,
-    ahead: bool,
-) -> Result<(Arc<dyn File>, PathBuf, u64)> {
-    let path = shared.layout.segments().join("next.tmp");
-    match shared.fs.unlink(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", &path, e));
-        }
-        _ => {}
-    }
-    let file = shared.fs.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
-    let mut filled_to = HEADER_BYTES;
-    let wanted = match shared.options.preallocate {
-        Preallocate::Zero => true,
-        Preallocate::Auto => ahead && shared.recently_durable(),
-        Preallocate::Grow => false,
-    };
-    if wanted {
-        filled_to = fill(&*file, 0, shared.options.segment_bytes);
-        file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
-    }
-    Ok((file, path, filled_to))
 }
 
 /// Writes zeros from `from` to `to`; returns how far it came. Only a head start: a full disk is

@@ -33,13 +33,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
 
 use crate::frame::HEADER_BYTES;
+use crate::segment::PAGE_BYTES;
 
 /// Buffers of the ring: one is filled while the others wait for the writer.
 pub(crate) const BUFFERS: usize = 4;
 /// Bytes of one buffer.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
 /// Where frames end at the latest; the rest lets the writer pad and round up to pages.
-pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * 4096;
+pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * PAGE;
+/// A page, in memory.
+pub(crate) const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 
 const UNIT: u64 = 8;
 const CLOSED: u64 = 1 << 32;
@@ -159,7 +163,7 @@ impl Staging {
     #[inline]
     pub(crate) fn reserve(&self, len: usize, records: u16) -> Result<Reservation<'_>, NoRoom> {
         debug_assert!((len as u64).is_multiple_of(UNIT) && len <= ROOM_BYTES);
-        let more = u64::from(records) << RECORDS_SHIFT | len as u64 / UNIT;
+        let more = (u64::from(records) << RECORDS_SHIFT) | (len as u64 / UNIT);
         let state = self.state.0.fetch_add(more, AcqRel);
         if state & CLOSED != 0 {
             return Err(NoRoom::Closed);
@@ -266,11 +270,11 @@ impl Gate {
     /// Readies the next generation; it stays closed.
     pub(crate) fn start(&mut self, base: Base) {
         assert!(self.staging.is_closed(), "only a closed buffer is followed by another");
-        assert!(base.room <= ROOM_BYTES && base.carried < 4096);
+        assert!(base.room <= ROOM_BYTES && base.carried < PAGE);
         let generation = (self.end >> GENERATION_SHIFT).wrapping_add(1) % GENERATIONS;
         let origin = ROOM_BYTES - base.room;
         self.origin = origin;
-        self.end = generation << GENERATION_SHIFT | (origin + base.carried) as u64 / UNIT;
+        self.end = (generation << GENERATION_SHIFT) | ((origin + base.carried) as u64 / UNIT);
         let buffer = self.buffer(self.end);
         assert!(!buffer.taken.load(Acquire), "a buffer is used again only after it was written");
         buffer.log_byte.store(base.log_byte.wrapping_sub(origin as u64), Relaxed);
@@ -297,7 +301,7 @@ impl Gate {
         let mut room = Reservation { buffer, start, len, offset: 0, end: 0 };
         fill(room.bytes());
         room.publish();
-        self.end += records << RECORDS_SHIFT | len as u64 / UNIT;
+        self.end += (records << RECORDS_SHIFT) | (len as u64 / UNIT);
     }
 
     fn state(&self) -> u64 {
@@ -361,7 +365,7 @@ impl Taken {
 
     /// Zeros from the end of the frames to the next whole page. For when all are published.
     pub(crate) fn pad(&mut self) {
-        let padded = self.end.next_multiple_of(4096);
+        let padded = self.end.next_multiple_of(PAGE);
         // SAFETY: behind all frames, within the buffer's slack; nobody else's.
         unsafe {
             let end = self.memory().add(self.end);
@@ -371,7 +375,7 @@ impl Taken {
 
     /// Whole pages from the origin to the end. For when all frames are published and padded.
     pub(crate) fn pages(&self) -> &[u8] {
-        let padded = self.end.next_multiple_of(4096);
+        let padded = self.end.next_multiple_of(PAGE);
         // SAFETY: every frame was published and handed out by `frame` before, the carried tail was
         // put there, and nobody else touches a closed generation.
         unsafe { std::slice::from_raw_parts(self.memory().add(self.origin), padded - self.origin) }
@@ -450,7 +454,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    const LAYOUT: Layout = match Layout::from_size_align(BUFFER_BYTES, 4096) {
+    const LAYOUT: Layout = match Layout::from_size_align(BUFFER_BYTES, PAGE) {
         Ok(layout) => layout,
         Err(_) => panic!("a constant layout"),
     };

@@ -32,6 +32,8 @@ use super::writer::{Writer, unknown};
 const STATE_EVERY_NS: u64 = 5_000_000;
 /// Behind durable appends, what is written is at most this far ahead of what is durable.
 const SMALL_LAG_BYTES: u64 = 4 << 20;
+/// A sync that finds this many segments rolled since the last one comes after unsynced bulk.
+const BULK_SEGMENTS: usize = 2;
 /// From this many waiters on, a round's waiters yield a few times before they sleep: with many
 /// runnable threads that is cheaper than parking them all.
 const CROWD: u32 = 16;
@@ -285,7 +287,16 @@ impl Shared {
             }
             (writer.sync_set(self), flushed)
         };
-        let Some(set) = set else { return flushed };
+        let Some(mut set) = set else { return flushed };
+        if set.rolled() >= BULK_SEGMENTS {
+            // These need a sync now in any case. Sealed with it, they are not there to be
+            // walked by an open after a crash.
+            match self.worker.seal_waiting(self) {
+                Ok(()) => set.forget_rolled(),
+                Err(e) if e.kind() == Kind::DiskFull => {}
+                Err(e) => return Err(e),
+            }
+        }
         set.sync(self).map_err(|e| self.poisoned(e))?;
         self.ends.set_durable(set.end, set.end_offset);
         self.visible_wake.all();

@@ -161,3 +161,21 @@ fn a_reader_beside_the_writer_follows_it() {
     assert_eq!(reader.append(&Record::event(b"x")).unwrap_err().kind(), Kind::ReadOnly);
     drop(log);
 }
+
+#[test]
+fn a_sync_behind_unsynced_bulk_leaves_only_the_end_to_be_walked() {
+    for worker in [false, true] {
+        let (_dir, path) = temp();
+        let options = small().worker(worker).durability(Durability::Buffered);
+        let log = options.open(&path).unwrap();
+        for _ in 0..400 {
+            log.append(&Record::event(&[7; 2000])).unwrap();
+        }
+        log.sync().unwrap();
+        let segments = log.segments();
+        let unsealed = segments.iter().filter(|segment| !segment.sealed).count();
+        assert!(segments.len() > 8, "{}", segments.len());
+        assert_eq!(unsealed, 1, "with a worker: {worker}");
+        assert_eq!(values(&log).len(), 400);
+    }
+}

@@ -8,7 +8,6 @@
 //! the one before.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +19,7 @@ use crate::segment::{Tally, seal};
 
 use super::Shared;
 use super::catalog::Segment;
-use super::prepare::prepare_segment;
+use super::prepare::Prepared;
 use super::wake::Wake;
 
 /// While unsynced bulk streams in, sealing would only force it to disk early. It waits until the
@@ -36,8 +35,6 @@ pub(crate) struct SealJob {
     pub(crate) file: Arc<dyn File>,
     pub(crate) tally: Tally,
 }
-
-type Prepared = (Arc<dyn File>, PathBuf, u64);
 
 /// The worker's desk.
 #[derive(Debug, Default)]
@@ -113,6 +110,16 @@ impl Worker {
         Ok(())
     }
 
+    /// Seals what waits for it now, in order; what is rolled meanwhile may wait.
+    pub(crate) fn seal_waiting(&self, shared: &Shared) -> Result<()> {
+        let waiting = lock(&self.queue).len();
+        // One more than that: it waits for the one that the worker may just be sealing.
+        for _ in 0..=waiting {
+            self.seal_next(shared)?;
+        }
+        Ok(())
+    }
+
     /// Seals the oldest segment that waits; `false` when none does.
     fn seal_next(&self, shared: &Shared) -> Result<bool> {
         let mut sealing = lock(&self.sealing);
@@ -159,7 +166,21 @@ impl Worker {
             let mut prepared = lock(&self.prepared);
             if prepared.is_none() {
                 // Only a head start: the roll makes the file itself if this fails.
-                *prepared = prepare_segment(shared, true).ok();
+                *prepared = Prepared::new(shared, true).ok();
+            }
+        }
+    }
+
+    /// Fills the next segment's file a piece further; `false` if there is nothing to do now.
+    fn fill(&self, shared: &Shared) -> bool {
+        let mut prepared = lock(&self.prepared);
+        match prepared.as_mut().map(|prepared| prepared.fill_on(shared)) {
+            Some(Ok(filled)) => filled,
+            None => false,
+            Some(Err(_)) => {
+                // Only a head start: the roll makes another file.
+                *prepared = None;
+                false
             }
         }
     }
@@ -189,10 +210,12 @@ fn run(shared: &Shared) {
         if worker.stop.load(Acquire) {
             return;
         }
+        // Appends that need more zeros set the tick.
+        let filled = worker.fill(shared);
         let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
         let sleeper = worker.wake.register();
-        if !worker.write.load(Acquire) && !worker.stop.load(Acquire) {
+        if !filled && !worker.write.load(Acquire) && !worker.stop.load(Acquire) {
             if ticking {
                 sleeper.sleep(Some(shared.options.flush_after));
             } else if waiting > 0 && waiting < MOST_UNSEALED && !worker.sealing_is_cheap(shared) {

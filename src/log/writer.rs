@@ -32,13 +32,10 @@ use super::catalog::Segment;
 use super::intake::{Bytes, Filled};
 use super::options::Preallocate;
 use super::prepare::{create_segment, fill};
-use super::staging;
+use super::staging::{self, PAGE};
 use super::start::Start;
 use super::worker::SealJob;
 
-/// A page, in memory.
-const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 /// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks.
 const STEP_BYTES: u64 = 1 << 20;
 /// A group up to this size is small.
@@ -97,6 +94,16 @@ pub(crate) struct SyncSet {
 }
 
 impl SyncSet {
+    /// Segments that were rolled since the last sync.
+    pub(crate) fn rolled(&self) -> usize {
+        self.files.len() - 1
+    }
+
+    /// Leaves those out: they were synced otherwise.
+    pub(crate) fn forget_rolled(&mut self) {
+        self.files.drain(..self.rolled());
+    }
+
     /// Makes everything durable: older segments, then names, then the active segment, so that
     /// no frame is durable before all that precede it.
     pub(crate) fn sync(&self, shared: &Shared) -> Result<()> {
