@@ -272,9 +272,13 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn decode(bytes: &'a [u8], byte: u64, limit: u64, seed: Seed) -> Result<Self, Fault> {
         let header = Header::decode(bytes, byte, limit, seed)?;
-        let Some(body) = bytes.get(HEADER_BYTES..header.stride()) else {
-            return Err(Fault::Short);
-        };
+        Frame::verified(bytes, header)
+    }
+
+    /// The frame of a header that was decoded already; checks rule (3).
+    #[inline]
+    pub(crate) fn verified(bytes: &'a [u8], header: Header) -> Result<Self, Fault> {
+        let body = bytes.get(HEADER_BYTES..header.stride()).ok_or(Fault::Short)?;
         if crc::crc32c(body) != header.body_crc {
             return Err(Fault::BodyCrc);
         }

@@ -7,7 +7,6 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::crc;
 use crate::frame::{self, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost};
 use crate::fs::File;
 use crate::position::{Fingerprint, Offset};
@@ -175,16 +174,4 @@ pub fn search(
         byte += frame::ALIGN as u64;
     }
     Ok(None)
-}
-
-impl<'a> Frame<'a> {
-    /// A frame whose header was decoded already; checks the body.
-    #[inline]
-    fn verified(bytes: &'a [u8], header: Header) -> Result<Self, Fault> {
-        let body = bytes.get(FRAME_HEADER..header.stride()).ok_or(Fault::Short)?;
-        if crc::crc32c(body) != header.body_crc {
-            return Err(Fault::BodyCrc);
-        }
-        Frame::trusted(bytes, header)
-    }
 }

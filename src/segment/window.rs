@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use crate::fs::{File, Map};
 
-/// Bytes read at a time: fits the second-level cache, so that the checksum finds them there.
+/// Bytes read at first: what an index entry leads to and the record sought lie about so far apart.
+const FIRST_CHUNK_BYTES: usize = 32 << 10;
+/// Bytes read at a time by who reads on: as much as fits the second-level cache, so that the
+/// checksum finds them there.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// A sliding view of one file.
@@ -19,6 +22,8 @@ pub struct Window {
     /// Byte of the file at which `buffer` starts.
     start: u64,
     buffer: Vec<u8>,
+    /// Bytes to read next time.
+    chunk: usize,
 }
 
 #[derive(Debug)]
@@ -30,12 +35,16 @@ enum Source {
 impl Window {
     /// A view of a mapped file.
     pub fn map(map: Map) -> Self {
-        Window { source: Source::Map(map), start: 0, buffer: Vec::new() }
+        Window::new(Source::Map(map))
     }
 
     /// A view of a file that is read.
     pub fn file(file: Arc<dyn File>) -> Self {
-        Window { source: Source::File(file), start: 0, buffer: Vec::new() }
+        Window::new(Source::File(file))
+    }
+
+    fn new(source: Source) -> Self {
+        Window { source, start: 0, buffer: Vec::new(), chunk: FIRST_CHUNK_BYTES }
     }
 
     /// The map underneath, if there is one.
@@ -58,7 +67,8 @@ impl Window {
                 let have = self.start + self.buffer.len() as u64;
                 let wanted = (byte + want as u64).min(limit);
                 if byte < self.start || wanted > have {
-                    let room = index(limit.saturating_sub(byte).min(want.max(CHUNK_BYTES) as u64));
+                    let room = index(limit.saturating_sub(byte).min(want.max(self.chunk) as u64));
+                    self.chunk = CHUNK_BYTES;
                     self.buffer.resize(room, 0);
                     self.start = byte;
                     let read = file.read_full_at(&mut self.buffer, byte);
