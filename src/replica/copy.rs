@@ -20,7 +20,7 @@ use crate::frame::{EpochStart, Frame, HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{File, Fs, Open};
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, State};
 use crate::position::{Epoch, Id, LogByte, Position};
-use crate::segment::{Footer, HEADER_BYTES, SegmentHeader, SegmentName, Tally, seal};
+use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
 
 /// The copied segments.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Copy {
         let mut tally = Tally::default();
         let made = file
             .write_all_at(&page, 0)
-            .and_then(|()| file.write_all_at(&frames.bytes, HEADER_BYTES))
+            .and_then(|()| write_pages(&*file, &frames.bytes, HEADER_BYTES))
             .map_err(io("write"))
             // Closes the crash that leaves a named segment without header or frames.
             .and_then(|()| file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io)))
@@ -153,9 +153,7 @@ impl Copy {
         let active = self.active.as_mut().expect("a segment is open");
         let at = active.tally.end;
         // A full disk leaves part of it behind the end; the next try writes over that.
-        let written = active
-            .file
-            .write_all_at(&frames.bytes, at)
+        let written = write_pages(&*active.file, &frames.bytes, at)
             .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
         if written.is_ok() {
             note(&mut active.tally, &active.header, &frames.bytes);
@@ -274,6 +272,16 @@ impl Copy {
     pub(super) fn epoch(&self) -> Epoch {
         self.end().epoch
     }
+}
+
+/// Writes frames and zeros to the end of their last page, as the leader does: the files are to be
+/// the same, length included.
+fn write_pages(file: &dyn File, frames: &[u8], at: u64) -> std::io::Result<()> {
+    file.write_all_at(frames, at)?;
+    let end = at + frames.len() as u64;
+    let padding = end.next_multiple_of(PAGE_BYTES) - end;
+    let padding = usize::try_from(padding).expect("less than a page");
+    file.write_all_at(&[0; 4096][..padding], end)
 }
 
 /// Tallies frames that were checked and written.

@@ -15,7 +15,9 @@ use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
 use crate::log::scan::{Beyond, Found, Known, Scan};
 use crate::log::start::{set_aside, settle};
 use crate::position::{Id, LogByte};
-use crate::segment::{HEADER_BYTES, Index, SegmentHeader, SegmentName, Tally, Window, seal};
+use crate::segment::{
+    HEADER_BYTES, Index, PAGE_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
+};
 
 use super::copy::{Active, Copy};
 
@@ -147,11 +149,13 @@ fn drop_behind(
         && last.end.fault.is_some()
         && last.file_bytes > last.tally.end
     {
-        // Zeros where frames were to come, perhaps: they go too, so that the file ends where its
-        // frames do.
+        // Whatever stands where frames were to come goes too, and the page is filled up again.
         let path = &scan.found.last().expect("looked at just now").path;
         let file = fs.open(path, Open::Write).map_err(|e| Error::io("open", path, e))?;
-        file.set_len(last.tally.end).map_err(|e| Error::io("cut", path, e))?;
+        let page_end = last.tally.end.next_multiple_of(PAGE_BYTES);
+        file.set_len(last.tally.end)
+            .and_then(|()| file.set_len(page_end))
+            .map_err(|e| Error::io("cut", path, e))?;
     }
     Ok(())
 }
