@@ -57,7 +57,7 @@ impl Prepared {
     }
 
     /// Writes and syncs the next piece of zeros, in step with the appends: all at once they would
-    /// stand between the appends and the disk. `false` if there is nothing to do for now.
+    /// stand between the appends and the disk. `false` if they are far enough ahead.
     pub(crate) fn fill_on(&mut self, shared: &Shared) -> std::io::Result<bool> {
         let Some(from) = self.filling else { return Ok(false) };
         let appended = shared.ends.written().0.0.saturating_sub(from.0);
