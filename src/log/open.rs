@@ -189,6 +189,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let shared = Arc::new(Shared {
         intake: Mutex::new(Intake::new(gate, options.segment_bytes)),
         freed: Wake::default(),
+        stamper: Mutex::default(),
         writer: Mutex::new(Writer::new(start, producers)),
         fs,
         layout,
@@ -262,7 +263,7 @@ fn adopt(
         (None, Some(unsealed)) => {
             producers.merge(&unsealed.tally.producers);
             let segment = Segment::unsealed(found.header, found.path, unsealed.file);
-            segment.publish_index(unsealed.tally.index.as_bytes());
+            segment.add_to_index(unsealed.tally.index.as_bytes());
             Ok((Arc::new(segment), Some(unsealed.tally)))
         }
         (None, None) => unreachable!("a segment is sealed or was walked"),
