@@ -31,6 +31,7 @@ pub(crate) mod start;
 mod survey;
 mod sync;
 mod tail;
+mod turns;
 mod verify;
 mod wake;
 pub(crate) mod watch;
@@ -53,6 +54,7 @@ use intake::Intake;
 use staging::Staging;
 use stamp::Stamper;
 use sync::{Ends, Rounds};
+use turns::Turns;
 use wake::Wake;
 use worker::Worker;
 use writer::Writer;
@@ -89,6 +91,7 @@ pub(crate) struct Shared {
     refuses: Option<Error>,
     catalog: Catalog,
     staging: Arc<Staging>,
+    turns: Turns,
     intake: Mutex<Intake>,
     /// Tells who waits for a free buffer.
     freed: Wake,

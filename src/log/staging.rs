@@ -194,6 +194,11 @@ impl Staging {
         state & CLOSED == 0 && position(state) + len <= ROOM_BYTES
     }
 
+    /// A number that grows with every reservation in the open buffer, by its bytes.
+    pub(crate) fn progress(&self) -> u64 {
+        position(self.state.0.load(Acquire)) as u64
+    }
+
     /// Whether reservations are refused just now.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
