@@ -4,7 +4,10 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod bitflip;
+mod dice;
 mod line;
+mod told;
 
 use std::process::ExitCode;
 
@@ -21,11 +24,15 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Part {}
+enum Part {
+    Bitflip(bitflip::Bitflip),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let run: Result<Line, String> = match cli.part {};
+    let run: Result<Line, String> = match cli.part {
+        Part::Bitflip(args) => bitflip::run(&args),
+    };
     match run {
         Ok(line) => line.print(),
         Err(error) => {
