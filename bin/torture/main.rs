@@ -7,6 +7,7 @@
 mod bitflip;
 mod dice;
 mod line;
+mod memory;
 mod told;
 
 use std::process::ExitCode;

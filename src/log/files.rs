@@ -93,6 +93,13 @@ fn not_a_log(fs: &dyn Fs, root: &Path) -> Error {
     .help("create a log with `tidelog init` or `Options::create`")
 }
 
+/// The error of a small file that every log has and this one has not.
+pub(crate) fn missing(path: &Path, name: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("expected a {name} file, found none"))
+        .in_file(path)
+        .help("restore it from a copy, or see what `tidelog repair` would make of the segments")
+}
+
 /// `NODE`: which node this directory is, and where it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeFile {
@@ -196,6 +203,12 @@ impl Control {
         }))
     }
 
+    /// Reads it; every log has one, for it is made before `LOG`. Without it nobody knows where the
+    /// log begins, or that it follows another.
+    pub(crate) fn need(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
+        Control::read(fs, layout)?.ok_or_else(|| missing(&layout.control(), "CONTROL"))
+    }
+
     /// Raises the sequence and replaces the file.
     pub(crate) fn write(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
         self.seq += 1;
@@ -254,6 +267,13 @@ impl State {
             committed_offset,
             time: meta.get("time")?,
         })
+    }
+
+    /// Whether there is something that cannot be read: torn, or damaged.
+    pub(crate) fn is_unreadable(fs: &dyn Fs, layout: &Layout) -> bool {
+        let written = |file: Arc<dyn File>| file.len().is_ok_and(|len| len > 0);
+        fs.open(&layout.state(), Open::Read).is_ok_and(written)
+            && State::read(fs, layout).is_none()
     }
 
     /// Overwrites the sector, unsynced.

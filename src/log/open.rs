@@ -73,12 +73,12 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     if options.recovery == Recovery::Salvage && !options.read_only {
         repair_locked(&fs, &layout, false)?;
     }
-    let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+    let control = Control::need(&*fs, &layout)?;
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let known =
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
-    let scan = known.scan()?;
+    let mut scan = known.scan()?;
     let mut options = options;
     let mut refuses = match (options.read_only, &control.follows) {
         (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
@@ -94,7 +94,8 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
                 options.read_only = true;
                 refuses = Some(corruption);
             }
-            _ if options.read_only => {}
+            // It shows what lies before the damage, and says that this is not all.
+            _ if options.read_only => scan.findings.push(corruption.to_string()),
             Recovery::Refuse | Recovery::Salvage => return Err(corruption),
         }
     }

@@ -74,6 +74,7 @@ pub(super) fn repair_locked(
         control: Control::default(),
         log: Id::default(),
         state: State::read(&**fs, layout),
+        epoch: Epoch::default(),
         control_changed: false,
     };
     repair.small_files()?;
@@ -97,6 +98,8 @@ struct Repair<'a> {
     control: Control,
     log: Id,
     state: Option<State>,
+    /// The newest epoch of the history.
+    epoch: Epoch,
     control_changed: bool,
 }
 
@@ -167,7 +170,10 @@ impl Repair<'_> {
             }
         };
         let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
-        if Epochs::read(&**fs, layout).is_err() {
+        self.believe_state(&headers);
+        let known = Epochs::read(&**fs, layout);
+        let written = !headers.is_empty();
+        if known.as_ref().map_or(true, |known| written && known.0.is_empty()) {
             self.act("write EPOCHS from the segments".into());
             let mut epochs = Epochs::default();
             for header in &headers {
@@ -184,7 +190,7 @@ impl Repair<'_> {
                 epochs.write(&**fs, layout)?;
             }
         }
-        if Promise::read(&**fs, layout).is_err() {
+        if Promise::read(&**fs, layout).map_or(true, |promise| written && promise.is_none()) {
             // What was promised is unknown: promise more than anything that was seen.
             let epoch = Epoch { number: newest.number + 1, nonce: 0 };
             self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
@@ -193,6 +199,19 @@ impl Repair<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets a STATE that is of another history: it proves nothing of this one.
+    fn believe_state(&mut self, headers: &[SegmentHeader]) {
+        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+        self.state = self.state.filter(|state| {
+            let known = history.iter().map(|entry| entry.epoch);
+            let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
+                state.durable > *byte && nonces.contains(&state.epoch.nonce)
+            });
+            !cut && known.chain(headers.iter().map(|h| h.epoch)).any(|e| e == state.epoch)
+        });
+        self.epoch = history.last().map(|entry| entry.epoch).unwrap_or_default();
     }
 
     /// The headers that can be read, in order.
@@ -333,7 +352,7 @@ impl Repair<'_> {
         let mut epoch = slots
             .iter()
             .find_map(|slot| slot.candidate.as_ref())
-            .map_or(Epoch::default(), |candidate| candidate.header.epoch);
+            .map_or(self.epoch, |candidate| candidate.header.epoch);
         let count = slots.len();
         let starts: Vec<Option<Start>> = slots
             .iter()
@@ -366,7 +385,10 @@ impl Repair<'_> {
                     None => match self.proven_end(&header) {
                         Some((byte, to)) => {
                             let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
-                            self.missing(&header, (until, to), previous_hash, None)?;
+                            let footer =
+                                self.missing(&header, (until, to), previous_hash, None)?;
+                            (previous, previous_hash) = (Some(link(&footer)), footer.hash);
+                            (end, offset) = (footer.end(), footer.end_offset);
                         }
                         None => self.aside(
                             &slot.name.path(&self.layout.segments()),
@@ -388,9 +410,16 @@ impl Repair<'_> {
             epoch = candidate.header.epoch;
             let last = i + 1 == count;
             let mended = self.mend(candidate, next, previous, previous_hash, last)?;
-            let Some((link, hash, to)) = mended else { break };
+            // An active segment is the last.
+            let Some((link, hash, to)) = mended else { return Ok(()) };
             (end, offset) = (link.end, to);
             (previous, previous_hash) = (Some(link), hash);
+        }
+        // What is proven to have been there behind the last file is gone with its file.
+        let header = self.replacement(end, offset, epoch, previous)?;
+        if let Some((byte, to)) = self.proven_end(&header).filter(|(_, to)| *to >= offset) {
+            let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
+            self.missing(&header, (until, to), previous_hash, None)?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::segment::{
     search, walk,
 };
 
-use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
+use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State, missing};
 use super::scan::Known;
 use super::{Log, compress};
 
@@ -94,10 +94,14 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         }
         Err(e) => return Err(e),
     };
-    let control = keep(&mut report, &layout.control(), Control::read(&**fs, &layout));
+    let control = keep(&mut report, &layout.control(), Control::need(&**fs, &layout).map(Some));
     let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout));
     let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some));
-    keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout));
+    let promise = keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout));
+    if State::is_unreadable(&**fs, &layout) {
+        // A power cut may tear it; a reader beside the writer may see half of one.
+        report.notes.push("STATE cannot be read and is ignored: it is only a hint".into());
+    }
     let control = control.unwrap_or_default();
     let epochs = epochs.unwrap_or_default();
     let known = Known {
@@ -135,6 +139,23 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         .filter(|name| name.0 >= control.floor)
         .collect();
     report.segments = names.len();
+    if !names.is_empty() {
+        // Both are durable before the first segment of an epoch has its name.
+        let complained = |path: &Path| report.problems.iter().any(|p| p.file == path);
+        // The first may just have been written, so they are looked at again.
+        let no_epochs = epochs.0.is_empty()
+            && Epochs::read(&**fs, &layout).is_ok_and(|epochs| epochs.0.is_empty());
+        let no_promise = promise.is_none()
+            && Promise::read(&**fs, &layout).is_ok_and(|promise| promise.is_none());
+        let gone =
+            [(layout.epochs(), "EPOCHS", no_epochs), (layout.promise(), "PROMISE", no_promise)];
+        let gone: Vec<Problem> = gone
+            .iter()
+            .filter(|(path, _, gone)| *gone && !complained(path))
+            .map(|(path, name, _)| problem(&missing(path, name), path))
+            .collect();
+        report.problems.extend(gone);
+    }
     let checked: Vec<Result<VerifyReport>> = names
         .par_iter()
         .map(|name| match check_segment(fs, &name.path(&segments), level) {

@@ -237,6 +237,7 @@ impl Case<'_> {
             return Err(format!("{how}, then read: {error}"));
         }
         self.kept(&read, outcome).map_err(|e| format!("{how}: {e}"))?;
+        self.gets(&log, dice).map_err(|e| format!("{how}: {e}"))?;
         let last = self.last_records(dice);
         let appended = log.append(&last).map_err(|e| format!("{how}, then append: {e}"))?;
         if appended.first.0 != read.end {
@@ -256,7 +257,6 @@ impl Case<'_> {
         if again.error.is_some() || again.right[..read.right.len()] != read.right[..] {
             return Err(format!("{how}, append, then reopen: it reads otherwise"));
         }
-        self.gets(&log, dice).map_err(|e| format!("{how}, append, then reopen: {e}"))?;
         healthy(&disk).map_err(|e| format!("{how}, append, close: {e}"))
     }
 
@@ -398,7 +398,7 @@ impl Case<'_> {
         let earlier = (log.start().0..found.min(self.fixture.acknowledged)).find(new);
         // One that is earlier must be one that is lost.
         let skipped = earlier.filter(|offset| matches!(log.get(Offset(*offset)), Ok(Some(_))));
-        let wrong = found < self.fixture.acknowledged && !new(&found);
+        let wrong = found < log.end().0 && found < self.fixture.acknowledged && !new(&found);
         if wrong || skipped.is_some() {
             return Err(format!("seek_time({time}) gave {found}, earlier there is {skipped:?}"));
         }

@@ -28,6 +28,15 @@ pub fn reason(fixture: &Fixture, damage: &Damage) -> Option<&'static str> {
         // `STATE` is a hint, may be torn by every power cut, and says nothing while it is missing.
         Damage::Remove { .. } | Damage::Rename { .. } if name == "STATE" => Some("hint_missing"),
         Damage::Truncate { len: 0, .. } if name == "STATE" => Some("hint_missing"),
+        Damage::Swap { a, b } if a.ends_with("LOCK") && b.ends_with("STATE") => {
+            Some("hint_missing")
+        }
+        // A hint of another log names an epoch that this log's history has not: it is ignored.
+        Damage::Foreign { .. } if name == "STATE" => Some("hint_of_another_log"),
+        // These files hold together with their own checksum, and nothing in them names the log.
+        Damage::Foreign { .. } if ["NODE", "CONTROL", "EPOCHS", "PROMISE"].contains(&name) => {
+            Some("small_file_of_another_log")
+        }
         // An active segment ends in zeros, or nowhere: its length says nothing.
         Damage::Truncate { len, .. } => fixture
             .segments

@@ -38,10 +38,14 @@ pub struct Bitflip {
     /// Cut files at every so manieth length.
     #[arg(long, default_value_t = 1)]
     every: u64,
+    /// Print every violation, not only the first ones.
+    #[arg(long)]
+    verbose: bool,
 }
 
 /// Runs it.
 pub fn run(args: &Bitflip) -> Result<Line, String> {
+    crate::memory::keep();
     let mut sum = Sum::default();
     let mut line = Line::new("bitflip", args.seed);
     let names: Vec<&'static str> = NAMES
@@ -70,7 +74,7 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
         for fixture in order {
             let share = (args.flips - sum.flips) / fixtures_left.max(1);
             fixtures_left -= 1;
-            batter(fixture, share, thin, &mut sum, &mut line)?;
+            batter(fixture, share, thin, args.verbose, &mut sum, &mut line)?;
         }
         sum.fixtures += fixtures.len() as u64;
         eprintln!("seed {seed}: {} flips, {} violations", sum.flips, line.violations());
@@ -86,6 +90,7 @@ fn batter(
     fixture: &Fixture,
     flips: u64,
     every: u64,
+    verbose: bool,
     sum: &mut Sum,
     line: &mut Line,
 ) -> Result<(), String> {
@@ -106,6 +111,9 @@ fn batter(
     for (i, result) in results {
         sum.add(&damages[i], result.as_ref().ok());
         if let Err(found) = result {
+            if verbose {
+                eprintln!("{} {}: {}: {found}", fixture.name, fixture.seed, damages[i]);
+            }
             line.violation(Reproduction {
                 seed: fixture.seed,
                 steps: vec![
