@@ -173,6 +173,8 @@ impl FromStr for Repaired {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) seq: u64,
+    /// The log it belongs to: another log's floor would drop segments of this one.
+    pub(crate) log: Option<Id>,
     /// Set by a clean close; cleared and synced before the next write.
     pub(crate) clean: Option<CleanEnd>,
     /// Everything below was dropped by retention.
@@ -194,6 +196,7 @@ impl Control {
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
         Ok(Some(Control {
             seq: meta.need("seq")?,
+            log: meta.get("log"),
             clean: meta.get("clean"),
             floor: LogByte(meta.need("floor")?),
             floor_offset: Offset(meta.need("floor_offset")?),
@@ -209,11 +212,19 @@ impl Control {
         Control::read(fs, layout)?.ok_or_else(|| missing(&layout.control(), "CONTROL"))
     }
 
+    /// Whether it may be this log's. Those that older versions wrote do not say.
+    pub(crate) fn belongs_to(&self, log: Id) -> bool {
+        self.log.is_none_or(|its| its == log)
+    }
+
     /// Raises the sequence and replaces the file.
     pub(crate) fn write(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
         self.seq += 1;
         let mut meta = Meta::new("control");
         meta.set("seq", self.seq);
+        if let Some(log) = self.log {
+            meta.set("log", log);
+        }
         if let Some(c) = &self.clean {
             meta.set("clean", format_args!("{} {} {} {}", c.end, c.offset, c.nonce, c.fingerprint));
         }
@@ -404,6 +415,7 @@ mod tests {
         let epoch = Epoch { number: 2, nonce: u64::MAX };
 
         let mut control = Control {
+            log: Some(Id([5; 16])),
             clean: Some(CleanEnd {
                 end: LogByte(8),
                 offset: Offset(1),

@@ -342,12 +342,13 @@ pub(crate) fn create(
         Ok(Id(id))
     };
     NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
-    let mut control = Control { follows: follows.map(str::to_owned), ..Control::default() };
-    control.write(fs, layout)?;
     let id = match id {
         Some(id) => id,
         None => random()?,
     };
+    let follows = follows.map(str::to_owned);
+    let mut control = Control { log: Some(id), follows, ..Control::default() };
+    control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }
 

@@ -136,7 +136,10 @@ impl Repair<'_> {
         let (fs, layout) = (self.fs, self.layout);
         let headers = self.headers()?;
         match LogFile::read(&**fs, layout) {
-            Ok(log) => self.log = log.id,
+            Ok(log) => {
+                self.log = log.id;
+                self.misled(&headers, log)?;
+            }
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
                 let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
                 ids.dedup();
@@ -152,8 +155,9 @@ impl Repair<'_> {
             Err(e) => return Err(e),
         }
         match Control::read(&**fs, layout) {
-            Ok(Some(control)) => self.control = control,
-            Ok(None) | Err(_) => {
+            Ok(Some(control)) if control.belongs_to(self.log) => self.control = control,
+            Ok(_) | Err(_) => {
+                self.control.log = Some(self.log);
                 if let Some(first) = headers.first() {
                     (self.control.floor, self.control.floor_offset) =
                         (first.base, first.base_offset);
@@ -197,6 +201,27 @@ impl Repair<'_> {
             if !self.dry() {
                 Promise { epoch, owner: node }.write(&**fs, layout)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A LOG of another log would have every segment set aside. Where all segments agree on
+    /// another id, and this directory's history knows them, it is LOG that is the stranger.
+    fn misled(&mut self, headers: &[SegmentHeader], log: LogFile) -> Result<()> {
+        let Some(id) = headers.first().map(|first| first.log) else { return Ok(()) };
+        if id == log.id || headers.iter().any(|header| header.log != id) {
+            return Ok(());
+        }
+        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+        let ours = |header: &SegmentHeader| history.iter().any(|e| e.epoch == header.epoch);
+        if !headers.iter().all(ours) {
+            return Ok(());
+        }
+        self.log = id;
+        self.keep_copy(&self.layout.log(), 0, u64::MAX, "another log's LOG")?;
+        self.act(format!("write LOG with the id {id} that every segment bears"));
+        if !self.dry() {
+            LogFile { id, ..log }.write(&**self.fs, self.layout)?;
         }
         Ok(())
     }

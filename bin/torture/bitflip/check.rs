@@ -19,7 +19,7 @@ use tidelog::{Kind, Log, Offset, Record, Recovery};
 use crate::dice::Dice;
 
 use super::damage::Damage;
-use super::fixture::{DIR, Fixture};
+use super::fixture::{DIR, Fixture, is_segment};
 use super::harmless;
 
 /// What became of one damage.
@@ -268,6 +268,15 @@ impl Case<'_> {
         }
     }
 
+    /// Whether records and what proves that there were any are gone at once. Then repair says
+    /// which files it set aside, and cannot say which offsets were in them.
+    fn destroys_evidence(&self) -> bool {
+        let proves = |path: &Path| {
+            ["CONTROL", "STATE", "EPOCHS"].iter().any(|name| path.ends_with(name))
+        };
+        matches!(self.damage, Damage::Swap { a, b } if proves(a) && is_segment(b))
+    }
+
     /// Everything in an untouched frame is there; everything else acknowledged is put on record.
     fn kept(&self, read: &Reading, outcome: &mut Outcome) -> Result<(), String> {
         let fixture = self.fixture;
@@ -280,7 +289,8 @@ impl Case<'_> {
                 return Err(format!("offset {offset} was whole and is gone"));
             }
             outcome.records_lost += 1;
-            if !read.is_lost(offset) && offset < fixture.unproven_from {
+            let unproven = offset >= fixture.unproven_from || self.destroys_evidence();
+            if !read.is_lost(offset) && !unproven {
                 return Err(format!("offset {offset} is gone and not on record as lost"));
             }
             outcome.residual |= !read.is_lost(offset);

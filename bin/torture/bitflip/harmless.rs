@@ -34,7 +34,7 @@ pub fn reason(fixture: &Fixture, damage: &Damage) -> Option<&'static str> {
         // A hint of another log names an epoch that this log's history has not: it is ignored.
         Damage::Foreign { .. } if name == "STATE" => Some("hint_of_another_log"),
         // These files hold together with their own checksum, and nothing in them names the log.
-        Damage::Foreign { .. } if ["NODE", "CONTROL", "EPOCHS", "PROMISE"].contains(&name) => {
+        Damage::Foreign { .. } if ["NODE", "EPOCHS", "PROMISE"].contains(&name) => {
             Some("small_file_of_another_log")
         }
         // An active segment ends in zeros, or nowhere: its length says nothing.

@@ -38,6 +38,9 @@ pub struct Bitflip {
     /// Cut files at every so manieth length.
     #[arg(long, default_value_t = 1)]
     every: u64,
+    /// Only damages whose text contains this: to see a violation again.
+    #[arg(long)]
+    only: Option<String>,
     /// Print every violation, not only the first ones.
     #[arg(long)]
     verbose: bool,
@@ -63,6 +66,7 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
             .par_iter()
             .map(|name| Fixture::new(name, seed))
             .collect::<Result<_, _>>()?;
+        let before = sum.flips;
         let left = args.flips - sum.flips;
         let bits_there: u64 =
             fixtures.iter().flat_map(|f| &f.files).map(|(_, len)| len * 8).sum();
@@ -74,11 +78,14 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
         for fixture in order {
             let share = (args.flips - sum.flips) / fixtures_left.max(1);
             fixtures_left -= 1;
-            batter(fixture, share, thin, args.verbose, &mut sum, &mut line)?;
+            batter(fixture, share, thin, args, &mut sum, &mut line)?;
         }
         sum.fixtures += fixtures.len() as u64;
         eprintln!("seed {seed}: {} flips, {} violations", sum.flips, line.violations());
         seed += 1;
+        if sum.flips == before {
+            break;
+        }
     }
     let _ = std::panic::take_hook();
     sum.count(&mut line);
@@ -90,7 +97,7 @@ fn batter(
     fixture: &Fixture,
     flips: u64,
     every: u64,
-    verbose: bool,
+    args: &Bitflip,
     sum: &mut Sum,
     line: &mut Line,
 ) -> Result<(), String> {
@@ -99,6 +106,9 @@ fn batter(
     for (file, bits) in bits(fixture, flips) {
         let file = &fixture.files[file].0;
         damages.extend(bits.into_iter().map(|bit| Damage::Flip { file: file.clone(), bit }));
+    }
+    if let Some(only) = &args.only {
+        damages.retain(|damage| damage.to_string().contains(only));
     }
     let results: Vec<(usize, Result<Outcome, String>)> = damages
         .par_iter()
@@ -111,7 +121,7 @@ fn batter(
     for (i, result) in results {
         sum.add(&damages[i], result.as_ref().ok());
         if let Err(found) = result {
-            if verbose {
+            if args.verbose {
                 eprintln!("{} {}: {}: {found}", fixture.name, fixture.seed, damages[i]);
             }
             line.violation(Reproduction {
