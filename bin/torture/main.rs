@@ -8,6 +8,7 @@ mod bitflip;
 mod dice;
 mod line;
 mod memory;
+mod model;
 mod told;
 
 use std::process::ExitCode;
@@ -27,12 +28,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Part {
     Bitflip(bitflip::Bitflip),
+    Model(model::Model),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let run: Result<Line, String> = match cli.part {
         Part::Bitflip(args) => bitflip::run(&args),
+        Part::Model(args) => model::run(&args),
     };
     match run {
         Ok(line) => line.print(),

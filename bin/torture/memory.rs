@@ -14,5 +14,6 @@ pub fn keep() {
     }
     let Ok(program) = std::env::current_exe() else { return };
     // Only returns when it fails, and then the run is slower.
-    let _ = std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(SETTINGS).exec();
+    let _ =
+        std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(SETTINGS).exec();
 }

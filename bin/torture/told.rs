@@ -32,3 +32,12 @@ impl Told {
             && self.timestamp.is_none_or(|timestamp| timestamp == entry.timestamp)
     }
 }
+
+/// What a panic said.
+pub fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+        (Some(text), _) => text.clone(),
+        (_, Some(text)) => (*text).to_owned(),
+        _ => "of another kind".to_owned(),
+    }
+}

@@ -283,8 +283,7 @@ impl State {
     /// Whether there is something that cannot be read: torn, or damaged.
     pub(crate) fn is_unreadable(fs: &dyn Fs, layout: &Layout) -> bool {
         let written = |file: Arc<dyn File>| file.len().is_ok_and(|len| len > 0);
-        fs.open(&layout.state(), Open::Read).is_ok_and(written)
-            && State::read(fs, layout).is_none()
+        fs.open(&layout.state(), Open::Read).is_ok_and(written) && State::read(fs, layout).is_none()
     }
 
     /// Overwrites the sector, unsynced.

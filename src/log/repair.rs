@@ -143,6 +143,9 @@ impl Repair<'_> {
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
                 let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
                 ids.dedup();
+                if ids.is_empty() {
+                    ids.extend(Control::read(&**fs, layout).ok().flatten().and_then(|c| c.log));
+                }
                 let [id] = ids[..] else {
                     return Err(e.help("the segments do not agree on a log id: sort them first"));
                 };
@@ -410,8 +413,7 @@ impl Repair<'_> {
                     None => match self.proven_end(&header) {
                         Some((byte, to)) => {
                             let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
-                            let footer =
-                                self.missing(&header, (until, to), previous_hash, None)?;
+                            let footer = self.missing(&header, (until, to), previous_hash, None)?;
                             (previous, previous_hash) = (Some(link(&footer)), footer.hash);
                             (end, offset) = (footer.end(), footer.end_offset);
                         }

@@ -133,10 +133,14 @@ impl Reading {
 
 impl Case<'_> {
     /// Reads without writing; whether everything acknowledged was there.
-    fn look(&self, base: &Baseline, dice: &mut Dice, outcome: &mut Outcome) -> Result<bool, String> {
+    fn look(
+        &self,
+        base: &Baseline,
+        dice: &mut Dice,
+        outcome: &mut Outcome,
+    ) -> Result<bool, String> {
         let disk = self.image.deep_copy();
-        let opened =
-            Fixture::options(&disk).read_only(true).map(dice.chance(1, 2)).open(DIR);
+        let opened = Fixture::options(&disk).read_only(true).map(dice.chance(1, 2)).open(DIR);
         let mut intact = false;
         match opened {
             Err(_) => outcome.by_open = true,
@@ -271,9 +275,8 @@ impl Case<'_> {
     /// Whether records and what proves that there were any are gone at once. Then repair says
     /// which files it set aside, and cannot say which offsets were in them.
     fn destroys_evidence(&self) -> bool {
-        let proves = |path: &Path| {
-            ["CONTROL", "STATE", "EPOCHS"].iter().any(|name| path.ends_with(name))
-        };
+        let proves =
+            |path: &Path| ["CONTROL", "STATE", "EPOCHS"].iter().any(|name| path.ends_with(name));
         matches!(self.damage, Damage::Swap { a, b } if proves(a) && is_segment(b))
     }
 

@@ -17,15 +17,38 @@ const SECTOR_BYTES: u64 = 512;
 /// One damage to one file, or to two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Damage {
-    Flip { file: PathBuf, bit: u64 },
-    Truncate { file: PathBuf, len: u64 },
-    Zero { file: PathBuf, sector: u64 },
-    Remove { file: PathBuf },
-    Copy { file: PathBuf, to: PathBuf },
-    Rename { file: PathBuf, to: PathBuf },
-    Swap { a: PathBuf, b: PathBuf },
+    Flip {
+        file: PathBuf,
+        bit: u64,
+    },
+    Truncate {
+        file: PathBuf,
+        len: u64,
+    },
+    Zero {
+        file: PathBuf,
+        sector: u64,
+    },
+    Remove {
+        file: PathBuf,
+    },
+    Copy {
+        file: PathBuf,
+        to: PathBuf,
+    },
+    Rename {
+        file: PathBuf,
+        to: PathBuf,
+    },
+    Swap {
+        a: PathBuf,
+        b: PathBuf,
+    },
     /// The file of the same name of another log.
-    Foreign { file: PathBuf, number: usize },
+    Foreign {
+        file: PathBuf,
+        number: usize,
+    },
 }
 
 impl Damage {

@@ -20,9 +20,7 @@ use tidelog::fs::sim::{Crash, Fate, PendingOp, Sim};
 use tidelog::fs::{Fs, Open};
 use tidelog::log::Retention;
 use tidelog::segment::{Footer, SegmentHeader, Tally, Window, walk};
-use tidelog::{
-    Append, Batch, Compression, Durability, Id, Log, Offset, Op, Options, Preallocate,
-};
+use tidelog::{Append, Batch, Compression, Durability, Id, Log, Offset, Op, Options, Preallocate};
 
 use crate::dice::Dice;
 use crate::told::Told;

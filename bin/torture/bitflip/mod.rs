@@ -62,14 +62,11 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
     std::panic::set_hook(Box::new(|_| {}));
     let mut seed = args.seed;
     while sum.flips < args.flips {
-        let fixtures: Vec<Fixture> = names
-            .par_iter()
-            .map(|name| Fixture::new(name, seed))
-            .collect::<Result<_, _>>()?;
+        let fixtures: Vec<Fixture> =
+            names.par_iter().map(|name| Fixture::new(name, seed)).collect::<Result<_, _>>()?;
         let before = sum.flips;
         let left = args.flips - sum.flips;
-        let bits_there: u64 =
-            fixtures.iter().flat_map(|f| &f.files).map(|(_, len)| len * 8).sum();
+        let bits_there: u64 = fixtures.iter().flat_map(|f| &f.files).map(|(_, len)| len * 8).sum();
         // A small budget thins out the truncations as it thins out the flips.
         let thin = args.every.max((bits_there / left.max(1)).min(bits_there));
         let mut fixtures_left = fixtures.len() as u64;
@@ -115,7 +112,11 @@ fn batter(
         .enumerate()
         .map(|(i, damage)| {
             let caught = catch_unwind(AssertUnwindSafe(|| check(fixture, &base, damage)));
-            (i, caught.unwrap_or_else(|panic| Err(format!("panic: {}", said(&*panic)))))
+            (
+                i,
+                caught
+                    .unwrap_or_else(|panic| Err(format!("panic: {}", crate::told::said(&*panic)))),
+            )
         })
         .collect();
     for (i, result) in results {
@@ -135,14 +136,6 @@ fn batter(
         }
     }
     Ok(())
-}
-
-fn said(panic: &(dyn std::any::Any + Send)) -> String {
-    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
-        (Some(text), _) => text.clone(),
-        (_, Some(text)) => (*text).to_owned(),
-        _ => "of another kind".to_owned(),
-    }
 }
 
 /// The denominators, as they add up.
