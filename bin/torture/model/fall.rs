@@ -11,9 +11,9 @@
 
 use std::path::Path;
 
+use tidelog::Append;
 use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::repair_on;
-use tidelog::{Append, Durability};
 
 use crate::dice::Dice;
 

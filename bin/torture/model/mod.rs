@@ -125,7 +125,7 @@ fn reproduce(seed: u64, most: usize, failure: &Failure, line: &Line) -> Reproduc
         false => sequence.steps.clone(),
     };
     let found = match sequence.run(&left, false) {
-        Err(short) => short.found,
+        Err(short) => format!("step {}: {}", short.step, short.found),
         Ok(_) => format!("{} (not again)", failure.found),
     };
     let mut steps = vec![format!("{:?}", sequence.setup)];

@@ -31,6 +31,7 @@ const MOST_READ: u64 = 100;
 /// A violation: in which step, and what was found.
 #[derive(Debug)]
 pub struct Failure {
+    /// Its number; one more than the last for the end of the sequence.
     pub step: usize,
     pub found: String,
 }
@@ -280,10 +281,13 @@ impl Run {
 
     fn retry(&mut self, dice: &mut Dice) -> Result<(), String> {
         let Some(last) = self.last_produced(dice) else { return Ok(()) };
-        let told: Vec<Told> = (last.first..=last.last)
+        let mut told: Vec<Told> = (last.first..=last.last)
             .map(|offset| self.book.at(offset).expect("sent").clone())
             .collect();
-        // A retry need not carry the timestamps that the log gave.
+        if told.iter().any(|told| told.timestamp.is_none()) {
+            // Some of those that the log gave have been read: a batch has all of them, or none.
+            told.iter_mut().for_each(|told| told.timestamp = None);
+        }
         let batch = batch(&told);
         let how = Append {
             durability: Some(Durability::Durable),
