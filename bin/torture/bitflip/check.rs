@@ -7,7 +7,8 @@
 //!                         └─ repair (or Salvage), verify, read, append, reopen  is it mended?
 //! ```
 //! Violations: a panic; a record that was never appended at its offset; damage that nobody
-//! reports; acknowledged records that an open for writing cuts off; a repair that loses a record
+//! reports; a read that fails where only derived data is damaged; acknowledged records that an
+//! open for writing cuts off; a repair that loses a record
 //! whose frame is whole, or leaves a log that does not open, append, reopen and verify.
 
 use std::path::Path;
@@ -148,7 +149,11 @@ impl Case<'_> {
                 outcome.by_open |= Said::of(log.report()) != base.open;
                 let read = self.read(&log, None).map_err(|e| format!("read-only: {e}"))?;
                 let (gets, failed) = self.gets(&log, dice)?;
-                outcome.by_read |= read.error.is_some() || !read.lost.is_empty() || failed;
+                let failed = failed || read.error.is_some() || !read.lost.is_empty();
+                if failed && self.is_derived() {
+                    return Err("damage behind the frames made a read fail".into());
+                }
+                outcome.by_read |= failed;
                 outcome.records_read += read.right.iter().filter(|r| **r).count() as u64 + gets;
                 intact = self.acknowledged().all(|o| read.is_right(o, self.fixture.start));
             }
@@ -262,6 +267,16 @@ impl Case<'_> {
             return Err(format!("{how}, append, then reopen: it reads otherwise"));
         }
         healthy(&disk).map_err(|e| format!("{how}, append, close: {e}"))
+    }
+
+    /// Whether only what follows from the frames is damaged: SEAL, producers, index, footer. That
+    /// may cost time, and never a record.
+    fn is_derived(&self) -> bool {
+        let touched = self.damage.touches(self.damage.file());
+        matches!(self.damage, Damage::Flip { .. } | Damage::Zero { .. })
+            && self.fixture.segments.iter().any(|segment| {
+                segment.path == self.damage.file() && segment.sealed && touched.start >= segment.end
+            })
     }
 
     fn damages_identity(&self) -> bool {

@@ -183,28 +183,49 @@ pub fn coarse(fixture: &Fixture, every: u64) -> Vec<Damage> {
     found
 }
 
-/// Which bits of each file to flip when there is room for `budget` flips: short files wholly,
-/// long ones evenly.
+/// Which bits of each file to flip when there is room for `budget` flips: short files wholly; of
+/// long ones mostly those near bytes that are not zero, evenly.
 pub fn bits(fixture: &Fixture, budget: u64) -> Vec<(usize, Vec<u64>)> {
     let mut order: Vec<usize> = (0..fixture.files.len()).collect();
     order.sort_by_key(|&i| fixture.files[i].1);
     let (mut left, mut found) = (budget, Vec::new());
     for (done, &i) in order.iter().enumerate() {
-        let all = fixture.files[i].1 * 8;
+        let (file, len) = &fixture.files[i];
         let share = left / (order.len() - done) as u64;
-        let take = all.min(share);
+        let take = (len * 8).min(share);
         left -= take;
-        if take == all {
-            found.push((i, (0..all).collect()));
+        if take == len * 8 {
+            found.push((i, (0..take).collect()));
         } else {
-            // One in each of `take` equal parts.
             let mut dice = Dice::new(fixture.seed ^ i as u64);
-            let at = |n: u64| (u128::from(n) * u128::from(all) / u128::from(take)) as u64;
-            let one = |n: u64, dice: &mut Dice| at(n) + dice.below(at(n + 1) - at(n));
-            found.push((i, (0..take).map(|n| one(n, &mut dice)).collect()));
+            found.push((i, sample(&fixture.disk.read(file), take, &mut dice)));
         }
     }
     found
+}
+
+/// `take` bits, one in eight of them from lines that hold nothing but zeros.
+fn sample(bytes: &[u8], take: u64, dice: &mut Dice) -> Vec<u64> {
+    const LINE_BYTES: usize = 32;
+    let (mut busy, mut idle) = (Vec::new(), Vec::new());
+    for (number, line) in bytes.chunks(LINE_BYTES).enumerate() {
+        let from = (number * LINE_BYTES * 8) as u64;
+        let lines = if line.iter().all(|&b| b == 0) { &mut idle } else { &mut busy };
+        lines.extend(from..from + line.len() as u64 * 8);
+    }
+    let of_idle = (take / 8).min(idle.len() as u64);
+    let of_busy = (take - of_idle).min(busy.len() as u64);
+    let mut found = spread(&busy, of_busy, dice);
+    found.extend(spread(&idle, (take - of_busy).min(idle.len() as u64), dice));
+    found
+}
+
+/// One in each of `take` equal parts.
+fn spread(of: &[u64], take: u64, dice: &mut Dice) -> Vec<u64> {
+    let all = of.len() as u64;
+    let at = |n: u64| n * all / take;
+    let one = |n: u64, dice: &mut Dice| at(n) + dice.below(at(n + 1) - at(n));
+    (0..take).map(|n| of[usize::try_from(one(n, dice)).expect("an index")]).collect()
 }
 
 fn sector_range(sector: u64, bytes: &[u8]) -> std::ops::Range<usize> {

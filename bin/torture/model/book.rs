@@ -3,8 +3,9 @@
 //! Invariants: `start ≤ durable ≤ written ≤ sent`, each but `start` the end of a batch. Nothing
 //! here knows of segments, frames or files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tidelog::Appended;
 use tidelog::frame::Producer;
 
 use crate::told::Told;
@@ -30,6 +31,8 @@ pub struct Book {
     /// Acknowledged as written: survives the process.
     pub written: u64,
     pub produced: BTreeMap<u8, Vec<Produced>>,
+    /// Every place that was ever given out, those of lost records too.
+    places: BTreeSet<(u64, u64)>,
 }
 
 impl Book {
@@ -50,6 +53,14 @@ impl Book {
     pub fn unsend(&mut self, first: u64) {
         self.told.truncate(usize::try_from(first).expect("few"));
         self.ends.retain(|end| *end <= first);
+    }
+
+    /// Notes where a record was put: no epoch gives an offset twice, not even one that was lost.
+    pub fn placed(&mut self, appended: &Appended) -> Result<(), String> {
+        match self.places.insert((appended.first.0, appended.epoch.nonce)) {
+            true => Ok(()),
+            false => Err(format!("{appended:?}: this epoch has given that offset before")),
+        }
     }
 
     /// Notes that everything below `end` is durable.

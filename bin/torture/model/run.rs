@@ -197,6 +197,7 @@ impl Run {
         let first = self.book.send(told.clone());
         let appended = self.log().append(&told[0].record()).map_err(|e| format!("append: {e}"))?;
         self.book.is_durable(self.book.sent());
+        self.book.placed(&appended)?;
         same("append", appended.first.0, first)?;
         same("append", appended.last.0, first)
     }
@@ -215,6 +216,7 @@ impl Run {
         let first = self.book.send(told);
         let appended = self.log().append_with(&batch, how).map_err(|e| format!("append: {e}"))?;
         self.acknowledged(durability);
+        self.book.placed(&appended)?;
         same("append", appended.first.0, first)?;
         same("append", appended.last.0, first + count - 1)?;
         same("append, duplicate", u64::from(appended.duplicate), 0)?;
@@ -239,6 +241,7 @@ impl Run {
         let ticket =
             self.log().submit(&batch, &Append::default()).map_err(|e| format!("submit: {e}"))?;
         same("submit", ticket.appended.first.0, first)?;
+        self.book.placed(&ticket.appended)?;
         match wait {
             None => self.tickets.push(ticket),
             Some(durability) => {
