@@ -140,8 +140,15 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let mut unsealed = Vec::new();
     let mut previous_hash = [0; 32];
     let mut previous = None;
-    for found in std::mem::take(&mut scan.found) {
+    let last = scan.found.len().saturating_sub(1);
+    for (i, found) in std::mem::take(&mut scan.found).into_iter().enumerate() {
         let (segment, tally) = adopt(&*fs, found, &mut producers)?;
+        if let Some(tally) = &tally
+            && (i < last || end.0 == tally.sealed_end(&segment.header))
+        {
+            // Rolled and not sealed yet: readers must know where to go on in the next one.
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+        }
         match (segment.footer.get(), tally) {
             (Some(footer), _) => {
                 previous_hash = footer.hash;

@@ -151,7 +151,10 @@ impl Case<'_> {
                 let (gets, failed) = self.gets(&log, dice)?;
                 let failed = failed || read.error.is_some() || !read.lost.is_empty();
                 if failed && self.is_derived() {
-                    return Err("damage behind the frames made a read fail".into());
+                    return Err(format!(
+                        "damage behind the frames, but a read fails: {:?}",
+                        read.error
+                    ));
                 }
                 outcome.by_read |= failed;
                 outcome.records_read += read.right.iter().filter(|r| **r).count() as u64 + gets;

@@ -11,14 +11,14 @@
 
 use std::path::Path;
 
-use tidelog::Append;
 use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::repair_on;
+use tidelog::{Append, Kind};
 
 use crate::dice::Dice;
 
 use super::op::{Cut, Op};
-use super::run::{DIR, Run, same};
+use super::run::{DIR, Run, read_all, same};
 
 impl Run {
     pub(super) fn fall(&mut self, dice: &mut Dice, op: Op) -> Result<(), String> {
@@ -117,6 +117,9 @@ impl Run {
     /// Opens what is left, of which at least the records below `least` must be there.
     fn reopen(&mut self, least: u64, clean: bool) -> Result<(), String> {
         self.stats.reopens += 1;
+        if !clean {
+            self.look(least)?;
+        }
         let log = self
             .options()
             .create(true)
@@ -132,6 +135,27 @@ impl Run {
         same("reopen, durable", log.durable_end().0, end)?;
         self.log = Some(log);
         self.read_all()
+    }
+
+    /// Reads what a crash has left, before anybody brings it in order: nothing but what was sent,
+    /// and everything that was acknowledged.
+    fn look(&mut self, least: u64) -> Result<(), String> {
+        let reader = self.options().read_only(true).fs(self.sim.process().shared());
+        let log = match reader.open(DIR) {
+            // The first open may not have come to its end.
+            Err(e)
+                if self.book.durable == 0 && matches!(e.kind(), Kind::NotFound | Kind::NotALog) =>
+            {
+                return Ok(());
+            }
+            opened => opened.map_err(|e| format!("read-only after a crash: {e}"))?,
+        };
+        if log.end().0 < least {
+            return Err(format!("{least} acknowledged, a reader sees {}", log.end()));
+        }
+        let read = read_all(&log, &mut self.book);
+        self.stats.records_checked += read.map_err(|e| format!("read-only after a crash: {e}"))?;
+        Ok(())
     }
 
     fn repair(&mut self) -> Result<(), String> {
