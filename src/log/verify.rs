@@ -22,7 +22,7 @@ use crate::segment::{
 };
 
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State, missing};
-use super::scan::Known;
+use super::scan::{Known, Scan};
 use super::{Log, compress};
 
 /// How much is read.
@@ -124,6 +124,7 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
                     scan.end_offset
                 ));
             }
+            unsealed(fs, &scan, &mut report);
             report.notes.extend(scan.findings);
         }
         Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => {
@@ -177,6 +178,35 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     }
     report.elapsed = started.elapsed();
     Ok(report)
+}
+
+/// Segments that were sealed once, as what follows them shows, and have no footer any more. The
+/// frames are whole; what follows from them is made again by the next open for writing.
+fn unsealed(fs: &Arc<dyn Fs>, scan: &Scan, report: &mut VerifyReport) {
+    for (i, found) in scan.found.iter().enumerate() {
+        let later = &scan.found[i + 1..];
+        let file_bytes = match &found.unsealed {
+            Some(unsealed) if !later.is_empty() => unsealed.file_bytes,
+            _ => continue,
+        };
+        // Seals are made in order, and all of them before a new epoch begins.
+        let epoch = found.header.epoch;
+        let was = later.iter().any(|l| l.footer.is_some() || l.header.epoch != epoch);
+        // A writer may have sealed it since it was looked at.
+        let file = fs.open(&found.path, Open::Read);
+        let is = file.is_ok_and(|file| matches!(Footer::read(&*file), Ok(Some(_))));
+        if was && !is {
+            report.problems.push(Problem {
+                file: found.path.clone(),
+                byte: Some(file_bytes.saturating_sub(256)),
+                offsets: None,
+                problem: "expected a footer: the segments behind it show that it was sealed".into(),
+            });
+        } else if scan.clean && !is {
+            let name = SegmentName(found.header.base);
+            report.notes.push(format!("{name} is not sealed, though the log was closed cleanly"));
+        }
+    }
 }
 
 /// A small file's content, or its damage put on the list.
