@@ -32,6 +32,8 @@ pub struct Outcome {
     pub harmless: Option<&'static str>,
     /// The last durable group, with no evidence behind it, was taken for a torn tail.
     pub residual: bool,
+    /// Records and what proves that there were any were damaged at once.
+    pub with_evidence: bool,
     pub records_read: u64,
     pub repaired: bool,
     pub records_kept: u64,
@@ -314,7 +316,10 @@ impl Case<'_> {
             if !read.is_lost(offset) && !unproven {
                 return Err(format!("offset {offset} is gone and not on record as lost"));
             }
-            outcome.residual |= !read.is_lost(offset);
+            if !read.is_lost(offset) {
+                outcome.residual |= offset >= fixture.unproven_from;
+                outcome.with_evidence |= offset < fixture.unproven_from;
+            }
         }
         Ok(())
     }

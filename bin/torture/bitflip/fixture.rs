@@ -46,6 +46,8 @@ pub struct Fixture {
     pub acknowledged: u64,
     /// From this offset on nothing but the frames themselves proves that they were durable.
     pub unproven_from: u64,
+    /// Behind the last segment's frames there is a piece of one that nobody was told of.
+    pub torn: bool,
     /// Every file, and how long it is.
     pub files: Vec<(PathBuf, u64)>,
     pub segments: Vec<Frames>,
@@ -101,6 +103,7 @@ impl Fixture {
             start,
             acknowledged,
             unproven_from: unproven.unwrap_or(acknowledged),
+            torn: false,
             files,
             segments: Vec::new(),
             foreign: Vec::new(),
@@ -120,6 +123,7 @@ impl Fixture {
         let disk = self.disk.deep_copy();
         let log = Self::options(&disk).read_only(true).open(DIR)?;
         let mut cursor = log.read(log.start())?;
+        self.torn = log.report().bytes_cut > 0;
         let mut next = self.start;
         while let Some(entry) = cursor.next()? {
             let told = &mut self.told[usize::try_from(next).expect("few")];
@@ -230,7 +234,8 @@ impl Builder {
                 self.sim.kill();
                 drop(log);
                 let torn = Fate::Torn(self.dice.next());
-                let fate = |op: PendingOp| match is_segment(&op.path) {
+                // A segment's file was opened under another name than it has now.
+                let fate = |op: PendingOp| match op.path.starts_with(DIR.to_owned() + "/segments") {
                     true => torn,
                     false => Fate::Kept,
                 };

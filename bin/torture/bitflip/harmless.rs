@@ -37,6 +37,13 @@ pub fn reason(fixture: &Fixture, damage: &Damage) -> Option<&'static str> {
         Damage::Foreign { .. } if ["NODE", "EPOCHS", "PROMISE"].contains(&name) => {
             Some("small_file_of_another_log")
         }
+        // What lies behind the end was never acknowledged, and is reported as a torn tail with and
+        // without this damage.
+        Damage::Flip { .. } | Damage::Zero { .. } | Damage::Truncate { .. }
+            if in_torn_tail(fixture, damage) =>
+        {
+            Some("never_acknowledged")
+        }
         // An active segment ends in zeros, or nowhere: its length says nothing.
         Damage::Truncate { len, .. } => fixture
             .segments
@@ -45,6 +52,16 @@ pub fn reason(fixture: &Fixture, damage: &Damage) -> Option<&'static str> {
             .then_some("zeros_ahead"),
         _ => None,
     }
+}
+
+fn in_torn_tail(fixture: &Fixture, damage: &Damage) -> bool {
+    let touched = damage.touches(damage.file());
+    fixture.segments.iter().any(|segment| {
+        segment.path == damage.file()
+            && !segment.sealed
+            && touched.start >= segment.end
+            && fixture.torn
+    })
 }
 
 fn behind_checksum(fixture: &Fixture, file: &Path, byte: u64) -> bool {

@@ -35,7 +35,7 @@ pub struct Bitflip {
     /// Only this kind of log.
     #[arg(long)]
     fixture: Option<String>,
-    /// Cut files at every so manieth length.
+    /// Cut files only at every n-th length.
     #[arg(long, default_value_t = 1)]
     every: u64,
     /// Only damages whose text contains this: to see a violation again.
@@ -150,6 +150,7 @@ struct Sum {
     by_read: u64,
     by_verify: u64,
     residual: u64,
+    with_evidence: u64,
     repairs: u64,
     records_read: u64,
     records_kept: u64,
@@ -170,6 +171,7 @@ impl Sum {
         self.by_read += u64::from(outcome.by_read);
         self.by_verify += u64::from(outcome.by_verify);
         self.residual += u64::from(outcome.residual);
+        self.with_evidence += u64::from(outcome.with_evidence);
         self.repairs += u64::from(outcome.repaired);
         self.records_read += outcome.records_read;
         self.records_kept += outcome.records_kept;
@@ -190,6 +192,7 @@ impl Sum {
             ("reported_by_read", self.by_read),
             ("reported_by_verify", self.by_verify),
             ("residual_cut", self.residual),
+            ("lost_with_evidence", self.with_evidence),
             ("harmless", self.harmless.values().sum()),
             ("repairs", self.repairs),
             ("records_read", self.records_read),
