@@ -23,6 +23,7 @@ mod prepare;
 mod read;
 mod refresh;
 mod repair;
+mod restore;
 mod retain;
 pub(crate) mod scan;
 mod staging;

@@ -74,12 +74,12 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     if options.recovery == Recovery::Salvage && !options.read_only {
         repair_locked(&fs, &layout, false)?;
     }
-    let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+    let control = Control::need(&*fs, &layout)?;
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let known =
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
-    let scan = known.scan()?;
+    let mut scan = known.scan()?;
     let mut options = options;
     let mut refuses = match (options.read_only, &control.follows) {
         (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
@@ -95,7 +95,8 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
                 options.read_only = true;
                 refuses = Some(corruption);
             }
-            _ if options.read_only => {}
+            // It shows what lies before the damage, and says that this is not all.
+            _ if options.read_only => scan.findings.push(corruption.to_string()),
             Recovery::Refuse | Recovery::Salvage => return Err(corruption),
         }
     }
@@ -140,8 +141,15 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let mut unsealed = Vec::new();
     let mut previous_hash = [0; 32];
     let mut previous = None;
-    for found in std::mem::take(&mut scan.found) {
+    let last = scan.found.len().saturating_sub(1);
+    for (i, found) in std::mem::take(&mut scan.found).into_iter().enumerate() {
         let (segment, tally) = adopt(&*fs, found, &mut producers)?;
+        if let Some(tally) = &tally
+            && (i < last || end.0 == tally.sealed_end(&segment.header))
+        {
+            // Rolled and not sealed yet: readers must know where to go on in the next one.
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+        }
         match (segment.footer.get(), tally) {
             (Some(footer), _) => {
                 previous_hash = footer.hash;
@@ -344,12 +352,13 @@ pub(crate) fn create(
         Ok(Id(id))
     };
     NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
-    let mut control = Control { follows: follows.map(str::to_owned), ..Control::default() };
-    control.write(fs, layout)?;
     let id = match id {
         Some(id) => id,
         None => random()?,
     };
+    let follows = follows.map(str::to_owned);
+    let mut control = Control { log: Some(id), follows, ..Control::default() };
+    control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }
 

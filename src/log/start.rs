@@ -85,6 +85,9 @@ fn resume(
         .fs
         .open(&segment.path, Open::Write)
         .map_err(|e| Error::io("open", &segment.path, e))?;
+    // The clean mark proves what is durable, and STATE may not have survived: it must say so
+    // before the mark goes, to recovery and to readers beside this process.
+    shared.hint_recovered();
     shared.clear_clean()?;
     writer.resume_segment(shared, Arc::clone(segment), file, tally.clone())
 }

@@ -1,0 +1,47 @@
+//! The torture programme: each subcommand holds one promise of docs/DURABILITY.md against faults.
+//!
+//! stdout is one line of JSON per run, see `line`; progress goes to stderr. Exit codes: 0 no
+//! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
+//! part proves, and what it cannot.
+
+mod bitflip;
+mod dice;
+mod line;
+mod memory;
+mod model;
+mod told;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use line::Line;
+
+/// Tries to make tidelog lose, invent or hide a record.
+#[derive(Parser)]
+#[command(name = "tidelog-torture", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    Bitflip(bitflip::Bitflip),
+    Model(model::Model),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let run: Result<Line, String> = match cli.part {
+        Part::Bitflip(args) => bitflip::run(&args),
+        Part::Model(args) => model::run(&args),
+    };
+    match run {
+        Ok(line) => line.print(),
+        Err(error) => {
+            eprintln!("tidelog-torture: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
