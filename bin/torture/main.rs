@@ -4,7 +4,9 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod iofault;
 mod line;
+mod told;
 
 use std::process::ExitCode;
 
@@ -21,11 +23,15 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Part {}
+enum Part {
+    Iofault(iofault::Args),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let run: Result<Line, String> = match cli.part {};
+    let run: Result<Line, String> = match cli.part {
+        Part::Iofault(args) => iofault::run(&args),
+    };
     match run {
         Ok(line) => line.print(),
         Err(error) => {
