@@ -4,8 +4,10 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod draw;
 mod iofault;
 mod line;
+mod powercut;
 mod told;
 
 use std::process::ExitCode;
@@ -25,12 +27,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Part {
     Iofault(iofault::Args),
+    Powercut(powercut::Args),
+    #[command(hide = true)]
+    PowercutLoad(powercut::LoadArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let run: Result<Line, String> = match cli.part {
         Part::Iofault(args) => iofault::run(&args),
+        Part::Powercut(args) => powercut::run(&args),
+        Part::PowercutLoad(args) => {
+            powercut::load(&args);
+            return ExitCode::SUCCESS;
+        }
     };
     match run {
         Ok(line) => line.print(),

@@ -67,8 +67,11 @@ impl Told {
     }
 
     /// The batch that begins with this serial was acknowledged.
-    pub fn acknowledge(&mut self, serial: u64, durability: Durability, offset: u64) {
-        self.batch(serial).fate = Fate::Acknowledged(durability, offset);
+    /// Returns how many records it has.
+    pub fn acknowledge(&mut self, serial: u64, durability: Durability, offset: u64) -> u64 {
+        let batch = self.batch(serial);
+        batch.fate = Fate::Acknowledged(durability, offset);
+        let count = batch.count;
         if durability == Durability::Durable {
             // Everything before it in the log is durable with it.
             for sent in &mut self.sent {
@@ -79,6 +82,12 @@ impl Told {
                 }
             }
         }
+        count
+    }
+
+    /// The serial that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// A later sync made everything below this offset durable.
@@ -146,6 +155,22 @@ impl Told {
     /// `settled`: an append of this life was acknowledged as durable, so what earlier lives left
     /// behind is there now or never comes. What was read becomes durable.
     pub fn hold(&mut self, start: u64, found: &[Found], settled: bool) -> Result<(), String> {
+        self.hold_up_to(start, found, settled, true)
+    }
+
+    /// The same for a reading that may end early: by a reader beside the writer, who sees no
+    /// further than what he can prove durable.
+    pub fn hold_prefix(&mut self, start: u64, found: &[Found]) -> Result<(), String> {
+        self.hold_up_to(start, found, false, false)
+    }
+
+    fn hold_up_to(
+        &mut self,
+        start: u64,
+        found: &[Found],
+        settled: bool,
+        whole: bool,
+    ) -> Result<(), String> {
         let end = found.last().map_or(start, |(offset, _)| offset + 1);
         if start > self.may_start || start < self.must_start {
             return Err(format!(
@@ -159,6 +184,9 @@ impl Told {
             let serials = sent.first..sent.first + sent.count;
             let here: Vec<(u64, u64)> =
                 places.range(serials.clone()).map(|(serial, offset)| (*serial, *offset)).collect();
+            if here.is_empty() && !whole && !sent.is_below(end) {
+                continue;
+            }
             if here.is_empty() {
                 sent.absent((start, end), &lost, settled && sent.life < life)?;
                 continue;
@@ -217,6 +245,11 @@ impl Told {
 }
 
 impl Sent {
+    /// Whether it was told an offset below this one.
+    fn is_below(&self, end: u64) -> bool {
+        matches!(self.fate, Fate::Acknowledged(_, first) if first < end)
+    }
+
     /// Whether a batch may be missing from a log of these offsets.
     fn absent(
         &mut self,

@@ -94,10 +94,10 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         }
         Err(e) => return Err(e),
     };
-    let control = keep(&mut report, &layout.control(), Control::read(&**fs, &layout));
-    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout));
-    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some));
-    keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout));
+    let control = keep(&mut report, &layout.control(), Control::read(&**fs, &layout))?;
+    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout))?;
+    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some))?;
+    keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout))?;
     let control = control.unwrap_or_default();
     let epochs = epochs.unwrap_or_default();
     let known = Known {
@@ -158,14 +158,15 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     Ok(report)
 }
 
-/// A small file's content, or its damage put on the list.
-fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Option<T> {
+/// A small file's content, or its damage put on the list. A file that could not be read is not
+/// damaged for all anybody knows: that is an error.
+fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
-        Ok(found) => found,
-        Err(e) => {
+        Err(e) if e.kind() != Kind::Io => {
             report.problems.push(problem(&e, path));
-            None
+            Ok(None)
         }
+        other => other,
     }
 }
 
@@ -196,6 +197,7 @@ fn check_segment(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     };
     let footer = match Footer::read(&*file) {
         Ok(footer) => footer,
+        Err(e) if e.kind() == Kind::Io => return Err(e.in_file(path)),
         Err(e) => {
             found(len.saturating_sub(256), None, e.message().to_owned());
             None

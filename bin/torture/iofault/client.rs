@@ -5,12 +5,12 @@
 //! of that kind right for this fault, is the log poisoned when it must be and only then, do reads
 //! go on. A violation is an `Err`, and ends the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidelog::fs::sim::{Crash, Errno, Fault, Op, OpKind, Sim};
 use tidelog::{Append, Batch, Durability, Error, Expect, Kind, Log, Options, Record};
 
-use super::variants::{Asked, hits_reads, is_full_disk, is_right};
+use super::variants::{Asked, hits_reads, is_full_disk, is_right, loses_names};
 use crate::told::{Found, Told, value};
 
 /// Where the log is.
@@ -39,6 +39,8 @@ pub struct Client {
     pub outcomes: BTreeMap<String, u64>,
     /// Times that the log was opened for writing.
     pub opens: u64,
+    /// The disks that power cuts left, by hash.
+    pub disks: BTreeSet<u128>,
     options: fn(&Sim) -> Options,
     log: Option<Log>,
     fault: Fault,
@@ -66,6 +68,7 @@ impl Client {
             told: Told::default(),
             outcomes: BTreeMap::new(),
             opens: 0,
+            disks: BTreeSet::new(),
             options,
             log: None,
             trouble: 0,
@@ -316,6 +319,11 @@ impl Client {
         for _ in 0..4 {
             let Some(log) = self.log()? else { return Ok(()) };
             match read(log) {
+                // On a full disk recovery waits for the first append, and reads for recovery:
+                // until then they end at what is proven.
+                Ok((start, found)) if !self.settled && is_full_disk(&self.fault) => {
+                    return self.told.hold_prefix(start, &found);
+                }
                 Ok((start, found)) => return self.told.hold(start, &found, self.settled),
                 Err(Broke::Error(error)) => self.judge(Asked::Read, &error)?,
                 Err(Broke::Oracle(what)) => return Err(what),
@@ -350,9 +358,14 @@ impl Client {
     /// The end of every run: the power fails in several ways, the machine goes on in another.
     pub fn finish(mut self) -> Held<Client> {
         self.heal();
-        for crash in [Crash::DropAll, Crash::KeepAll, Crash::Torn { seed: self.fault.nth }] {
+        let mut crashes = Vec::new();
+        if !loses_names(&self.fault) {
+            crashes.extend([Crash::DropAll, Crash::KeepAll, Crash::Torn { seed: self.fault.nth }]);
+        }
+        for crash in crashes {
             let mut after = self.beside(self.sim.crash(&crash));
             after.told.cut();
+            self.disks.insert(after.sim.durable_hash());
             after.revive().map_err(|e| format!("after a power cut ({crash:?}): {e}"))?;
             self.opens += after.opens;
         }

@@ -13,7 +13,7 @@ mod strace;
 mod variants;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +26,8 @@ use tidelog::fs::sim::{Fault, OpKind};
 
 use crate::line::{Line, Reproduction};
 use workloads::Workload;
+
+pub use client::{Broke, read};
 
 /// A run that takes longer than this is stuck: they take milliseconds.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
@@ -57,6 +59,7 @@ struct Tally {
     struck: AtomicU64,
     strikes: AtomicU64,
     opens: AtomicU64,
+    disks: Mutex<BTreeSet<u128>>,
     outcomes: Mutex<BTreeMap<String, u64>>,
     violations: Mutex<Vec<Reproduction>>,
     /// What runs just now, since when.
@@ -91,6 +94,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
         line.count("faults_that_struck", count(&tally.struck));
         line.count("failed_calls", count(&tally.strikes));
         line.count("opens", count(&tally.opens));
+        line.distinct(lock(&tally.disks).len() as u64);
         let outcomes = lock(&tally.outcomes).clone();
         line.count("outcomes", serde_json::to_value(outcomes).map_err(|e| e.to_string())?);
     }
@@ -160,6 +164,7 @@ impl Tally {
         let (strikes, found) = match ran {
             Ok(Ok(client)) => {
                 self.opens.fetch_add(client.opens, Relaxed);
+                lock(&self.disks).extend(&client.disks);
                 let mut outcomes = lock(&self.outcomes);
                 for (outcome, count) in &client.outcomes {
                     *outcomes.entry(outcome.clone()).or_default() += count;
@@ -172,6 +177,7 @@ impl Tally {
         let panics = std::mem::take(&mut *lock(&self.panics));
         if found.is_some() || !panics.is_empty() {
             let found = found.into_iter().chain(panics).collect::<Vec<_>>().join("; ");
+            eprintln!("iofault: {key}: {found}");
             lock(&self.violations).push(reproduction(seed, workload.name, name, fault, found));
         }
         strikes
