@@ -8,6 +8,7 @@ mod draw;
 mod iofault;
 mod line;
 mod powercut;
+mod soak;
 mod told;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ struct Cli {
 enum Part {
     Iofault(iofault::Args),
     Powercut(powercut::Args),
+    Soak(soak::Args),
     #[command(hide = true)]
     PowercutLoad(powercut::LoadArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let run: Result<Line, String> = match cli.part {
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
+        Part::Soak(args) => soak::run(&args),
         Part::PowercutLoad(args) => {
             powercut::load(&args);
             return ExitCode::SUCCESS;

@@ -39,7 +39,7 @@ const CYCLES_PER_LOG: u64 = 250;
 /// The lane of this process's own appends.
 const OWN_LANE: u64 = 99;
 /// The load is not let run longer than this.
-const MOST_LOAD_MS: u64 = 60;
+const MOST_LOAD_MS: u64 = 90;
 
 /// Cut the power of a real ext4 under load
 #[derive(clap::Args)]
