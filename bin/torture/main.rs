@@ -6,9 +6,14 @@
 
 mod bitflip;
 mod dice;
+mod draw;
+mod iofault;
 mod line;
 mod memory;
 mod model;
+mod oracle;
+mod powercut;
+mod soak;
 mod told;
 
 use std::process::ExitCode;
@@ -29,6 +34,11 @@ struct Cli {
 enum Part {
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
+    Iofault(iofault::Args),
+    Powercut(powercut::Args),
+    Soak(soak::Args),
+    #[command(hide = true)]
+    PowercutLoad(powercut::LoadArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +46,13 @@ fn main() -> ExitCode {
     let run: Result<Line, String> = match cli.part {
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
+        Part::Iofault(args) => iofault::run(&args),
+        Part::Powercut(args) => powercut::run(&args),
+        Part::Soak(args) => soak::run(&args),
+        Part::PowercutLoad(args) => {
+            powercut::load(&args);
+            return ExitCode::SUCCESS;
+        }
     };
     match run {
         Ok(line) => line.print(),

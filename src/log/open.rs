@@ -142,6 +142,8 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let mut previous_hash = [0; 32];
     let mut previous = None;
     let last = scan.found.len().saturating_sub(1);
+    // Of the segment just before, if it is sealed.
+    let mut before = Some(previous_hash);
     for (i, found) in std::mem::take(&mut scan.found).into_iter().enumerate() {
         let (segment, tally) = adopt(&*fs, found, &mut producers)?;
         if let Some(tally) = &tally
@@ -154,8 +156,12 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
             (Some(footer), _) => {
                 previous_hash = footer.hash;
                 previous = Some(link(footer));
+                before = Some(footer.hash);
             }
-            (None, Some(tally)) => unsealed.push(ToSeal { segment: Arc::clone(&segment), tally }),
+            (None, Some(tally)) => {
+                let segment = Arc::clone(&segment);
+                unsealed.push(ToSeal { segment, tally, previous_hash: before.take() });
+            }
             (None, None) => unreachable!("a segment is sealed or was walked"),
         }
         segments.push(segment);
@@ -176,6 +182,14 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         let last = unsealed.pop().expect("exactly one");
         Start::Resume { segment: last.segment, tally: last.tally }
     } else {
+        // These grow no more: one has another behind it, or is about to be sealed here. A full
+        // disk may put the sealing off, and readers pass over the ends meanwhile.
+        let last = segments.last().map(|segment| segment.header.base);
+        let grows =
+            |segment: &Segment| parts.refuses.is_some() && Some(segment.header.base) == last;
+        for ToSeal { segment, tally, .. } in unsealed.iter().filter(|u| !grows(&u.segment)) {
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+        }
         Start::Epoch(NewEpoch {
             fork: end,
             end_offset,
@@ -235,7 +249,13 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         let mut writer = shared.writer();
         match writer.ready(&shared) {
             Ok(()) => {}
-            Err(e) if e.kind() == Kind::DiskFull => {}
+            Err(e) if e.kind() == Kind::DiskFull => {
+                drop(writer);
+                // Unless it came as far as making all of it durable.
+                if shared.ends.durable().0 < end {
+                    shared.show_proven(end, end_offset, scan.durable)?;
+                }
+            }
             Err(e) => return Err(e),
         }
     } else {
@@ -475,17 +495,30 @@ impl Shared {
         durable: LogByte,
         writer_alive: bool,
     ) -> Result<()> {
+        let confirmed = self.show_proven(end, end_offset, durable)?;
+        self.confirmed.store(confirmed.0, Release);
+        if !writer_alive {
+            // Nobody can sync what is in the page cache: show it, unconfirmed.
+            self.publish_recovered(end, end_offset);
+        }
+        Ok(())
+    }
+
+    /// Shows what is proven durable, and no more; returns the offset behind it.
+    fn show_proven(
+        self: &Arc<Self>,
+        end: LogByte,
+        end_offset: Offset,
+        durable: LogByte,
+    ) -> Result<Offset> {
         let proven = durable.min(end);
+        // Looking for the offset reads up to what is visible.
         self.publish_recovered(end, end_offset);
-        let confirmed = match proven == end {
+        let offset = match proven == end {
             true => end_offset,
             false => self.offset_at(proven)?,
         };
-        self.confirmed.store(confirmed.0, Release);
-        if writer_alive {
-            // Its frames in the page cache may not be synced yet: show what is proven.
-            self.publish_recovered(proven, confirmed);
-        }
-        Ok(())
+        self.publish_recovered(proven, offset);
+        Ok(offset)
     }
 }

@@ -25,6 +25,7 @@ use crate::segment::{
 
 use super::files::{Control, Layout, Repaired, State};
 use super::open::take_lock;
+use super::restore::readable;
 use super::scan::hex;
 use super::start::quarantine;
 use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
@@ -114,6 +115,14 @@ pub(super) struct Candidate {
 /// Where a readable segment starts, and the predecessor's hash its footer names.
 type Start = (SegmentName, Offset, Option<[u8; 32]>);
 
+/// How a segment written anew is sealed.
+#[derive(Clone, Copy)]
+struct Reseal {
+    previous_hash: [u8; 32],
+    /// The seal hash that the segment behind it knows it by.
+    linked: Option<[u8; 32]>,
+}
+
 /// What stands at one place of the log.
 struct Slot {
     name: SegmentName,
@@ -199,7 +208,7 @@ impl Repair<'_> {
         let io = |e| Error::io("read", path, e);
         let file = self.fs.open(path, Open::Read).map_err(io)?;
         let len = file.len().map_err(io)?;
-        let footer = Footer::read(&*file).ok().flatten();
+        let footer = readable(Footer::read(&*file)).map_err(|e| e.in_file(path))?;
         let mut page = vec![0; 4096];
         let read = file.read_full_at(&mut page, 0).map_err(io)?;
         page.truncate(read);
@@ -375,10 +384,8 @@ impl Repair<'_> {
             count: to.0 - header.base_offset.0,
             fingerprint: 0,
         };
-        let footer =
-            self.rebuild(&path, header, None, &[gap], (frames_end, to), Some(previous_hash))?;
-        self.replaced(linked, &footer);
-        Ok(footer)
+        let reseal = Some(Reseal { previous_hash, linked });
+        self.rebuild(&path, header, None, &[gap], (frames_end, to), reseal)
     }
 
     /// Mends one segment; returns the link, hash and offset that the next one goes on from.
@@ -437,8 +444,10 @@ impl Repair<'_> {
             self.keep_copy(&path, 0, HEADER_BYTES, "a damaged header")?;
         }
         let gaps: Vec<Gap> = survey.gaps.iter().map(|gap| gap.gap).collect();
-        let hash = stored.map_or(previous_hash, |footer| footer.previous_hash);
-        let reseal = sealed_before.then_some(hash);
+        let reseal = sealed_before.then_some(Reseal {
+            previous_hash: stored.map_or(previous_hash, |footer| footer.previous_hash),
+            linked: seal_hash.or(next.and_then(|next| next.2)),
+        });
         if sealed_before {
             self.act(format!("make SEAL, index and footer of {} again", path.display()));
         }
@@ -455,8 +464,6 @@ impl Repair<'_> {
             self.control_changed = true;
             return Ok(None);
         }
-        let linked = seal_hash.or(next.and_then(|next| next.2));
-        self.replaced(linked, &footer);
         Ok(Some((link(&footer), footer.hash, footer.end_offset)))
     }
 
@@ -476,7 +483,11 @@ impl Repair<'_> {
         self.control_changed = true;
         if old != Some(footer.hash) {
             let old = old.map_or("-".to_owned(), |old| hex(&old));
-            self.control.repairs.push(Repaired { old, new: hex(&footer.hash) });
+            let repaired = Repaired { old, new: hex(&footer.hash) };
+            // An earlier repair may have come this far and no further.
+            if !self.control.repairs.contains(&repaired) {
+                self.control.repairs.push(repaired);
+            }
         }
     }
 
@@ -513,21 +524,25 @@ impl Repair<'_> {
     }
 
     /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
-    /// `previous_hash` the seal; then puts it in place of the old one.
+    /// `reseal` the seal; then puts it in place of the old one.
     fn rebuild(
-        &self,
+        &mut self,
         path: &Path,
         header: &SegmentHeader,
         source: Option<(&Arc<dyn File>, bool)>,
         gaps: &[Gap],
         (end, to): (u64, Offset),
-        previous_hash: Option<[u8; 32]>,
+        reseal: Option<Reseal>,
     ) -> Result<Footer> {
         let io = |what: &'static str| move |e| Error::io(what, path, e);
         if self.dry() {
             let mut tally = Tally { end, ..Tally::default() };
             tally.records = u32::try_from(to.0 - header.base_offset.0).unwrap_or(u32::MAX);
-            return Ok(stand_in(header, &tally));
+            let footer = stand_in(header, &tally);
+            if let Some(reseal) = reseal {
+                self.replaced(reseal.linked, &footer);
+            }
+            return Ok(footer);
         }
         let temporary = path.with_extension("repair.tmp");
         let _ = self.fs.unlink(&temporary);
@@ -564,8 +579,15 @@ impl Repair<'_> {
                 .in_file(path)
                 .help("copy the directory and ask for help: this damage is not understood"));
             }
-            let footer = match previous_hash {
-                Some(hash) => seal(&file, path, header, &tally, hash)?.footer,
+            let footer = match reseal {
+                Some(reseal) => {
+                    let footer = seal(&file, path, header, &tally, reseal.previous_hash)?.footer;
+                    self.replaced(reseal.linked, &footer);
+                    // Closes the crash that leaves the new file and forgets that it stands for the
+                    // old one: the segment behind it names the old one's hash.
+                    self.control.write(&**self.fs, self.layout)?;
+                    footer
+                }
                 None => {
                     file.sync_data().map_err(io("sync"))?;
                     stand_in(header, &tally)

@@ -13,6 +13,15 @@ use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise};
 use super::open::write_new_node;
 use super::repair::Repair;
 
+/// What a file holds; `None` if it is missing or damaged, so that it is to be made again. A file
+/// that could not be read just now may be whole: that is an error, and nothing is overwritten.
+pub(super) fn readable<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog | Kind::NotFound) => Ok(None),
+        other => other,
+    }
+}
+
 impl Repair<'_> {
     /// Reads what stands beside the segments, and makes again what is unreadable.
     pub(super) fn small_files(&mut self) -> Result<()> {
@@ -40,9 +49,9 @@ impl Repair<'_> {
             }
             Err(e) => return Err(e),
         }
-        match Control::read(&**fs, layout) {
-            Ok(Some(control)) if control.belongs_to(self.log) => self.control = control,
-            Ok(_) | Err(_) => {
+        match readable(Control::read(&**fs, layout))? {
+            Some(control) if control.belongs_to(self.log) => self.control = control,
+            _ => {
                 self.control.log = Some(self.log);
                 if let Some(first) = headers.first() {
                     (self.control.floor, self.control.floor_offset) =
@@ -52,18 +61,18 @@ impl Repair<'_> {
                 self.control_changed = true;
             }
         }
-        let node = match NodeFile::read(&**fs, layout) {
-            Ok(Some(node)) => node.id,
-            Ok(None) | Err(_) => {
+        let node = match readable(NodeFile::read(&**fs, layout))? {
+            Some(node) => node.id,
+            None => {
                 self.act("write NODE: this directory becomes a new node".into());
                 if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
             }
         };
         let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
         self.believe_state(&headers);
-        let known = Epochs::read(&**fs, layout);
+        let known = readable(Epochs::read(&**fs, layout).map(Some))?;
         let written = !headers.is_empty();
-        if known.as_ref().map_or(true, |known| written && known.0.is_empty()) {
+        if known.is_none_or(|known| written && known.0.is_empty()) {
             self.act("write EPOCHS from the segments".into());
             let mut epochs = Epochs::default();
             for header in &headers {
@@ -80,7 +89,8 @@ impl Repair<'_> {
                 epochs.write(&**fs, layout)?;
             }
         }
-        if Promise::read(&**fs, layout).map_or(true, |promise| written && promise.is_none()) {
+        let promise = readable(Promise::read(&**fs, layout).map(Some))?;
+        if promise.is_none_or(|promise| written && promise.is_none()) {
             // What was promised is unknown: promise more than anything that was seen.
             let epoch = Epoch { number: newest.number + 1, nonce: 0 };
             self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));

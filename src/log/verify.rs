@@ -94,10 +94,10 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         }
         Err(e) => return Err(e),
     };
-    let control = keep(&mut report, &layout.control(), Control::need(&**fs, &layout).map(Some));
-    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout));
-    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some));
-    let promise = keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout));
+    let control = keep(&mut report, &layout.control(), Control::need(&**fs, &layout).map(Some))?;
+    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout))?;
+    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some))?;
+    let promise = keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout))?;
     if State::is_unreadable(&**fs, &layout) {
         // A power cut may tear it; a reader beside the writer may see half of one.
         report.notes.push("STATE cannot be read and is ignored: it is only a hint".into());
@@ -209,14 +209,15 @@ fn unsealed(fs: &Arc<dyn Fs>, scan: &Scan, report: &mut VerifyReport) {
     }
 }
 
-/// A small file's content, or its damage put on the list.
-fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Option<T> {
+/// A small file's content, or its damage put on the list. A file that could not be read is not
+/// damaged for all anybody knows: that is an error.
+fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
-        Ok(found) => found,
-        Err(e) => {
+        Err(e) if e.kind() != Kind::Io => {
             report.problems.push(problem(&e, path));
-            None
+            Ok(None)
         }
+        other => other,
     }
 }
 
@@ -247,6 +248,7 @@ fn check_segment(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     };
     let footer = match Footer::read(&*file) {
         Ok(footer) => footer,
+        Err(e) if e.kind() == Kind::Io => return Err(e.in_file(path)),
         Err(e) => {
             found(len.saturating_sub(256), None, e.message().to_owned());
             None
