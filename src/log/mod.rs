@@ -14,16 +14,21 @@
 mod append;
 mod catalog;
 mod compress;
+mod ends;
 pub(crate) mod files;
 mod intake;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod meta;
 pub(crate) mod open;
 mod options;
 mod prepare;
+mod primitives;
 mod read;
 mod refresh;
 mod repair;
 mod retain;
+mod rounds;
 pub(crate) mod scan;
 mod staging;
 pub(crate) mod start;
@@ -47,10 +52,11 @@ use crate::position::{Epoch, Id, LogByte, Offset, Position, Token};
 use crate::segment::ProducerState;
 
 use catalog::Catalog;
+use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
+use rounds::Rounds;
 use staging::Staging;
-use sync::{Ends, Rounds};
 use wake::Wake;
 use worker::Worker;
 use writer::Writer;

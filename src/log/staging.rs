@@ -30,20 +30,24 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 
 use crate::frame::HEADER_BYTES;
 use crate::segment::PAGE_BYTES;
 
+use super::primitives::{AtomicBool, AtomicU8, AtomicU64, Traced, pause};
+
 /// Buffers of the ring: one is filled while the others wait for the writer.
-pub(crate) const BUFFERS: usize = 4;
+pub(crate) const BUFFERS: usize = if MODEL { 2 } else { 4 };
 /// Bytes of one buffer.
-pub(crate) const BUFFER_BYTES: usize = 1 << 20;
+pub(crate) const BUFFER_BYTES: usize = if MODEL { 4 * PAGE } else { 1 << 20 };
 /// Where frames end at the latest; the rest lets the writer pad and round up to pages.
 pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * PAGE;
 /// A page, in memory.
-pub(crate) const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == PAGE_BYTES);
+pub(crate) const PAGE: usize = if MODEL { 64 } else { 4096 };
+const _: () = assert!(MODEL || PAGE as u64 == PAGE_BYTES);
+/// A model tries every order of steps: it has room for a few frames only.
+const MODEL: bool = cfg!(all(test, loom));
 
 const UNIT: u64 = 8;
 const CLOSED: u64 = 1 << 32;
@@ -204,6 +208,7 @@ impl Reservation<'_> {
     /// The reserved bytes, to be filled.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        self.buffer.memory.1.touch(self.start, self.start + self.len);
         // SAFETY: the addition gave [start, start + len) to this reservation alone, within the
         // buffer, and nobody else touches them until `publish`.
         unsafe {
@@ -318,7 +323,7 @@ impl Gate {
         let mut spins = 0;
         loop {
             match sealed.load(Acquire) {
-                UNKNOWN => wait(&mut spins),
+                UNKNOWN => pause(&mut spins),
                 end => return end,
             }
         }
@@ -338,17 +343,19 @@ impl Taken {
         let published = &buffer.published[at / HEADER_BYTES];
         let mut spins = 0;
         while published.load(Acquire) == 0 {
-            wait(&mut spins);
+            pause(&mut spins);
         }
         published.store(0, Relaxed);
         // SAFETY: published (acquire), so its producer is done with it, and the caller's frames
         // follow one another. A frame starts with its length, which `end` bounds.
+        buffer.memory.1.touch(at, at + HEADER_BYTES);
         unsafe {
             let start = buffer.memory.0.as_ptr().add(at);
             prefetch(start);
             let len = usize_of(u64::from(u32::from_le_bytes(*start.cast::<[u8; 4]>())));
             let len = len.next_multiple_of(8);
             assert!(at + len <= self.end);
+            buffer.memory.1.touch(at, at + len);
             std::slice::from_raw_parts_mut(start, len)
         }
     }
@@ -356,6 +363,7 @@ impl Taken {
     /// Puts the carried tail where it belongs.
     pub(crate) fn carry(&mut self, tail: &[u8]) {
         assert!(self.origin + tail.len() <= self.end);
+        self.traced().touch(self.origin, self.origin + tail.len());
         // SAFETY: within the buffer; reservations lie behind the carried bytes, which are the
         // holder's.
         let to =
@@ -366,6 +374,7 @@ impl Taken {
     /// Zeros from the end of the frames to the next whole page. For when all are published.
     pub(crate) fn pad(&mut self) {
         let padded = self.end.next_multiple_of(PAGE);
+        self.traced().touch(self.end, padded);
         // SAFETY: behind all frames, within the buffer's slack; nobody else's.
         unsafe {
             let end = self.memory().add(self.end);
@@ -376,6 +385,7 @@ impl Taken {
     /// Whole pages from the origin to the end. For when all frames are published and padded.
     pub(crate) fn pages(&self) -> &[u8] {
         let padded = self.end.next_multiple_of(PAGE);
+        self.traced().look(self.origin, padded);
         // SAFETY: every frame was published and handed out by `frame` before, the carried tail was
         // put there, and nobody else touches a closed generation.
         unsafe { std::slice::from_raw_parts(self.memory().add(self.origin), padded - self.origin) }
@@ -383,6 +393,10 @@ impl Taken {
 
     fn memory(&self) -> *mut u8 {
         self.staging.buffers[self.which].memory.0.as_ptr()
+    }
+
+    fn traced(&self) -> &Traced {
+        &self.staging.buffers[self.which].memory.1
     }
 }
 
@@ -404,13 +418,6 @@ fn prefetch(frame: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = frame;
-}
-
-/// Waits a moment for a thread that is between two instructions: it needs its processor back at
-/// most.
-fn wait(spins: &mut u32) {
-    *spins += 1;
-    if *spins < 200 { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 /// Copies in pieces of 2 KiB: larger copies fall to a fraction of the bandwidth when source and
@@ -446,7 +453,7 @@ const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 
 /// Page-aligned memory of [`BUFFER_BYTES`].
 #[derive(Debug)]
-struct Memory(NonNull<u8>);
+struct Memory(NonNull<u8>, Traced);
 
 // SAFETY: plain memory; who may touch which part is the rule of the module.
 unsafe impl Send for Memory {}
@@ -462,7 +469,8 @@ impl Memory {
     fn new() -> Self {
         // SAFETY: the layout has a size.
         let memory = unsafe { alloc_zeroed(Self::LAYOUT) };
-        Memory(NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(Self::LAYOUT)))
+        let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(Self::LAYOUT));
+        Memory(memory, Traced::new(BUFFER_BYTES))
     }
 }
 
