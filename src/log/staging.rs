@@ -16,6 +16,8 @@
 //! - the buffer of generation g is `buffers[g % BUFFERS]`; frames end at [`ROOM_BYTES`] at the
 //!   latest, and a buffer with less room starts further in, so that whether an addition fits can
 //!   be told from `state` alone;
+//! - additions that fail never spill over the field of bytes: whoever sees it half full sets it
+//!   back behind the room;
 //! - the first addition that does not fit knows where the frames end, and says so in `sealed`
 //!   before anything else;
 //! - only the [`Gate`], of which there is one, closes and opens. It opens a buffer only after what
@@ -44,7 +46,7 @@ pub(crate) const BUFFER_BYTES: usize = if MODEL { 4 * PAGE } else { 1 << 20 };
 /// Where frames end at the latest; the rest lets the writer pad and round up to pages.
 pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * PAGE;
 /// A page, in memory.
-pub(crate) const PAGE: usize = if MODEL { 64 } else { 4096 };
+pub(crate) const PAGE: usize = if MODEL { 32 } else { 4096 };
 const _: () = assert!(MODEL || PAGE as u64 == PAGE_BYTES);
 /// A model tries every order of steps: it has room for a few frames only.
 const MODEL: bool = cfg!(all(test, loom));
@@ -54,6 +56,9 @@ const CLOSED: u64 = 1 << 32;
 const GENERATION_SHIFT: u32 = 33;
 const GENERATIONS: u64 = 1 << 7;
 const RECORDS_SHIFT: u32 = 40;
+/// Half of the bytes' field: as many additions of a whole room as fit the other half, some 16,000,
+/// would have to come between two steps of the thread that reins them in.
+const FAR: u64 = 1 << 31;
 
 /// The ring, as producers see it.
 #[derive(Debug)]
@@ -170,6 +175,7 @@ impl Staging {
         let more = (u64::from(records) << RECORDS_SHIFT) | (len as u64 / UNIT);
         let state = self.state.0.fetch_add(more, AcqRel);
         if state & CLOSED != 0 {
+            self.rein_in(state);
             return Err(NoRoom::Closed);
         }
         let start = position(state);
@@ -179,6 +185,7 @@ impl Staging {
                 // Whoever closes waits for this, so the generation is still this one.
                 buffer.sealed.store(state, Release);
             }
+            self.rein_in(state);
             return Err(NoRoom::Full);
         }
         // The buffer cannot be used again before this is published, so the bases belong to it.
@@ -189,6 +196,30 @@ impl Staging {
             offset: buffer.offset.load(Relaxed) + records_in(state),
             end: buffer.log_byte.load(Relaxed).wrapping_add((start + len) as u64),
         })
+    }
+
+    /// Brings the bytes back to just behind the room when additions that failed have carried them
+    /// far: on a disk that is full, or does not answer, callers may go on trying for hours, and the
+    /// field would spill over into the flag and the generation. Closed, nobody reads it; open,
+    /// every place behind the room says the same.
+    #[inline]
+    fn rein_in(&self, state: u64) {
+        if state & (CLOSED - 1) >= FAR {
+            self.rein_in_now();
+        }
+    }
+
+    #[cold]
+    fn rein_in_now(&self) {
+        let behind = (ROOM_BYTES as u64 + UNIT) / UNIT;
+        let mut state = self.state.0.load(Acquire);
+        while state & (CLOSED - 1) >= FAR {
+            let near = state & (CLOSED | (GENERATIONS - 1) << GENERATION_SHIFT) | behind;
+            match self.state.0.compare_exchange(state, near, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(now) => state = now,
+            }
+        }
     }
 
     /// Whether `len` bytes could be reserved.
@@ -561,6 +592,27 @@ mod tests {
         gate.start(base(0, 0, 0, ROOM_BYTES));
         let _taken: Vec<_> =
             (0..BUFFERS).map(|_| gate.advance(base(0, 0, 0, ROOM_BYTES))).collect();
+    }
+
+    #[test]
+    fn failed_reservations_never_spill_into_the_flag_or_the_generation() {
+        // A caller that tried half a megabyte again and again on a full disk carried the field of
+        // bytes over after 65,536 tries: the closed buffer looked open.
+        let (staging, mut gate) = Staging::new();
+        gate.start(base(0, 0, 0, ROOM_BYTES));
+        for _ in 0..40_000 {
+            assert_eq!(staging.reserve(ROOM_BYTES, 1).unwrap_err(), NoRoom::Closed);
+        }
+        gate.reopen();
+        publish(staging.reserve(64, 1).unwrap(), 1);
+        // And on a disk that did not answer, with no buffer free.
+        for _ in 0..40_000 {
+            assert_eq!(staging.reserve(ROOM_BYTES, 1).unwrap_err(), NoRoom::Full);
+        }
+        assert!(!staging.is_closed());
+        assert_eq!(gate.end(), (64, 1));
+        gate.close();
+        assert_eq!((gate.len(), gate.records()), (64, 1));
     }
 
     #[test]
