@@ -4,7 +4,9 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod dice;
 mod line;
+mod sched;
 
 use std::process::ExitCode;
 
@@ -21,11 +23,15 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Part {}
+enum Part {
+    Sched(sched::Sched),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let run: Result<Line, String> = match cli.part {};
+    let run: Result<Line, String> = match cli.part {
+        Part::Sched(args) => Ok(sched::run(&args)),
+    };
     match run {
         Ok(line) => line.print(),
         Err(error) => {
