@@ -149,7 +149,7 @@ fn who_finds_a_full_buffer_opens_the_next_and_the_writer_takes_what_is_lined_up(
 #[test]
 fn a_buffer_that_comes_round_again_holds_only_what_is_new() {
     // Two buffers: the third generation uses the first one's memory, marks and bases.
-    exhaust("staging, reuse", || {
+    bounded("staging, reuse", Some(4), || {
         let (staging, mut gate) = Staging::new();
         gate.start(base(0, 0, ROOM_BYTES));
         gate.reopen();
