@@ -13,6 +13,7 @@ mod memory;
 mod model;
 mod oracle;
 mod powercut;
+mod sched;
 mod soak;
 mod told;
 
@@ -39,6 +40,7 @@ enum Part {
     Soak(soak::Args),
     #[command(hide = true)]
     PowercutLoad(powercut::LoadArgs),
+    Sched(sched::Sched),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
             powercut::load(&args);
             return ExitCode::SUCCESS;
         }
+        Part::Sched(args) => Ok(sched::run(&args)),
     };
     match run {
         Ok(line) => line.print(),

@@ -14,14 +14,15 @@ use crate::segment::{Footer, Link, Producers};
 
 use super::Shared;
 use super::catalog::{Catalog, Segment};
+use super::ends::Ends;
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
 use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
 use super::repair::repair_locked;
+use super::rounds::Rounds;
 use super::scan::{Found, Known, Scan};
 use super::staging::Staging;
 use super::start::{NewEpoch, Start, ToSeal};
-use super::sync::{Ends, Rounds};
 use super::turns::Turns;
 use super::wake::Wake;
 use super::worker::Worker;
