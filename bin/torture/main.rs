@@ -4,6 +4,7 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod crash;
 mod line;
 
 use std::process::ExitCode;
@@ -21,11 +22,16 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Part {}
+enum Part {
+    /// Power cuts after every operation of every workload, and inside recovery.
+    Crash(crash::Crash),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let run: Result<Line, String> = match cli.part {};
+    let run: Result<Line, String> = match cli.part {
+        Part::Crash(part) => part.run(),
+    };
     match run {
         Ok(line) => line.print(),
         Err(error) => {
