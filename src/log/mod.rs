@@ -26,10 +26,12 @@ mod repair;
 mod retain;
 pub(crate) mod scan;
 mod staging;
+mod stamp;
 pub(crate) mod start;
 mod survey;
 mod sync;
 mod tail;
+mod turns;
 mod verify;
 mod wake;
 pub(crate) mod watch;
@@ -50,7 +52,9 @@ use catalog::Catalog;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
 use staging::Staging;
+use stamp::Stamper;
 use sync::{Ends, Rounds};
+use turns::Turns;
 use wake::Wake;
 use worker::Worker;
 use writer::Writer;
@@ -87,9 +91,12 @@ pub(crate) struct Shared {
     refuses: Option<Error>,
     catalog: Catalog,
     staging: Arc<Staging>,
+    turns: Turns,
     intake: Mutex<Intake>,
     /// Tells who waits for a free buffer.
     freed: Wake,
+    /// Guards what is stamped, and what the frames add up to.
+    stamper: Mutex<Stamper>,
     /// Guards everything that is about to be written.
     writer: Mutex<Writer>,
     ends: Ends,
@@ -466,7 +473,8 @@ impl Shared {
             // Left behind, it would be swept at the next open.
             let _ = self.fs.unlink(&prepared.path);
         }
-        let Some((segment, file, tally)) = writer.current() else { return Ok(()) };
+        let Some((segment, file)) = writer.current() else { return Ok(()) };
+        let tally = self.stamper().tally().expect("the current segment's");
         let io = |what: &'static str| move |e| Error::io(what, &segment.path, e);
         // Zeros ahead were for appends to come.
         let end = tally.end.next_multiple_of(crate::segment::PAGE_BYTES);

@@ -22,6 +22,7 @@ use super::scan::{Found, Known, Scan};
 use super::staging::Staging;
 use super::start::{NewEpoch, Start, ToSeal};
 use super::sync::{Ends, Rounds};
+use super::turns::Turns;
 use super::wake::Wake;
 use super::worker::Worker;
 use super::writer::Writer;
@@ -187,8 +188,10 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let catalog = Catalog::new(Arc::clone(&fs), options.map, segments);
     let wants_worker = options.worker && !options.read_only && parts.refuses.is_none();
     let shared = Arc::new(Shared {
+        turns: Turns::default(),
         intake: Mutex::new(Intake::new(gate, options.segment_bytes)),
         freed: Wake::default(),
+        stamper: Mutex::default(),
         writer: Mutex::new(Writer::new(start, producers)),
         fs,
         layout,
@@ -262,7 +265,7 @@ fn adopt(
         (None, Some(unsealed)) => {
             producers.merge(&unsealed.tally.producers);
             let segment = Segment::unsealed(found.header, found.path, unsealed.file);
-            segment.publish_index(unsealed.tally.index.as_bytes());
+            segment.add_to_index(unsealed.tally.index.as_bytes());
             Ok((Arc::new(segment), Some(unsealed.tally)))
         }
         (None, None) => unreachable!("a segment is sealed or was walked"),
