@@ -15,9 +15,10 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, FrameKind};
 use crate::fs::{File, Fs, Open};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
-use crate::segment::{End, Footer, Link, SegmentHeader, SegmentName, Tally, Window, search, walk};
+use crate::segment::{End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk};
 
 use super::files::{Control, Epochs, Layout, LogFile, State};
+use super::repair::files::MOVING;
 
 /// A segment that belongs to the unbroken history.
 #[derive(Debug)]
@@ -121,6 +122,12 @@ impl Known<'_> {
                 Some(name) if name.0 < floor => scan.leftovers.push(name.path(&segments)),
                 Some(name) => ours.push(name),
                 None if name.ends_with(".tmp") => {}
+                None if Path::new(name).extension() == Some(MOVING.as_ref()) => {
+                    let what = "expected segments under their own names, found one on its way";
+                    return Err(Error::new(Kind::Corrupt, what)
+                        .in_file(&segments.join(name))
+                        .help("a repair was cut short: run `tidelog repair` again"));
+                }
                 None => scan.findings.push(format!("{name} is no segment and is left alone")),
             }
         }
@@ -226,7 +233,10 @@ impl Known<'_> {
             scan.findings.push(format!("{follows} whole frames follow the end of {name}"));
         }
         if scan.broken.is_some() || tally.frames == 0 && next.is_none() {
-            scan.beyond.push(Beyond { path, from: 0, bytes: file_bytes });
+            // A header with nothing but zeros behind it is nothing that anybody could miss.
+            let empty = behind(&*file, HEADER_BYTES, file_bytes.max(HEADER_BYTES)).map_err(io)? == 0;
+            let bytes = if empty { 0 } else { file_bytes };
+            scan.beyond.push(Beyond { path, from: 0, bytes });
             return Ok(());
         }
         if header.base_offset != scan.end_offset {

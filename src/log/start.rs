@@ -208,7 +208,9 @@ pub(crate) fn set_aside(
     reason: &str,
 ) -> Result<()> {
     while let Some(last) = beyond.last() {
-        quarantine(fs, layout, &last.path, last.from, last.bytes, reason)?;
+        if last.bytes > 0 {
+            quarantine(fs, layout, &last.path, last.from, last.bytes, reason)?;
+        }
         let io = |what: &'static str| {
             let path = last.path.clone();
             move |e| Error::io(what, &path, e)
