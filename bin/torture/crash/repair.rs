@@ -71,7 +71,14 @@ fn strike(sim: &Sim, dice: &mut Dice) {
     if len == 0 {
         return;
     }
-    match dice.below(8) {
+    match dice.below(9) {
+        8 if files.len() > 2 => {
+            // Two files that took each other's names.
+            let other = &files[dice.roll() as usize % files.len()];
+            let theirs = sim.read(other);
+            sim.write(other, &bytes);
+            sim.write(file, &theirs);
+        }
         0 => {
             let from = (dice.roll() % len) as usize / 512 * 512;
             let end = bytes.len().min(from + 512);

@@ -188,8 +188,10 @@ impl Told {
             return Err(format!("offset {offset} holds a record that was never sent"));
         };
         let pattern = sent.id.to_le_bytes();
+        let (parts, rest) = record.value.as_chunks::<4>();
         let same = record.value.len() == sent.len as usize
-            && record.value.chunks(4).all(|part| part == &pattern[..part.len()]);
+            && parts.iter().all(|part| *part == pattern)
+            && *rest == pattern[..rest.len()];
         if same && record.key == Some(&key(sent.id)[..]) {
             return Ok(());
         }

@@ -393,7 +393,7 @@ fn retain(stage: &mut Stage) -> Step {
 fn drop_before(stage: &mut Stage, keep: Offset) -> Step {
     let mut policy = Retention { keep_from: Some(keep), dry_run: true, ..Retention::default() };
     let asked = stage.log().retain(&policy).map_err(|e| stage.stopped("retain", &e))?.start.0;
-    if asked > keep.0 {
+    if asked > keep.0.max(stage.told.floor.0) {
         return stage.violation(format!("keeping from {keep} would drop up to {asked}"));
     }
     stage.told.floor.1 = asked;
