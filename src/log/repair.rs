@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, Lost, MAX_FRAME_BYTES, NO_CLAIM};
 use crate::fs::{File, Fs, Open, Os};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{
     Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
@@ -454,7 +455,7 @@ impl Repair<'_> {
             // A repair that was cut short may have noted another replacement that never came.
             self.control.repairs.retain(|repaired| repaired.old != old || old == "-");
             self.control.repairs.push(Repaired { old, new: hex(&footer.hash) });
-            if !self.dry() {
+            if !self.dry() && !mutant::on(Mutant::RepairNotedLate) {
                 self.control.write(&**self.fs, self.layout)?;
             }
         }

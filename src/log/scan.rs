@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{EpochStart, FrameKind};
+use crate::frame::{EpochStart, Fault, FrameKind};
 use crate::fs::{File, Fs, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 use crate::segment::{End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk};
 
@@ -216,7 +217,8 @@ impl Known<'_> {
         };
         let contiguous = next.is_some_and(|next| next.0.0 == tally.sealed_end(&header));
         let mut follows = 0;
-        if !contiguous && end.fault.is_some() {
+        let trusts_zeros = mutant::on(Mutant::ZeroIsEnd) && end.fault == Some(Fault::End);
+        if !contiguous && end.fault.is_some() && !trusts_zeros {
             let mut from = end.byte + 8;
             while let Some((byte, frame)) = search(&file, &header, from, file_bytes).map_err(io)? {
                 if frame.kind != FrameKind::Seal {
@@ -228,6 +230,9 @@ impl Known<'_> {
         }
         if let Some(claimed) = claimed.filter(|_| ours) {
             scan.claim(LogByte(claimed), || format!("a watermark in {name}"));
+        }
+        if follows > 0 && mutant::on(Mutant::RefuseFrameBehind) {
+            scan.claim(LogByte(header.log_byte(end.byte + 8)), || "a frame behind".into());
         }
         if follows > 0 {
             scan.findings.push(format!("{follows} whole frames follow the end of {name}"));
@@ -347,7 +352,7 @@ impl Known<'_> {
                 && clean.fingerprint == scan.fingerprint
                 && scan.found.last().is_none_or(|last| last.header.epoch.nonce == clean.nonce);
         }
-        if let Some(state) = self.state {
+        if let Some(state) = self.state.filter(|_| !mutant::on(Mutant::IgnoreState)) {
             let known = scan.found.iter().map(|found| found.header.epoch);
             let history = self.epochs.0.iter().map(|entry| entry.epoch);
             let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
@@ -373,7 +378,7 @@ impl Scan {
 
     /// The error that says acknowledged bytes are damaged, if they are.
     pub(crate) fn corruption(&self, layout: &Layout) -> Option<Error> {
-        if self.durable <= self.end {
+        if self.durable <= self.end || mutant::on(Mutant::CutOnAnyCrc) {
             return None;
         }
         let broken = self.broken.clone().unwrap_or_else(|| Break {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
+use crate::mutant::{self, Mutant};
 use crate::segment::{Tally, seal};
 
 use super::Shared;
@@ -125,7 +126,7 @@ impl Worker {
         let mut sealing = lock(&self.sealing);
         let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
         let SealJob { segment, file, tally } = &job;
-        if !is_durable(&job, shared) {
+        if !is_durable(&job, shared) && !mutant::on(Mutant::SealUnnamed) {
             // Closes the crash that keeps this segment's name and forgets an earlier one's: the
             // footer is proof that everything before it is there.
             let segments = shared.layout.segments();
