@@ -6,10 +6,11 @@
 
 mod crash;
 mod line;
+mod mutants;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use line::Line;
 
@@ -17,6 +18,9 @@ use line::Line;
 #[derive(Parser)]
 #[command(name = "tidelog-torture", version, max_term_width = 100)]
 struct Cli {
+    /// Plants a bug in the engine first.
+    #[arg(long, global = true, hide = true)]
+    mutant: Option<String>,
     #[command(subcommand)]
     part: Part,
 }
@@ -25,12 +29,20 @@ struct Cli {
 enum Part {
     /// Power cuts after every operation of every workload, and inside recovery.
     Crash(crash::Crash),
+    /// Bugs planted in the engine: each must be found by some other part.
+    Mutants(mutants::Mutants),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(name) = &cli.mutant
+        && let Err(code) = mutants::plant(name)
+    {
+        return code;
+    }
     let run: Result<Line, String> = match cli.part {
         Part::Crash(part) => part.run(),
+        Part::Mutants(part) => part.run(|name| Cli::command().find_subcommand(name).is_some()),
     };
     match run {
         Ok(line) => line.print(),

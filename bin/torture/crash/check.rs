@@ -22,6 +22,7 @@ pub fn recover(stage: &mut Stage) -> Step {
 pub fn check(stage: &mut Stage, vary: u64) -> Step {
     stage.plan.map = vary.is_multiple_of(2);
     stage.open()?;
+    stage.verify_quarantine()?;
     let first = stage.told.durable;
     if vary.is_multiple_of(16) {
         stage.verify_files(DIR)?;

@@ -3,8 +3,8 @@
 //! The script acknowledges one group after another. Of an image it leaves, one acknowledged record
 //! is damaged whose durability something undamaged proves: a later group, a clean close, or STATE.
 //! Then the log must refuse to open for writing, or say so when that record is read; it must
-//! never show less, or something else. Kinds: one flipped bit, a sector of zeros, a page of
-//! another segment in its place.
+//! never show less, or something else. Kinds: one flipped bit, in a record or in an index, a sector
+//! of zeros, a page of another segment in its place.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,7 @@ use super::told::{READING, index};
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
+const FOOTER: usize = 256;
 
 /// Durable groups, a few segments long; closed at the end, or not.
 pub fn script(stage: &mut Stage) -> Step {
@@ -43,6 +44,11 @@ pub fn check(stage: &mut Stage, vary: u64) -> Step {
         Err(e) => return stage.violation(format!("{what}: opening says {e}")),
         Ok(log) => log,
     };
+    for offset in 0..stage.told.line.len() as u64 {
+        // By way of the index, which may be what was struck.
+        let found = stage.told.verify_one(&log, offset);
+        stage.judge(&what, found)?;
+    }
     match stage.told.verify(&log) {
         Err(found) if !found.starts_with(READING) => stage.violation(format!("{what}: {found}")),
         _ => Ok(()),
@@ -86,12 +92,24 @@ fn strike(stage: &mut Stage) -> Option<String> {
     let id = told.line[index(target)].id;
     let at = place(&machine, &files, id)?;
     let witness = place(&machine, &files, told.line[index(last)].id)?;
-    let kind = stage.dice.below(4);
+    let kind = stage.dice.below(6);
     // What a stroke over a range must leave alone, unless something outside the segments proves.
     let spared = |from: usize, len: usize| {
         by_state || witness.file != at.file || witness.byte > from + len + 64
     };
     match kind {
+        4 | 5 => {
+            // The index of a sealed segment ends where its footer begins.
+            let sealed = files.iter().find(|file| {
+                let bytes = machine.read(file);
+                bytes.len() > FOOTER && bytes[bytes.len() - FOOTER..].iter().any(|&b| b != 0)
+            })?;
+            let end = machine.read(sealed).len() - FOOTER;
+            let bit = (end as u64 - 1 - u64::from(stage.dice.below(16))) * 8
+                + u64::from(stage.dice.below(8));
+            machine.flip(sealed, bit);
+            Some(format!("bit {bit} of {} flipped, in the index", sealed.display()))
+        }
         0 | 1 => {
             let len = told.line[index(target)].len.min(20);
             let bit = (at.byte as u64 + u64::from(stage.dice.below(len))) * 8

@@ -24,7 +24,7 @@ use tidelog::fs::sim::{Crash, Fate, PendingOp, Sim};
 
 use super::choices::{Limits, choices};
 use super::shrink::shrink;
-use super::stage::{Plan, Stage, Step, Stop};
+use super::stage::{Plan, Stage, Step, Stop, quarantined};
 use super::told::{Dice, Told, mix};
 use super::workloads::Workload;
 use crate::line::Reproduction;
@@ -285,8 +285,11 @@ impl Explorer<'_> {
             self.violation(image, 0, None, found);
             return;
         }
+        let mut told = image.told.clone();
+        told.kept = quarantined(&machine).into();
+        let image = Image { disk: image.disk.clone(), told, path: image.path.clone() };
         for n in 0..=machine.operations() {
-            self.cut(image, n);
+            self.cut(&image, n);
         }
     }
 

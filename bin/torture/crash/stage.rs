@@ -327,6 +327,19 @@ impl Stage {
         self.told = self.told.after_cut();
     }
 
+    /// What recovery was to set aside is in quarantine.
+    pub fn verify_quarantine(&self) -> Step {
+        let there = quarantined(&self.machine);
+        match self.told.kept.iter().find(|kept| !there.contains(kept)) {
+            Some(lost) => self.violation(format!(
+                "{} bytes that were cut off are not in quarantine, which holds {} files",
+                lost.len(),
+                there.len()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Nothing on the disk is damaged.
     pub fn verify_files(&mut self, dir: &str) -> Step {
         let fs: std::sync::Arc<dyn Fs> = self.process.shared();
@@ -345,6 +358,14 @@ impl Stage {
         }
         batch
     }
+}
+
+/// What is in quarantine, without the notes.
+pub fn quarantined(machine: &Sim) -> Vec<Vec<u8>> {
+    let files = machine.paths().into_iter().filter(|path| {
+        path.starts_with(format!("{DIR}/quarantine")) && path.extension().is_none_or(|e| e != "note")
+    });
+    files.map(|path| machine.read(path)).collect()
 }
 
 fn push(batch: &mut Batch, id: u32, len: u32) {

@@ -7,8 +7,9 @@
 //! - no pair of epoch and offset is ever given to two records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tidelog::{Epoch, Kind, Log, Record};
+use tidelog::{Epoch, Kind, Log, Offset, Record};
 
 /// How a verdict begins when the engine itself said that it cannot read on.
 pub const READING: &str = "reading";
@@ -55,6 +56,8 @@ pub struct Told {
     pub copied: u64,
     /// Offsets that damage took before the first operation, half-open.
     pub lost: Vec<(u64, u64)>,
+    /// What an uncut recovery of this disk put into quarantine: a cut one must keep it, too.
+    pub kept: Arc<Vec<Vec<u8>>>,
     pub producers: BTreeMap<u8, Newest>,
     pub next_id: u32,
     /// Offsets that were given out and lost again, with their epochs.
@@ -180,6 +183,18 @@ impl Told {
             return Err(format!("the log ends at {end}, in the middle of a batch"));
         }
         Ok(end)
+    }
+
+    /// Gets one record by its offset; an error is an answer, a wrong record is not.
+    pub fn verify_one(&self, log: &Log, offset: u64) -> Result<(), String> {
+        match log.get(Offset(offset)) {
+            Ok(Some(entry)) if entry.offset.0 != offset => {
+                Err(format!("offset {offset} was asked for, {} was given", entry.offset))
+            }
+            Ok(Some(entry)) => self.is_sent(offset, &entry.record()),
+            Ok(None) if offset < self.durable => Err(format!("there is no offset {offset}")),
+            _ => Ok(()),
+        }
     }
 
     /// Holds one record against what was sent at its offset.
