@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Lock, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset};
 use crate::segment::{Footer, Link, Producers};
 
@@ -286,13 +287,15 @@ fn adopt(
 ) -> Result<(Arc<Segment>, Option<crate::segment::Tally>)> {
     match (found.footer, found.unsealed) {
         (Some(footer), _) => {
-            if footer.producers_count > 0 {
+            if footer.producers_count > 0 && !mutant::on(Mutant::ForgetProducers) {
                 producers.merge(&read_producers(fs, &found.path, &footer)?);
             }
             Ok((Arc::new(Segment::sealed(footer, found.path)), None))
         }
         (None, Some(unsealed)) => {
-            producers.merge(&unsealed.tally.producers);
+            if !mutant::on(Mutant::ForgetProducers) {
+                producers.merge(&unsealed.tally.producers);
+            }
             let segment = Segment::unsealed(found.header, found.path, unsealed.file);
             segment.add_to_index(unsealed.tally.index.as_bytes());
             Ok((Arc::new(segment), Some(unsealed.tally)))

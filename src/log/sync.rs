@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::*;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset};
 
 use super::Shared;
@@ -160,7 +161,17 @@ impl Shared {
                 Err(e) => return Err(e),
             }
         }
-        set.sync(self).map_err(|e| self.poisoned(e))?;
+        if mutant::on(Mutant::AckBeforeSync) {
+            self.ends.set_durable(set.end, set.end_offset);
+            let _ = set.sync(self);
+            return flushed;
+        }
+        let synced = set.sync(self);
+        let synced = match mutant::on(Mutant::RetryFailedSync) {
+            true => synced.or_else(|_| set.sync(self)),
+            false => synced,
+        };
+        synced.map_err(|e| self.poisoned(e))?;
         self.ends.set_durable(set.end, set.end_offset);
         self.visible_wake.all();
         self.hint_state(false);
@@ -186,7 +197,10 @@ impl Shared {
         }
         self.state_written.store(elapsed.max(1), Relaxed);
         self.state_pending.store(false, Release);
-        let (durable, durable_offset) = self.ends.durable();
+        let (durable, durable_offset) = match mutant::on(Mutant::StateAhead) {
+            true => self.intake().end(),
+            false => self.ends.durable(),
+        };
         let epoch = self.epoch();
         let mut file = self.state_file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
