@@ -9,7 +9,11 @@ mod corpora;
 #[cfg(feature = "sim")]
 mod crash;
 mod engine;
+#[cfg(feature = "sim")]
+mod faults;
 mod follow;
 #[cfg(feature = "sim")]
 mod repair;
+#[cfg(feature = "sim")]
+mod syscalls;
 mod tidy;

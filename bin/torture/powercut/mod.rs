@@ -67,6 +67,7 @@ struct Tally {
     retentions: u64,
     torn: u64,
     bytes_cut: u64,
+    unheard: u64,
     unclean: u64,
 }
 
@@ -160,7 +161,7 @@ fn under_load(
     serial: u64,
     seed: u64,
     cut: impl FnOnce() -> Result<(), String>,
-) -> Result<Vec<String>, String> {
+) -> Result<Reports, String> {
     let me = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut child = Command::new(me)
         .args(["powercut-load", "--log"])
@@ -188,12 +189,22 @@ fn under_load(
         while seed % 8 != 0 && begun.load(Relaxed) == 0 && started.elapsed().as_millis() < 2000 {
             std::thread::sleep(Duration::from_micros(200));
         }
+        let heard = begun.load(Relaxed);
         let cut = cut();
         end(&mut child);
-        (cut, reader.join())
+        (cut.map(|()| heard), reader.join())
     });
-    cut?;
-    lines.map_err(|_| "reading the load's reports panicked".to_owned())
+    let heard = usize::try_from(cut?).map_err(|e| e.to_string())?;
+    let lines = lines.map_err(|_| "reading the load's reports panicked".to_owned())?;
+    Ok(Reports { lines, heard })
+}
+
+/// The load's reports. An acknowledgement that came after the power had begun to fail was heard by
+/// nobody: the machine was off. (While ext4 shuts down, it lets some calls succeed and then drops
+/// what they wrote.) What had been sent may be in the log all the same.
+struct Reports {
+    lines: Vec<String>,
+    heard: usize,
 }
 
 /// Waits for the child; one that does not notice that its disk is gone is killed.
@@ -210,8 +221,9 @@ fn end(child: &mut Child) {
 }
 
 /// Takes the reports over into what clients were told.
-fn hear(reports: &[String], told: &mut Told, tally: &mut Tally) -> Result<(), String> {
-    for report in reports {
+fn hear(reports: &Reports, told: &mut Told, tally: &mut Tally) -> Result<(), String> {
+    for (i, report) in reports.lines.iter().enumerate() {
+        let unheard = i >= reports.heard;
         let mut words = report.split_whitespace();
         let kind = words.next().unwrap_or_default();
         let rest: Vec<&str> = words.collect();
@@ -227,6 +239,7 @@ fn hear(reports: &[String], told: &mut Told, tally: &mut Tally) -> Result<(), St
                 }
                 tally.sent += number(1)?;
             }
+            "a" | "r" if unheard => tally.unheard += 1,
             "a" => {
                 let durable = rest.get(1) == Some(&"d");
                 let level = if durable { Durability::Durable } else { Durability::Written };
@@ -303,6 +316,7 @@ impl Tally {
         line.count("records_found", self.found);
         line.count("segments_rolled_seen", self.rolls);
         line.count("retentions", self.retentions);
+        line.count("acknowledgements_after_the_cut", self.unheard);
         line.count("unclean_opens", self.unclean);
         line.count("torn_tails_cut", self.torn);
         line.count("bytes_cut", self.bytes_cut);
