@@ -29,7 +29,9 @@ use super::files::{
 use super::open::{take_lock, write_new_node};
 use super::scan::hex;
 use super::start::quarantine;
-use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
+use super::survey::{
+    Gap, Reseal, bytes, copy, derived_holds, link, readable, stand_in, survey, sync_names,
+};
 
 /// The smallest frame: what a `lost` frame needs.
 const MIN_FRAME_BYTES: u64 = 40;
@@ -79,6 +81,9 @@ pub(super) fn repair_locked(
     repair.small_files()?;
     let files = repair.files()?;
     repair.segments(files)?;
+    if !dry_run {
+        sync_names(fs, layout)?;
+    }
     if repair.control_changed {
         // The end is another, or was never clean.
         repair.control.clean = None;
@@ -88,15 +93,6 @@ pub(super) fn repair_locked(
         }
     }
     Ok(repair.report)
-}
-
-/// What a file holds; `None` if it is missing or damaged, so that it is to be made again. A file
-/// that could not be read just now may be whole: that is an error, and nothing is overwritten.
-fn readable<T>(read: Result<Option<T>>) -> Result<Option<T>> {
-    match read {
-        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog | Kind::NotFound) => Ok(None),
-        other => other,
-    }
 }
 
 struct Repair<'a> {
@@ -121,14 +117,6 @@ pub(super) struct Candidate {
 
 /// Where a readable segment starts, and the predecessor's hash its footer names.
 type Start = (SegmentName, Offset, Option<[u8; 32]>);
-
-/// How a segment written anew is sealed.
-#[derive(Clone, Copy)]
-struct Reseal {
-    previous_hash: [u8; 32],
-    /// The seal hash that the segment behind it knows it by.
-    linked: Option<[u8; 32]>,
-}
 
 /// What stands at one place of the log.
 struct Slot {
@@ -599,8 +587,7 @@ impl Repair<'_> {
             return Ok(());
         }
         self.fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
-        let segments = self.layout.segments();
-        self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))
+        sync_names(self.fs, self.layout)
     }
 
     /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
@@ -674,8 +661,7 @@ impl Repair<'_> {
                 }
             };
             self.fs.rename(&temporary, path).map_err(io("rename into place"))?;
-            let segments = self.layout.segments();
-            self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+            sync_names(self.fs, self.layout)?;
             Ok(footer)
         })();
         if result.is_err() {

@@ -27,7 +27,7 @@ fn count(log: &Log) -> u64 {
     let mut cursor = log.read(Offset(0)).unwrap();
     let mut found = 0;
     while let Some(entry) = cursor.next().unwrap() {
-        assert_eq!(entry.record.value[..8], found.to_le_bytes());
+        assert_eq!(entry.record.value[..8], u64::to_le_bytes(found));
         found += 1;
     }
     found
@@ -105,7 +105,7 @@ fn a_footer_that_a_power_cut_takes_below_a_sealed_segment_is_made_again() {
     for (kind, landed) in [(OpKind::Write, true), (OpKind::Sync, false)] {
         for nth in 0.. {
             let sim = Sim::new(3);
-            let mut fault = Fault::on(kind).at(".seg").nth(nth);
+            let mut fault = Fault::on(kind).at("segments/").nth(nth);
             fault.landed = landed;
             sim.fail(fault);
             let mut durable = 0;

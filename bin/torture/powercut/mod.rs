@@ -143,8 +143,8 @@ fn one(
 ) -> Result<(), String> {
     let path = rig.root().join(log);
     let mut draw = Draw::new(seed);
-    let reports = under_load(&path, told.next(), seed, || {
-        std::thread::sleep(Duration::from_micros(draw.below(MOST_LOAD_MS * 1000)));
+    let wait = Duration::from_micros(draw.below(MOST_LOAD_MS * 1000));
+    let reports = under_load(&path, told.next(), seed, wait, || {
         shut_down(&rig.root(), flush).map_err(|e| format!("cannot shut down: {e}"))
     })?;
     rig.unmount()?;
@@ -160,6 +160,7 @@ fn under_load(
     log: &Path,
     serial: u64,
     seed: u64,
+    wait: Duration,
     cut: impl FnOnce() -> Result<(), String>,
 ) -> Result<Reports, String> {
     let me = std::env::current_exe().map_err(|e| e.to_string())?;
@@ -186,9 +187,13 @@ fn under_load(
         let started = Instant::now();
         // The moment counts from the first report: before it the log is being opened. Now and
         // then that is when the power goes.
-        while seed % 8 != 0 && begun.load(Relaxed) == 0 && started.elapsed().as_millis() < 2000 {
+        while !seed.is_multiple_of(8)
+            && begun.load(Relaxed) == 0
+            && started.elapsed().as_millis() < 2000
+        {
             std::thread::sleep(Duration::from_micros(200));
         }
+        std::thread::sleep(wait);
         let heard = begun.load(Relaxed);
         let cut = cut();
         end(&mut child);
