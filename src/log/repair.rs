@@ -661,8 +661,7 @@ impl Repair<'_> {
                 }
             };
             self.fs.rename(&temporary, path).map_err(io("rename into place"))?;
-            sync_names(self.fs, self.layout)?;
-            Ok(footer)
+            sync_names(self.fs, self.layout).map(|()| footer)
         })();
         if result.is_err() {
             let _ = self.fs.unlink(&temporary);
