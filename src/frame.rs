@@ -163,7 +163,7 @@ impl Header {
 
     /// Checks rules (1), (2) and (4) of the module for the header of a frame at `byte`; `limit`
     /// is the end of what can hold it.
-    #[inline]
+    #[inline(always)]
     pub fn decode(bytes: &[u8], byte: u64, limit: u64, seed: Seed) -> Result<Self, Fault> {
         let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else {
             // Less than a header, and nothing but zeros: the end.
@@ -193,6 +193,13 @@ impl Header {
             return Err(Fault::Unknown);
         }
         Ok(header)
+    }
+
+    /// Checks rule (3) of the module; `bytes` start with the header.
+    #[inline]
+    pub(crate) fn check_body(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let body = bytes.get(HEADER_BYTES..self.stride()).ok_or(Fault::Short)?;
+        if crc::crc32c(body) == self.body_crc { Ok(()) } else { Err(Fault::BodyCrc) }
     }
 
     /// Header and body with the padding: where the next frame starts, relative to this one.
@@ -278,11 +285,8 @@ impl<'a> Frame<'a> {
     /// The frame of a header that was decoded already; checks rule (3).
     #[inline]
     pub(crate) fn verified(bytes: &'a [u8], header: Header) -> Result<Self, Fault> {
-        let body = bytes.get(HEADER_BYTES..header.stride()).ok_or(Fault::Short)?;
-        if crc::crc32c(body) != header.body_crc {
-            return Err(Fault::BodyCrc);
-        }
-        Ok(Frame { header, body: &body[..header.len as usize - HEADER_BYTES] })
+        header.check_body(bytes)?;
+        Frame::trusted(bytes, header)
     }
 
     /// The same without the body's checksum; for bytes that were verified before.

@@ -4,9 +4,18 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod bitflip;
 mod dice;
+mod draw;
+mod iofault;
 mod line;
+mod memory;
+mod model;
+mod oracle;
+mod powercut;
 mod sched;
+mod soak;
+mod told;
 
 use std::process::ExitCode;
 
@@ -24,12 +33,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Part {
+    Bitflip(bitflip::Bitflip),
+    Model(model::Model),
+    Iofault(iofault::Args),
+    Powercut(powercut::Args),
+    Soak(soak::Args),
+    #[command(hide = true)]
+    PowercutLoad(powercut::LoadArgs),
     Sched(sched::Sched),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let run: Result<Line, String> = match cli.part {
+        Part::Bitflip(args) => bitflip::run(&args),
+        Part::Model(args) => model::run(&args),
+        Part::Iofault(args) => iofault::run(&args),
+        Part::Powercut(args) => powercut::run(&args),
+        Part::Soak(args) => soak::run(&args),
+        Part::PowercutLoad(args) => {
+            powercut::load(&args);
+            return ExitCode::SUCCESS;
+        }
         Part::Sched(args) => Ok(sched::run(&args)),
     };
     match run {

@@ -126,8 +126,11 @@ impl Shared {
                     staged.fill(room.bytes());
                     let (first, end) = (Offset(room.offset), LogByte(room.end));
                     room.publish();
-                    if durability == Durability::Buffered && self.options.worker {
-                        self.worker.arm();
+                    if durability == Durability::Buffered {
+                        if self.options.worker {
+                            self.worker.arm();
+                        }
+                        self.turn(len, end);
                     }
                     return Ok((first, end));
                 }

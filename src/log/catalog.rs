@@ -75,12 +75,10 @@ impl Segment {
         let _ = self.footer.set(footer);
     }
 
-    /// Adds the index entries that the writer has made since.
-    pub(crate) fn publish_index(&self, block: &[u8]) {
-        let mut index = lock(&self.index);
-        let have = index.len();
-        if have < block.len() {
-            index.extend_from_slice(&block[have..]);
+    /// Adds the index entries of frames that were written since.
+    pub(crate) fn add_to_index(&self, entries: &[u8]) {
+        if !entries.is_empty() {
+            lock(&self.index).extend_from_slice(entries);
         }
     }
 }

@@ -9,7 +9,7 @@
 //! - behind a roll the next segment starts where the old one's SEAL will end;
 //! - while the writer holds the intake still, nothing is reserved and nobody else opens it.
 //!
-//! Lock order: the writer's lock, then this one.
+//! Lock order: the writer's lock, the stamper's, then this one.
 
 use std::collections::VecDeque;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
@@ -74,8 +74,18 @@ pub(crate) struct Filled {
 #[derive(Debug)]
 pub(crate) enum Bytes {
     Staged(Taken),
-    /// A frame too large for staging, without what is carried.
+    /// A frame too large for staging; until it is stamped without what is carried.
     Own(Vec<u8>),
+}
+
+impl Bytes {
+    /// The stamped pages.
+    pub(crate) fn pages(&self) -> &[u8] {
+        match self {
+            Bytes::Staged(taken) => taken.pages(),
+            Bytes::Own(pages) => pages,
+        }
+    }
 }
 
 impl Intake {
@@ -204,7 +214,7 @@ impl Intake {
         len + PAGE <= room(HEADER_BYTES, self.segment_bytes)
     }
 
-    /// What is to be written next.
+    /// What is to be stamped next.
     pub(crate) fn take(&mut self) -> Option<Filled> {
         self.lined_up.pop_front()
     }
@@ -290,9 +300,13 @@ impl Shared {
             let taking = intake.running && !intake.held;
             if taking && intake.has_free_buffer() {
                 intake.advance(len);
+                let behind = intake.in_flight > 1;
                 drop(intake);
                 if self.options.worker {
                     self.worker.write_soon();
+                }
+                if behind {
+                    self.stamp_ahead()?;
                 }
                 return Ok(());
             }
@@ -305,6 +319,9 @@ impl Shared {
         }
         if !taking {
             return self.writer().ready(self);
+        }
+        if self.stamp_ahead()? {
+            return Ok(());
         }
         // Somebody is writing and will free a buffer.
         let sleeper = self.freed.register();

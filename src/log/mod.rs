@@ -27,14 +27,17 @@ mod primitives;
 mod read;
 mod refresh;
 mod repair;
+mod restore;
 mod retain;
 mod rounds;
 pub(crate) mod scan;
 mod staging;
+mod stamp;
 pub(crate) mod start;
 mod survey;
 mod sync;
 mod tail;
+mod turns;
 mod verify;
 mod wake;
 pub(crate) mod watch;
@@ -57,6 +60,8 @@ use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
 use rounds::Rounds;
 use staging::Staging;
+use stamp::Stamper;
+use turns::Turns;
 use wake::Wake;
 use worker::Worker;
 use writer::Writer;
@@ -93,9 +98,12 @@ pub(crate) struct Shared {
     refuses: Option<Error>,
     catalog: Catalog,
     staging: Arc<Staging>,
+    turns: Turns,
     intake: Mutex<Intake>,
     /// Tells who waits for a free buffer.
     freed: Wake,
+    /// Guards what is stamped, and what the frames add up to.
+    stamper: Mutex<Stamper>,
     /// Guards everything that is about to be written.
     writer: Mutex<Writer>,
     ends: Ends,
@@ -472,7 +480,8 @@ impl Shared {
             // Left behind, it would be swept at the next open.
             let _ = self.fs.unlink(&prepared.path);
         }
-        let Some((segment, file, tally)) = writer.current() else { return Ok(()) };
+        let Some((segment, file)) = writer.current() else { return Ok(()) };
+        let tally = self.stamper().tally().expect("the current segment's");
         let io = |what: &'static str| move |e| Error::io(what, &segment.path, e);
         // Zeros ahead were for appends to come.
         let end = tally.end.next_multiple_of(crate::segment::PAGE_BYTES);

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records};
+use crate::frame::{
+    COMPRESSION_MASK, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records,
+    Seed,
+};
 use crate::position::{LogByte, Offset, Position};
 use crate::record::Record;
 use crate::segment::{HEADER_BYTES, Index, SEAL_BYTES, Window};
@@ -107,18 +110,21 @@ struct Place {
     window: Window,
     /// Byte of the next frame's header.
     byte: u64,
+    seed: Seed,
     /// Whether bodies are to be checked, and whether everything before was.
     check: bool,
     from_start: bool,
 }
 
 /// The frame whose records are being handed out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Open {
     header: Header,
     /// Its byte in the window.
     byte: u64,
+    /// Offset of its first record, and behind its last.
     first: u64,
+    end: u64,
     compressed: bool,
 }
 
@@ -179,7 +185,7 @@ impl<'a> Entries<'a> {
 fn records<'a>(
     window: &'a mut Window,
     segment: &Segment,
-    open: Open,
+    open: &Open,
     scratch: &'a [u8],
 ) -> Result<Result<Records<'a>, Fault>> {
     if open.compressed {
@@ -224,14 +230,11 @@ impl Cursor {
         if self.next >= self.stop {
             return Ok(None);
         }
-        let open = match self.frame {
-            Some(open) if self.next < open.first + u64::from(open.header.count) => open,
-            _ => match self.advance()? {
-                Some(open) => open,
-                None => return Ok(None),
-            },
-        };
-        let Place { segment, window, .. } = self.at.as_mut().expect("a frame is open");
+        if !self.is_ready()? {
+            return Ok(None);
+        }
+        let (place, open) = self.at.as_mut().zip(self.frame.as_ref()).expect("a frame is open");
+        let Place { segment, window, .. } = place;
         let records = records(window, segment, open, &self.scratch)?;
         let index = usize::try_from(self.next - open.first).expect("at most a batch");
         let record = match records.and_then(|records| records.get(index)) {
@@ -253,18 +256,15 @@ impl Cursor {
         if self.next >= self.stop {
             return Ok(None);
         }
-        let open = match self.frame {
-            Some(open) if self.next < open.first + u64::from(open.header.count) => open,
-            _ => match self.advance()? {
-                Some(open) => open,
-                None => return Ok(None),
-            },
-        };
+        if !self.is_ready()? {
+            return Ok(None);
+        }
         let from = self.next;
-        let end = (open.first + u64::from(open.header.count)).min(self.stop);
+        let end = self.frame.as_ref().expect("a frame is open").end.min(self.stop);
         self.next = end;
         let position = self.position().expect("a frame is open");
-        let Place { segment, window, .. } = self.at.as_mut().expect("a frame is open");
+        let (place, open) = self.at.as_mut().zip(self.frame.as_ref()).expect("a frame is open");
+        let Place { segment, window, .. } = place;
         let records = match records(window, segment, open, &self.scratch)? {
             Ok(records) => records,
             Err(fault) => return Err(damaged(segment, open.byte, from, fault)),
@@ -314,7 +314,9 @@ impl Cursor {
             Verification::Never => false,
         };
         self.frame = None;
-        self.at = Some(Place { segment, window, byte, check, from_start: byte == HEADER_BYTES });
+        let seed = segment.header.seed();
+        let from_start = byte == HEADER_BYTES;
+        self.at = Some(Place { segment, window, byte, seed, check, from_start });
         Ok(())
     }
 
@@ -327,12 +329,12 @@ impl Cursor {
         }
     }
 
-    /// Opens the next frame that holds records at or behind `next`.
-    fn advance(&mut self) -> Result<Option<Open>> {
+    /// Opens the next frame that holds records at or behind `next`; `false` at the visible end.
+    fn advance(&mut self) -> Result<bool> {
         let mut hopping = false;
         loop {
             if self.at.is_none() && !self.enter_first()? {
-                return Ok(None);
+                return Ok(false);
             }
             let visible = match self.unsynced {
                 true => self.shared.ends.written().0.0,
@@ -347,19 +349,18 @@ impl Cursor {
                     segment.verified.store(true, Relaxed);
                 }
                 if !self.enter_next()? {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 continue;
             }
             if log_byte >= visible {
-                return Ok(None);
+                return Ok(false);
             }
             let limit = frames_end.min(segment.header.file_byte(visible));
-            let seed = segment.header.seed();
             let io = |e| Error::io("read", &segment.path, e);
             let byte = place.byte;
             let bytes = place.window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
-            let header = match Header::decode(bytes, byte, limit, seed) {
+            let header = match Header::decode(bytes, byte, limit, place.seed) {
                 Ok(header) => header,
                 Err(fault) => return Err(damaged(segment, byte, self.next, fault)),
             };
@@ -382,30 +383,25 @@ impl Cursor {
             if first > self.next {
                 return Err(damaged(segment, byte, self.next, Fault::Body));
             }
-            let mut compressed = false;
-            if place.check || header.flags & crate::frame::COMPRESSION_MASK != 0 {
+            let compressed = header.flags & COMPRESSION_MASK != 0;
+            if place.check || compressed {
                 let bytes = place.window.bytes(byte, stride, limit).map_err(io)?;
-                let frame = if place.check {
-                    Frame::verified(bytes, header)
-                } else {
-                    Frame::trusted(bytes, header)
-                };
+                let checked = if place.check { header.check_body(bytes) } else { Ok(()) };
+                let frame = checked.and_then(|()| Frame::trusted(bytes, header));
                 let frame = frame.map_err(|fault| damaged(segment, byte, self.next, fault))?;
-                compressed = frame.is_compressed();
                 if compressed {
                     compress::unpack(&frame, &mut self.scratch)
                         .map_err(|e| e.in_file(&segment.path).at_byte(byte).at_offset(first))?;
                 }
             }
             place.byte += stride as u64;
-            let open = Open { header, byte, first, compressed };
-            self.frame = Some(open);
-            return Ok(Some(open));
+            self.frame = Some(Open { header, byte, first, end: first + count, compressed });
+            return Ok(true);
         }
     }
 
     /// A `lost` frame: reported once, then the cursor goes on behind it.
-    fn lost(&mut self, byte: u64, header: Header, first: u64) -> Result<Option<Open>> {
+    fn lost(&mut self, byte: u64, header: Header, first: u64) -> Result<bool> {
         let place = self.at.as_mut().expect("a frame was read there");
         let limit = byte + header.stride() as u64;
         let bytes = place
@@ -458,10 +454,11 @@ impl Cursor {
     }
 
     /// Whether [`next`](Self::next) has something to say: a record, or an error.
+    #[inline]
     pub(crate) fn is_ready(&mut self) -> Result<bool> {
-        match self.frame {
-            Some(open) if self.next < open.first + u64::from(open.header.count) => Ok(true),
-            _ => Ok(self.advance()?.is_some()),
+        match &self.frame {
+            Some(open) if self.next < open.end => Ok(true),
+            _ => self.advance(),
         }
     }
 

@@ -23,10 +23,9 @@ use crate::segment::{
     search, walk,
 };
 
-use super::files::{
-    Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, Promise, Repaired, State,
-};
-use super::open::{take_lock, write_new_node};
+use super::files::{Control, Layout, Repaired, State};
+use super::open::take_lock;
+use super::restore::readable;
 use super::scan::hex;
 use super::start::quarantine;
 use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
@@ -74,6 +73,7 @@ pub(super) fn repair_locked(
         control: Control::default(),
         log: Id::default(),
         state: State::read(&**fs, layout),
+        epoch: Epoch::default(),
         control_changed: false,
     };
     repair.small_files()?;
@@ -90,14 +90,16 @@ pub(super) fn repair_locked(
     Ok(repair.report)
 }
 
-struct Repair<'a> {
-    fs: &'a Arc<dyn Fs>,
-    layout: &'a Layout,
-    report: RepairReport,
-    control: Control,
-    log: Id,
-    state: Option<State>,
-    control_changed: bool,
+pub(super) struct Repair<'a> {
+    pub(super) fs: &'a Arc<dyn Fs>,
+    pub(super) layout: &'a Layout,
+    pub(super) report: RepairReport,
+    pub(super) control: Control,
+    pub(super) log: Id,
+    pub(super) state: Option<State>,
+    /// The newest epoch of the history.
+    pub(super) epoch: Epoch,
+    pub(super) control_changed: bool,
 }
 
 /// A segment file as it was found.
@@ -113,6 +115,14 @@ pub(super) struct Candidate {
 /// Where a readable segment starts, and the predecessor's hash its footer names.
 type Start = (SegmentName, Offset, Option<[u8; 32]>);
 
+/// How a segment written anew is sealed.
+#[derive(Clone, Copy)]
+struct Reseal {
+    previous_hash: [u8; 32],
+    /// The seal hash that the segment behind it knows it by.
+    linked: Option<[u8; 32]>,
+}
+
 /// What stands at one place of the log.
 struct Slot {
     name: SegmentName,
@@ -120,94 +130,12 @@ struct Slot {
 }
 
 impl Repair<'_> {
-    fn act(&mut self, what: String) {
+    pub(super) fn act(&mut self, what: String) {
         self.report.actions.push(what);
     }
 
-    fn dry(&self) -> bool {
+    pub(super) fn dry(&self) -> bool {
         self.report.dry_run
-    }
-
-    /// Reads what stands beside the segments, and makes again what is unreadable.
-    fn small_files(&mut self) -> Result<()> {
-        let (fs, layout) = (self.fs, self.layout);
-        let headers = self.headers()?;
-        match LogFile::read(&**fs, layout) {
-            Ok(log) => self.log = log.id,
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
-                let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
-                ids.dedup();
-                let [id] = ids[..] else {
-                    return Err(e.help("the segments do not agree on a log id: sort them first"));
-                };
-                self.log = id;
-                self.act(format!("write LOG with the id {id} that every segment bears"));
-                if !self.dry() {
-                    LogFile { id, created: fs.now() }.write(&**fs, layout)?;
-                }
-            }
-            Err(e) => return Err(e),
-        }
-        match Control::read(&**fs, layout) {
-            Ok(Some(control)) => self.control = control,
-            Ok(None) | Err(_) => {
-                if let Some(first) = headers.first() {
-                    (self.control.floor, self.control.floor_offset) =
-                        (first.base, first.base_offset);
-                }
-                self.act(format!("write CONTROL with the floor at {}", self.control.floor));
-                self.control_changed = true;
-            }
-        }
-        let node = match NodeFile::read(&**fs, layout) {
-            Ok(Some(node)) => node.id,
-            Ok(None) | Err(_) => {
-                self.act("write NODE: this directory becomes a new node".into());
-                if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
-            }
-        };
-        let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
-        if Epochs::read(&**fs, layout).is_err() {
-            self.act("write EPOCHS from the segments".into());
-            let mut epochs = Epochs::default();
-            for header in &headers {
-                if epochs.0.last().is_none_or(|last| last.epoch != header.epoch) {
-                    epochs.push(EpochEntry {
-                        epoch: header.epoch,
-                        start: header.base,
-                        start_offset: header.base_offset,
-                        node,
-                    });
-                }
-            }
-            if !self.dry() {
-                epochs.write(&**fs, layout)?;
-            }
-        }
-        if Promise::read(&**fs, layout).is_err() {
-            // What was promised is unknown: promise more than anything that was seen.
-            let epoch = Epoch { number: newest.number + 1, nonce: 0 };
-            self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
-            if !self.dry() {
-                Promise { epoch, owner: node }.write(&**fs, layout)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The headers that can be read, in order.
-    fn headers(&self) -> Result<Vec<SegmentHeader>> {
-        let segments = self.layout.segments();
-        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
-        let names = names.iter().filter_map(|name| SegmentName::parse(name));
-        let mut headers = Vec::new();
-        for path in names.map(|name| name.path(&segments)) {
-            let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
-            let mut page = vec![0; 4096];
-            let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", &path, e))?;
-            headers.extend(SegmentHeader::decode(&page[..read]).ok());
-        }
-        Ok(headers)
     }
 
     /// Every segment file at the place it belongs to; strangers and second copies set aside.
@@ -280,7 +208,7 @@ impl Repair<'_> {
         let io = |e| Error::io("read", path, e);
         let file = self.fs.open(path, Open::Read).map_err(io)?;
         let len = file.len().map_err(io)?;
-        let footer = Footer::read(&*file).ok().flatten();
+        let footer = readable(Footer::read(&*file)).map_err(|e| e.in_file(path))?;
         let mut page = vec![0; 4096];
         let read = file.read_full_at(&mut page, 0).map_err(io)?;
         page.truncate(read);
@@ -333,7 +261,7 @@ impl Repair<'_> {
         let mut epoch = slots
             .iter()
             .find_map(|slot| slot.candidate.as_ref())
-            .map_or(Epoch::default(), |candidate| candidate.header.epoch);
+            .map_or(self.epoch, |candidate| candidate.header.epoch);
         let count = slots.len();
         let starts: Vec<Option<Start>> = slots
             .iter()
@@ -366,7 +294,9 @@ impl Repair<'_> {
                     None => match self.proven_end(&header) {
                         Some((byte, to)) => {
                             let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
-                            self.missing(&header, (until, to), previous_hash, None)?;
+                            let footer = self.missing(&header, (until, to), previous_hash, None)?;
+                            (previous, previous_hash) = (Some(link(&footer)), footer.hash);
+                            (end, offset) = (footer.end(), footer.end_offset);
                         }
                         None => self.aside(
                             &slot.name.path(&self.layout.segments()),
@@ -388,9 +318,16 @@ impl Repair<'_> {
             epoch = candidate.header.epoch;
             let last = i + 1 == count;
             let mended = self.mend(candidate, next, previous, previous_hash, last)?;
-            let Some((link, hash, to)) = mended else { break };
+            // An active segment is the last.
+            let Some((link, hash, to)) = mended else { return Ok(()) };
             (end, offset) = (link.end, to);
             (previous, previous_hash) = (Some(link), hash);
+        }
+        // What is proven to have been there behind the last file is gone with its file.
+        let header = self.replacement(end, offset, epoch, previous)?;
+        if let Some((byte, to)) = self.proven_end(&header).filter(|(_, to)| *to >= offset) {
+            let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
+            self.missing(&header, (until, to), previous_hash, None)?;
         }
         Ok(())
     }
@@ -447,10 +384,8 @@ impl Repair<'_> {
             count: to.0 - header.base_offset.0,
             fingerprint: 0,
         };
-        let footer =
-            self.rebuild(&path, header, None, &[gap], (frames_end, to), Some(previous_hash))?;
-        self.replaced(linked, &footer);
-        Ok(footer)
+        let reseal = Some(Reseal { previous_hash, linked });
+        self.rebuild(&path, header, None, &[gap], (frames_end, to), reseal)
     }
 
     /// Mends one segment; returns the link, hash and offset that the next one goes on from.
@@ -509,8 +444,10 @@ impl Repair<'_> {
             self.keep_copy(&path, 0, HEADER_BYTES, "a damaged header")?;
         }
         let gaps: Vec<Gap> = survey.gaps.iter().map(|gap| gap.gap).collect();
-        let hash = stored.map_or(previous_hash, |footer| footer.previous_hash);
-        let reseal = sealed_before.then_some(hash);
+        let reseal = sealed_before.then_some(Reseal {
+            previous_hash: stored.map_or(previous_hash, |footer| footer.previous_hash),
+            linked: seal_hash.or(next.and_then(|next| next.2)),
+        });
         if sealed_before {
             self.act(format!("make SEAL, index and footer of {} again", path.display()));
         }
@@ -527,8 +464,6 @@ impl Repair<'_> {
             self.control_changed = true;
             return Ok(None);
         }
-        let linked = seal_hash.or(next.and_then(|next| next.2));
-        self.replaced(linked, &footer);
         Ok(Some((link(&footer), footer.hash, footer.end_offset)))
     }
 
@@ -548,7 +483,11 @@ impl Repair<'_> {
         self.control_changed = true;
         if old != Some(footer.hash) {
             let old = old.map_or("-".to_owned(), |old| hex(&old));
-            self.control.repairs.push(Repaired { old, new: hex(&footer.hash) });
+            let repaired = Repaired { old, new: hex(&footer.hash) };
+            // An earlier repair may have come this far and no further.
+            if !self.control.repairs.contains(&repaired) {
+                self.control.repairs.push(repaired);
+            }
         }
     }
 
@@ -559,7 +498,7 @@ impl Repair<'_> {
     }
 
     /// Copies bytes to quarantine.
-    fn keep_copy(&mut self, path: &Path, from: u64, to: u64, why: &str) -> Result<()> {
+    pub(super) fn keep_copy(&mut self, path: &Path, from: u64, to: u64, why: &str) -> Result<()> {
         self.act(format!("copy {why} of {} to quarantine", path.display()));
         if self.dry() {
             return Ok(());
@@ -585,21 +524,25 @@ impl Repair<'_> {
     }
 
     /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
-    /// `previous_hash` the seal; then puts it in place of the old one.
+    /// `reseal` the seal; then puts it in place of the old one.
     fn rebuild(
-        &self,
+        &mut self,
         path: &Path,
         header: &SegmentHeader,
         source: Option<(&Arc<dyn File>, bool)>,
         gaps: &[Gap],
         (end, to): (u64, Offset),
-        previous_hash: Option<[u8; 32]>,
+        reseal: Option<Reseal>,
     ) -> Result<Footer> {
         let io = |what: &'static str| move |e| Error::io(what, path, e);
         if self.dry() {
             let mut tally = Tally { end, ..Tally::default() };
             tally.records = u32::try_from(to.0 - header.base_offset.0).unwrap_or(u32::MAX);
-            return Ok(stand_in(header, &tally));
+            let footer = stand_in(header, &tally);
+            if let Some(reseal) = reseal {
+                self.replaced(reseal.linked, &footer);
+            }
+            return Ok(footer);
         }
         let temporary = path.with_extension("repair.tmp");
         let _ = self.fs.unlink(&temporary);
@@ -636,8 +579,15 @@ impl Repair<'_> {
                 .in_file(path)
                 .help("copy the directory and ask for help: this damage is not understood"));
             }
-            let footer = match previous_hash {
-                Some(hash) => seal(&file, path, header, &tally, hash)?.footer,
+            let footer = match reseal {
+                Some(reseal) => {
+                    let footer = seal(&file, path, header, &tally, reseal.previous_hash)?.footer;
+                    self.replaced(reseal.linked, &footer);
+                    // Closes the crash that leaves the new file and forgets that it stands for the
+                    // old one: the segment behind it names the old one's hash.
+                    self.control.write(&**self.fs, self.layout)?;
+                    footer
+                }
                 None => {
                     file.sync_data().map_err(io("sync"))?;
                     stand_in(header, &tally)

@@ -207,6 +207,12 @@ impl Shared {
         }
     }
 
+    /// Rewrites STATE for what was found at open; the first sync does it again at once.
+    pub(crate) fn hint_recovered(&self) {
+        self.hint_state(true);
+        self.state_written.store(0, Relaxed);
+    }
+
     /// Writes the buffer that a producer closed and left to the worker.
     pub(crate) fn write_closed(&self) {
         let mut writer = self.writer();

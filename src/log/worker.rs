@@ -132,6 +132,12 @@ impl Worker {
         }
         let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
         let SealJob { segment, file, tally } = &job;
+        // Closes the crash in which a footer, which proves everything below it durable, outlives
+        // the name of a segment before its own: unsynced bulk is sealed before its first sync.
+        let segments = shared.layout.segments();
+        if let Err(e) = shared.fs.sync_dir(&segments) {
+            return Err(shared.poisoned(Error::io("sync", &segments, e)));
+        }
         match seal(file, &segment.path, &segment.header, tally, sealing.previous_hash) {
             Ok(sealed) => {
                 segment.seal(sealed.footer);

@@ -1,11 +1,11 @@
-//! The writer: one at a time behind a lock, it stamps what was taken in and writes it.
+//! The writer: one at a time behind a lock, it writes what was taken in and stamped.
 //!
 //! Called by group commit (`sync`), by appends that find no room, and by the worker. Uses
-//! `intake`, `segment` and `fs`.
+//! `intake`, `stamp`, `segment` and `fs`.
 //!
 //! ```text
 //! flush:  line up what is staged → drain
-//! drain:  per buffer: wait for copies → stamp headers → pwrite pages → roll, if the segment ends
+//! drain:  per buffer: stamp, unless that was done ahead → pwrite pages → roll, if the segment ends
 //! roll:   the next segment's header → sync → rename
 //! ```
 //!
@@ -22,24 +22,21 @@ use std::sync::atomic::Ordering::*;
 
 use crate::crc;
 use crate::error::{Error, Kind, Result};
-use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER, Seed};
+use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER};
 use crate::fs::File;
 use crate::position::{LogByte, Offset};
-use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, Producers, SegmentHeader, Tally};
+use crate::segment::{HEADER_BYTES, PAGE_BYTES, Producers, SegmentHeader, Tally};
 
 use super::Shared;
 use super::catalog::Segment;
-use super::intake::{Bytes, Filled};
-use super::options::Preallocate;
 use super::prepare::{create_segment, fill};
-use super::staging::{self, PAGE};
+use super::staging;
+use super::stamp::{Roll, Stamped};
 use super::start::Start;
 use super::worker::SealJob;
 
 /// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks.
 const STEP_BYTES: u64 = 1 << 20;
-/// A group up to this size is small.
-const SMALL_GROUP_BYTES: u64 = 16 << 10;
 
 /// Everything the writer's lock guards.
 #[derive(Debug)]
@@ -48,9 +45,9 @@ pub(crate) struct Writer {
     pub(crate) start: Option<Start>,
     active: Option<Active>,
     /// Refused by a full disk, to be tried again before anything else.
-    unwritten: Option<Unwritten>,
+    unwritten: Option<Stamped>,
     /// A roll that is not finished.
-    rolling: Option<SegmentHeader>,
+    rolling: Option<Roll>,
     /// The last batch of every producer, staged ones included.
     pub(crate) producers: Producers,
     /// Rolled files whose frames are not synced yet.
@@ -63,25 +60,9 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 struct Active {
     segment: Arc<Segment>,
-    seed: Seed,
     file: Arc<dyn File>,
-    tally: Tally,
-    /// Bytes of the last, partial page, to be written again.
-    tail: Vec<u8>,
     /// The file holds blocks up to here, written or zeroed.
     filled_to: u64,
-}
-
-/// Stamped bytes that are on their way to a file.
-#[derive(Debug)]
-struct Unwritten {
-    bytes: Bytes,
-    at: u64,
-    done: usize,
-    /// Published as written once they are.
-    end: LogByte,
-    end_offset: Offset,
-    zeros_ahead: bool,
 }
 
 /// What a sync must cover, taken under the lock and synced outside it.
@@ -305,82 +286,11 @@ impl Writer {
         loop {
             self.write_pending(shared)?;
             self.finish_roll(shared)?;
-            let Some(filled) = shared.intake().take() else { return Ok(()) };
-            self.stamp(shared, filled)?;
-        }
-    }
-
-    /// Stamps a buffer's frames, in place, and keeps what the next one writes again.
-    fn stamp(&mut self, shared: &Shared, filled: Filled) -> Result<()> {
-        let active = self.active.as_mut().expect("something was taken in for it");
-        let durable = shared.ends.durable_byte.load(Acquire);
-        let Filled { mut bytes, at, carried, end_offset, .. } = filled;
-        let from = active.tally.end;
-        assert!(active.tail.len() == carried && from == at + carried as u64);
-        match &mut bytes {
-            Bytes::Staged(taken) => {
-                taken.carry(&active.tail);
-                let mut next = taken.origin + carried;
-                while next < taken.end {
-                    let frame = taken.frame(next);
-                    active.stamp(frame, durable)?;
-                    next += frame.len();
-                }
-                taken.pad();
-            }
-            Bytes::Own(frame) => {
-                active.stamp(frame, durable)?;
-                frame.splice(..0, active.tail.iter().copied());
-                frame.resize(frame.len().next_multiple_of(PAGE), 0);
+            self.unwritten = shared.stamper().next(shared)?;
+            if self.unwritten.is_none() {
+                return Ok(());
             }
         }
-        let end = active.tally.end;
-        let pages = bytes.pages();
-        // A roll may find nothing new in the buffer: then its page is there already.
-        let done = if end > from { 0 } else { pages.len() };
-        let tail = usize::try_from(end % PAGE_BYTES).expect("within a page");
-        active.tail.clear();
-        if tail > 0 {
-            active.tail.extend_from_slice(&pages[pages.len() - PAGE..][..tail]);
-        }
-        let small = end - from <= SMALL_GROUP_BYTES;
-        let grow = shared.options.preallocate == Preallocate::Grow;
-        self.unwritten = Some(Unwritten {
-            bytes,
-            at,
-            done,
-            end: LogByte(active.header().log_byte(end)),
-            end_offset,
-            zeros_ahead: filled.durable && small && !grow,
-        });
-        if let Some(base) = filled.roll {
-            self.rolling = Some(self.next_header(shared, base, end_offset)?);
-        }
-        Ok(())
-    }
-
-    fn next_header(
-        &self,
-        shared: &Shared,
-        base: LogByte,
-        base_offset: Offset,
-    ) -> Result<SegmentHeader> {
-        let active = self.active();
-        let old = active.header();
-        debug_assert_eq!(base.0, active.tally.sealed_end(old));
-        Ok(SegmentHeader {
-            log: shared.log.id,
-            base,
-            base_offset,
-            epoch: old.epoch,
-            salt: shared.random_u64()?,
-            created: shared.fs.now(),
-            previous: Some(Link {
-                base: old.base,
-                end: base,
-                fingerprint: active.tally.fingerprint,
-            }),
-        })
     }
 
     fn write_pending(&mut self, shared: &Shared) -> Result<()> {
@@ -402,8 +312,9 @@ impl Writer {
             active.filled_to = fill(&*active.file, end, to);
         }
         active.filled_to = active.filled_to.max(end);
-        active.segment.publish_index(active.tally.index.as_bytes());
+        active.segment.add_to_index(&unwritten.index);
         shared.publish_written(unwritten.end, unwritten.end_offset);
+        self.rolling = unwritten.roll.take();
         self.unwritten = None;
         shared.buffer_written();
         Ok(())
@@ -411,18 +322,17 @@ impl Writer {
 
     /// Makes the new segment's file ready and lets the old one be sealed.
     fn finish_roll(&mut self, shared: &Shared) -> Result<()> {
-        let Some(header) = self.rolling else { return Ok(()) };
+        let Some(Roll { header, .. }) = self.rolling else { return Ok(()) };
         let (file, path, filled_to) = create_segment(shared, &header)?;
-        self.rolling = None;
         self.names_unsynced = true;
         let segment = Arc::new(Segment::unsealed(header, path, Arc::clone(&file)));
         shared.catalog.update(|segments| segments.push(Arc::clone(&segment)));
-        let new = Active::new(segment, file, Tally::default(), Vec::new(), filled_to);
-        if let Some(old) = self.active.replace(new) {
-            let end = (old.tally.end, old.tally.end_offset(old.header()));
-            let _ = old.segment.end.set(end);
-            self.unsynced.push((Arc::clone(&old.file), old.segment.path.clone()));
-            shared.worker.seal(SealJob { segment: old.segment, file: old.file, tally: old.tally });
+        let old = self.active.replace(Active { segment, file, filled_to });
+        let tally = self.rolling.take().and_then(|roll| roll.old);
+        if let Some((Active { segment, file, .. }, tally)) = old.zip(tally) {
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+            self.unsynced.push((Arc::clone(&file), segment.path.clone()));
+            shared.worker.seal(SealJob { segment, file, tally });
         }
         Ok(())
     }
@@ -434,12 +344,13 @@ impl Writer {
         header: SegmentHeader,
         epoch_start: &[u8],
     ) -> Result<()> {
-        self.rolling = Some(header);
+        self.rolling = Some(Roll { header, old: None });
         if let Err(error) = self.finish_roll(shared) {
             self.rolling = None;
             return Err(error);
         }
         shared.set_epoch(header.epoch);
+        shared.stamper().begin(header, Tally::default(), Vec::new());
         let mut intake = shared.intake();
         intake.begin(header.base, HEADER_BYTES, header.base_offset, false);
         intake.place(epoch_start.len(), 0, |bytes| bytes.copy_from_slice(epoch_start));
@@ -459,14 +370,14 @@ impl Writer {
         let mut tail = vec![0; usize::try_from(tally.end - page_byte).expect("within a page")];
         file.read_exact_at(&mut tail, page_byte)
             .map_err(|e| Error::io("read", &segment.path, e))?;
-        segment.publish_index(tally.index.as_bytes());
+        let header = segment.header;
+        let (end, end_offset) = (tally.end, tally.end_offset(&header));
+        let records = tally.records > 0;
+        self.active = Some(Active { segment, file, filled_to: page_byte });
+        shared.stamper().begin(header, tally, tail);
         let mut intake = shared.intake();
-        let header = &segment.header;
-        let end_offset = tally.end_offset(header);
-        intake.begin(header.base, tally.end, end_offset, tally.records > 0);
+        intake.begin(header.base, end, end_offset, records);
         intake.resume();
-        drop(intake);
-        self.active = Some(Active::new(segment, file, tally, tail, page_byte));
         Ok(())
     }
 
@@ -480,55 +391,9 @@ impl Writer {
         Some(SyncSet { files, names, end, end_offset })
     }
 
-    /// The segment being written, for a clean close: its file, path and frames.
-    pub(crate) fn current(&self) -> Option<(&Arc<Segment>, &Arc<dyn File>, &Tally)> {
-        self.active.as_ref().map(|active| (&active.segment, &active.file, &active.tally))
-    }
-
-    fn active(&self) -> &Active {
-        self.active.as_ref().expect("ready() made it")
-    }
-}
-
-impl Active {
-    fn new(
-        segment: Arc<Segment>,
-        file: Arc<dyn File>,
-        tally: Tally,
-        tail: Vec<u8>,
-        filled_to: u64,
-    ) -> Self {
-        let seed = segment.header.seed();
-        Active { segment, seed, file, tally, tail, filled_to }
-    }
-
-    fn header(&self) -> &SegmentHeader {
-        &self.segment.header
-    }
-
-    /// Gives the next frame its place and its durable claim, and tallies it.
-    #[inline(always)]
-    fn stamp(&mut self, frame: &mut [u8], durable: u64) -> Result<()> {
-        let header = &self.segment.header;
-        let byte = self.tally.end;
-        let (head, body) =
-            frame.split_first_chunk_mut::<FRAME_HEADER>().expect("staging holds whole frames");
-        let back = frame::durable_back(header.log_byte(byte), durable);
-        let head = frame::stamp(head, self.seed, byte, self.tally.records, back);
-        let frame = frame::Frame { header: head, body: &body[..head.len as usize - FRAME_HEADER] };
-        self.tally
-            .note(&frame, header.base_offset)
-            .map_err(|fault| Error::new(Kind::InvalidInput, fault.as_str()))
-    }
-}
-
-impl Bytes {
-    /// The stamped pages.
-    fn pages(&self) -> &[u8] {
-        match self {
-            Bytes::Staged(taken) => taken.pages(),
-            Bytes::Own(pages) => pages,
-        }
+    /// The segment being written and its file, for a clean close.
+    pub(crate) fn current(&self) -> Option<(&Arc<Segment>, &Arc<dyn File>)> {
+        self.active.as_ref().map(|active| (&active.segment, &active.file))
     }
 }
 
