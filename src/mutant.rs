@@ -67,9 +67,9 @@ pub(crate) const fn on(_: Mutant) -> bool {
 }
 
 #[cfg(feature = "mutants")]
-pub use planted::plant;
-#[cfg(feature = "mutants")]
 pub(crate) use planted::on;
+#[cfg(feature = "mutants")]
+pub use planted::plant;
 
 #[cfg(feature = "mutants")]
 mod planted {

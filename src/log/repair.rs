@@ -22,8 +22,7 @@ use crate::fs::{File, Fs, Open, Os};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{
-    Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
-    walk,
+    Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal, walk,
 };
 
 use super::files::{

@@ -16,7 +16,9 @@ use crate::frame::{EpochStart, Fault, FrameKind};
 use crate::fs::{File, Fs, Open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
-use crate::segment::{End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk};
+use crate::segment::{
+    End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk,
+};
 
 use super::files::{Control, Epochs, Layout, LogFile, State};
 use super::repair::files::MOVING;
@@ -239,7 +241,8 @@ impl Known<'_> {
         }
         if scan.broken.is_some() || tally.frames == 0 && next.is_none() {
             // A header with nothing but zeros behind it is nothing that anybody could miss.
-            let empty = behind(&*file, HEADER_BYTES, file_bytes.max(HEADER_BYTES)).map_err(io)? == 0;
+            let empty =
+                behind(&*file, HEADER_BYTES, file_bytes.max(HEADER_BYTES)).map_err(io)? == 0;
             let bytes = if empty { 0 } else { file_bytes };
             scan.beyond.push(Beyond { path, from: 0, bytes });
             return Ok(());

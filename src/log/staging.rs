@@ -474,7 +474,10 @@ const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 /// Page-aligned memory of [`BUFFER_BYTES`]: zeros, taken from the system as they are touched. A log
 /// that is opened to be read, or for a few records, costs the few pages it uses.
 #[derive(Debug)]
-struct Memory(NonNull<u8>, #[expect(dead_code, reason = "owns what the pointer points to")] MmapMut);
+struct Memory(
+    NonNull<u8>,
+    #[expect(dead_code, reason = "owns what the pointer points to")] MmapMut,
+);
 
 // SAFETY: plain memory; who may touch which part is the rule of the module.
 unsafe impl Send for Memory {}

@@ -74,8 +74,11 @@ fn place(machine: &Sim, files: &[PathBuf], id: u32) -> Option<Place> {
 fn strike(stage: &mut Stage) -> Option<String> {
     let machine = stage.machine.clone();
     let told = &stage.told;
-    let files: Vec<PathBuf> =
-        machine.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    let files: Vec<PathBuf> = machine
+        .paths()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+        .collect();
     let last = told.durable.checked_sub(1)?;
     // The last acknowledged batch proves those before it.
     let mut group = index(last);

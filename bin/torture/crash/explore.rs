@@ -141,8 +141,7 @@ impl<'a> Variant<'a> {
     pub fn run(&self, image: &Image, stop: usize) -> (Sim, Told, Result<(), String>) {
         let machine = image.disk.deep_copy();
         let dice = Dice(mix(self.dice.0 ^ image.path.len() as u64));
-        let mut stage =
-            Stage::on(machine.clone(), image.told.clone(), self.plan, dice, stop);
+        let mut stage = Stage::on(machine.clone(), image.told.clone(), self.plan, dice, stop);
         let ended = guarded(|| self.script(image)(&mut stage));
         let told = stage.told.after_cut();
         // The stage may have gone on to another machine only where nothing stops it.

@@ -130,7 +130,10 @@ impl Crash {
     }
 }
 
-fn summary(tried: &Tried, [cuts, states, distinct, deeper, recoveries]: [u64; 5]) -> serde_json::Value {
+fn summary(
+    tried: &Tried,
+    [cuts, states, distinct, deeper, recoveries]: [u64; 5],
+) -> serde_json::Value {
     json!({
         "variants": tried.variants.load(Relaxed),
         "cuts": cuts,

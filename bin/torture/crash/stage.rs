@@ -71,17 +71,7 @@ impl Stage {
     pub fn on(machine: Sim, told: Told, plan: Plan, dice: Dice, stop: usize) -> Self {
         machine.stop_after(stop);
         let process = machine.process();
-        Stage {
-            machine,
-            process,
-            stop,
-            told,
-            plan,
-            dice,
-            log: None,
-            report: None,
-            follower: None,
-        }
+        Stage { machine, process, stop, told, plan, dice, log: None, report: None, follower: None }
     }
 
     /// The same machine, with power for good.
@@ -363,7 +353,8 @@ impl Stage {
 /// What is in quarantine, without the notes.
 pub fn quarantined(machine: &Sim) -> Vec<Vec<u8>> {
     let files = machine.paths().into_iter().filter(|path| {
-        path.starts_with(format!("{DIR}/quarantine")) && path.extension().is_none_or(|e| e != "note")
+        path.starts_with(format!("{DIR}/quarantine"))
+            && path.extension().is_none_or(|e| e != "note")
     });
     files.map(|path| machine.read(path)).collect()
 }

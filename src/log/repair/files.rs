@@ -50,7 +50,8 @@ impl Repair<'_> {
             }
         }
         // A repair that was cut short left these.
-        for name in names.iter().filter(|name| Path::new(name).extension() == Some(MOVING.as_ref())) {
+        for name in names.iter().filter(|name| Path::new(name).extension() == Some(MOVING.as_ref()))
+        {
             let path = segments.join(name);
             let home = path.with_extension("seg");
             let named = home.file_name().and_then(|name| SegmentName::parse(name.to_str()?));
