@@ -161,6 +161,10 @@ impl Shared {
                 Err(e) => return Err(e),
             }
         }
+        if mutant::on(Mutant::StateAhead) {
+            self.ends.set_durable(set.end, set.end_offset);
+            self.hint_state(true);
+        }
         if mutant::on(Mutant::AckBeforeSync) {
             self.ends.set_durable(set.end, set.end_offset);
             let _ = set.sync(self);
@@ -197,10 +201,7 @@ impl Shared {
         }
         self.state_written.store(elapsed.max(1), Relaxed);
         self.state_pending.store(false, Release);
-        let (durable, durable_offset) = match mutant::on(Mutant::StateAhead) {
-            true => self.intake().end(),
-            false => self.ends.durable(),
-        };
+        let (durable, durable_offset) = self.ends.durable();
         let epoch = self.epoch();
         let mut file = self.state_file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {

@@ -8,7 +8,9 @@
 
 use std::path::PathBuf;
 
+use tidelog::fs::Fs;
 use tidelog::fs::sim::Sim;
+use tidelog::segment::Footer;
 use tidelog::{Durability, Kind};
 
 use super::stage::{DIR, Stage, Step};
@@ -16,7 +18,6 @@ use super::told::{READING, index};
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
-const FOOTER: usize = 256;
 
 /// Durable groups, a few segments long; closed at the end, or not.
 pub fn script(stage: &mut Stage) -> Step {
@@ -47,7 +48,7 @@ pub fn check(stage: &mut Stage, vary: u64) -> Step {
     for offset in 0..stage.told.line.len() as u64 {
         // By way of the index, which may be what was struck.
         let found = stage.told.verify_one(&log, offset);
-        stage.judge(&what, found)?;
+        stage.judge(&format!("{what}, {:?}", log.report()), found)?;
     }
     match stage.told.verify(&log) {
         Err(found) if !found.starts_with(READING) => stage.violation(format!("{what}: {found}")),
@@ -94,7 +95,8 @@ fn strike(stage: &mut Stage) -> Option<String> {
     let target = stage.dice.roll().checked_rem(below)?;
     let id = told.line[index(target)].id;
     let at = place(&machine, &files, id)?;
-    let witness = place(&machine, &files, told.line[index(last)].id)?;
+    // Its header stands before its first record.
+    let witness = place(&machine, &files, told.line[group].id)?;
     let kind = stage.dice.below(6);
     // What a stroke over a range must leave alone, unless something outside the segments proves.
     let spared = |from: usize, len: usize| {
@@ -102,14 +104,16 @@ fn strike(stage: &mut Stage) -> Option<String> {
     };
     match kind {
         4 | 5 => {
-            // The index of a sealed segment ends where its footer begins.
-            let sealed = files.iter().find(|file| {
-                let bytes = machine.read(file);
-                bytes.len() > FOOTER && bytes[bytes.len() - FOOTER..].iter().any(|&b| b != 0)
-            })?;
-            let end = machine.read(sealed).len() - FOOTER;
-            let bit = (end as u64 - 1 - u64::from(stage.dice.below(16))) * 8
-                + u64::from(stage.dice.below(8));
+            // The index of a sealed segment, by its footer.
+            let process = machine.process();
+            let sealed = files.iter().find_map(|file| {
+                let open = process.open(file, tidelog::fs::Open::Read).ok()?;
+                Some((file, Footer::read(&*open).ok()??))
+            });
+            let (sealed, footer) = sealed?;
+            let end = footer.index_byte + 16 * u64::from(footer.index_entries);
+            let bit =
+                (end - 1 - u64::from(stage.dice.below(16))) * 8 + u64::from(stage.dice.below(8));
             machine.flip(sealed, bit);
             Some(format!("bit {bit} of {} flipped, in the index", sealed.display()))
         }

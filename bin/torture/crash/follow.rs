@@ -108,7 +108,7 @@ pub fn check(stage: &mut Stage, vary: u64) -> Step {
     catch_up(stage)?;
     alike(stage)?;
     stage.machine.advance(std::time::Duration::from_millis(6));
-    let len = if vary / 64 % 4 == 0 { 14_000 } else { 45 };
+    let len = if (vary / 64).is_multiple_of(4) { 14_000 } else { 45 };
     stage.append(1, len, Durability::Durable)?;
     catch_up(stage)?;
     if stage.told.copied != stage.told.line.len() as u64 {

@@ -65,7 +65,7 @@ fn strike(sim: &Sim, dice: &mut Dice) {
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e == "seg"))
         .collect();
-    let file = &files[dice.roll() as usize % files.len()];
+    let file = &files[dice.pick(files.len())];
     let mut bytes = sim.read(file);
     let len = bytes.len() as u64;
     if len == 0 {
@@ -74,13 +74,13 @@ fn strike(sim: &Sim, dice: &mut Dice) {
     match dice.below(9) {
         8 if files.len() > 2 => {
             // Two files that took each other's names.
-            let other = &files[dice.roll() as usize % files.len()];
+            let other = &files[dice.pick(files.len())];
             let theirs = sim.read(other);
             sim.write(other, &bytes);
             sim.write(file, &theirs);
         }
         0 => {
-            let from = (dice.roll() % len) as usize / 512 * 512;
+            let from = dice.pick(bytes.len()) / 512 * 512;
             let end = bytes.len().min(from + 512);
             bytes[from..end].fill(0);
             sim.write(file, &bytes);

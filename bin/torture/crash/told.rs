@@ -262,6 +262,11 @@ impl Dice {
         u32::try_from(self.roll() % u64::from(n)).expect("below n")
     }
 
+    /// One of `n` places.
+    pub fn pick(&mut self, n: usize) -> usize {
+        index(self.roll() % n as u64)
+    }
+
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: u32, high: u32) -> u32 {
         low + self.below(high - low + 1)

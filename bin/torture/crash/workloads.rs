@@ -174,7 +174,7 @@ fn group(stage: &mut Stage) -> Step {
             }
         }
         while !tickets.is_empty() {
-            let next = stage.dice.roll() as usize % tickets.len();
+            let next = stage.dice.pick(tickets.len());
             let ticket = tickets.swap_remove(next);
             stage.wait(&ticket, Durability::Durable)?;
         }
@@ -187,6 +187,10 @@ fn roll(stage: &mut Stage) -> Step {
     for _ in 0..stage.dice.between(8, 12) {
         let len = stage.dice.between(4_000, 14_000);
         let durability = any_durability(&mut stage.dice);
+        if stage.dice.once_in(2) {
+            // STATE speaks for the rolled segment before it is sealed.
+            stage.machine.advance(std::time::Duration::from_millis(6));
+        }
         stage.append(1, len, durability)?;
         if stage.dice.once_in(4) {
             stage.append(2, 100, Durability::Durable)?;
