@@ -383,9 +383,9 @@ impl Taken {
             pause(&mut spins);
         }
         published.store(0, Relaxed);
+        buffer.memory.1.touch(at, at + HEADER_BYTES);
         // SAFETY: published (acquire), so its producer is done with it, and the caller's frames
         // follow one another. A frame starts with its length, which `end` bounds.
-        buffer.memory.1.touch(at, at + HEADER_BYTES);
         unsafe {
             let start = buffer.memory.0.as_ptr().add(at);
             prefetch(start);
