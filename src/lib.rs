@@ -10,6 +10,8 @@ pub mod fs;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod log;
+#[doc(hidden)]
+pub mod mutant;
 pub mod position;
 pub mod record;
 pub mod replica;

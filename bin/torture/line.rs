@@ -83,6 +83,11 @@ impl Line {
         }
     }
 
+    /// Notes violations that are counted, not shown.
+    pub fn more_violations(&mut self, count: u64) {
+        self.violations += count;
+    }
+
     /// Says why something could not be run here.
     pub fn skip(&mut self, reason: impl Into<String>) {
         self.skipped = Some(reason.into());

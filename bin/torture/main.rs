@@ -5,12 +5,14 @@
 //! part proves, and what it cannot.
 
 mod bitflip;
+mod crash;
 mod dice;
 mod draw;
 mod iofault;
 mod line;
 mod memory;
 mod model;
+mod mutants;
 mod oracle;
 mod powercut;
 mod sched;
@@ -19,7 +21,7 @@ mod told;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use line::Line;
 
@@ -27,12 +29,19 @@ use line::Line;
 #[derive(Parser)]
 #[command(name = "tidelog-torture", version, max_term_width = 100)]
 struct Cli {
+    /// Plants a bug in the engine first.
+    #[arg(long, global = true, hide = true)]
+    mutant: Option<String>,
     #[command(subcommand)]
     part: Part,
 }
 
 #[derive(Subcommand)]
 enum Part {
+    /// Power cuts after every operation of every workload, and inside recovery.
+    Crash(crash::Crash),
+    /// Bugs planted in the engine: each must be found by some other part.
+    Mutants(mutants::Mutants),
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
     Iofault(iofault::Args),
@@ -45,7 +54,14 @@ enum Part {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(name) = &cli.mutant
+        && let Err(code) = mutants::plant(name)
+    {
+        return code;
+    }
     let run: Result<Line, String> = match cli.part {
+        Part::Crash(part) => part.run(),
+        Part::Mutants(part) => part.run(|name| Cli::command().find_subcommand(name).is_some()),
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
         Part::Iofault(args) => iofault::run(&args),

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Open};
+use crate::mutant::{self, Mutant};
 
 /// No small file is larger; more is damage.
 const MAX_BYTES: u64 = 4 << 20;
@@ -141,8 +142,13 @@ impl Meta {
         let file = fs.open(&temporary, Open::Create).map_err(io("create"))?;
         file.write_all_at(&self.encode(), 0).map_err(io("write"))?;
         // Closes the crash that renames before the content is there.
-        file.sync_data().map_err(io("sync"))?;
+        if !mutant::on(Mutant::SkipSmallFileSync) {
+            file.sync_data().map_err(io("sync"))?;
+        }
         fs.rename(&temporary, path).map_err(io("rename into place"))?;
+        if mutant::on(Mutant::SkipRenameSync) {
+            return Ok(());
+        }
         // Closes the crash that forgets the rename.
         fs.sync_dir(directory).map_err(io("sync the directory of"))
     }

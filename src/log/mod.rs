@@ -51,6 +51,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Lock};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset, Position, Token};
 use crate::segment::ProducerState;
 
@@ -442,6 +443,9 @@ impl Shared {
     /// Takes the clean mark away, durably, before anything is written.
     fn clear_clean(&self) -> Result<()> {
         let mut control = self.control();
+        if mutant::on(Mutant::KeepCleanMark) {
+            return Ok(());
+        }
         if control.clean.take().is_some() {
             let mut changed = control.clone();
             changed.write(&*self.fs, &self.layout)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Lock, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset};
 use crate::segment::{Footer, Link, Producers};
 
@@ -186,8 +187,10 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         // These grow no more: one has another behind it, or is about to be sealed here. A full
         // disk may put the sealing off, and readers pass over the ends meanwhile.
         let last = segments.last().map(|segment| segment.header.base);
-        let grows =
-            |segment: &Segment| parts.refuses.is_some() && Some(segment.header.base) == last;
+        // A dead writer's segment with others behind it, which came to nothing.
+        let ended = !parts.writer_alive && scan.beyond.iter().any(|beyond| beyond.from == 0);
+        let may_grow = parts.refuses.is_some() && !ended;
+        let grows = |segment: &Segment| may_grow && Some(segment.header.base) == last;
         for ToSeal { segment, tally, .. } in unsealed.iter().filter(|u| !grows(&u.segment)) {
             let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
         }
@@ -286,13 +289,15 @@ fn adopt(
 ) -> Result<(Arc<Segment>, Option<crate::segment::Tally>)> {
     match (found.footer, found.unsealed) {
         (Some(footer), _) => {
-            if footer.producers_count > 0 {
+            if footer.producers_count > 0 && !mutant::on(Mutant::ForgetProducers) {
                 producers.merge(&read_producers(fs, &found.path, &footer)?);
             }
             Ok((Arc::new(Segment::sealed(footer, found.path)), None))
         }
         (None, Some(unsealed)) => {
-            producers.merge(&unsealed.tally.producers);
+            if !mutant::on(Mutant::ForgetProducers) {
+                producers.merge(&unsealed.tally.producers);
+            }
             let segment = Segment::unsealed(found.header, found.path, unsealed.file);
             segment.add_to_index(unsealed.tally.index.as_bytes());
             Ok((Arc::new(segment), Some(unsealed.tally)))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::LogByte;
 use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
 
@@ -99,7 +100,9 @@ pub(crate) fn create_segment(
     let made = (|| {
         file.write_all_at(&header.encode(), 0).map_err(io("write the header of"))?;
         // Closes the crash that leaves a named segment without a valid header.
-        file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
+        if !mutant::on(Mutant::SkipHeaderSync) {
+            file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
+        }
         shared.fs.rename(&temporary, &path).map_err(io("rename into place"))
     })();
     match made {

@@ -16,6 +16,7 @@ use crate::frame::{
     COMPRESSION_MASK, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records,
     Seed,
 };
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset, Position};
 use crate::record::Record;
 use crate::segment::{HEADER_BYTES, Index, SEAL_BYTES, Window};
@@ -309,6 +310,7 @@ impl Cursor {
     pub(super) fn enter(&mut self, segment: Arc<Segment>, byte: u64) -> Result<()> {
         let window = self.shared.catalog.window(&segment).map_err(|e| self.or_gone(e))?;
         let check = match self.shared.options.verification {
+            _ if mutant::on(Mutant::SkipBodyCheck) => false,
             Verification::Always => true,
             Verification::OncePerSegment => !segment.verified.load(Relaxed),
             Verification::Never => false,
@@ -379,6 +381,9 @@ impl Cursor {
                 place.byte += stride as u64;
                 place.from_start &= count == 0;
                 continue;
+            }
+            if first > self.next && mutant::on(Mutant::IndexByLength) {
+                self.next = first;
             }
             if first > self.next {
                 return Err(damaged(segment, byte, self.next, Fault::Body));

@@ -11,29 +11,28 @@
 //! - a replacement is durable before it takes the old one's name, so a crash at any point leaves
 //!   a directory that repairing again completes.
 
+pub(super) mod files;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, Lost, MAX_FRAME_BYTES, NO_CLAIM};
 use crate::fs::{File, Fs, Open, Os};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{
-    Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
-    search, walk,
+    Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal, walk,
 };
 
 use super::files::{Control, Layout, Repaired, State};
 use super::open::take_lock;
-use super::restore::readable;
 use super::scan::hex;
 use super::start::quarantine;
-use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
+use super::survey::{Gap, Reseal, bytes, copy, derived_holds, link, stand_in, survey, sync_names};
 
 /// The smallest frame: what a `lost` frame needs.
 const MIN_FRAME_BYTES: u64 = 40;
-/// How far a guessed salt is tried.
-const MAX_GUESS_BYTES: u64 = 64 << 10;
 
 /// What repair did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +78,9 @@ pub(super) fn repair_locked(
     repair.small_files()?;
     let files = repair.files()?;
     repair.segments(files)?;
+    if !dry_run {
+        sync_names(fs, layout)?;
+    }
     if repair.control_changed {
         // The end is another, or was never clean.
         repair.control.clean = None;
@@ -115,14 +117,6 @@ pub(super) struct Candidate {
 /// Where a readable segment starts, and the predecessor's hash its footer names.
 type Start = (SegmentName, Offset, Option<[u8; 32]>);
 
-/// How a segment written anew is sealed.
-#[derive(Clone, Copy)]
-struct Reseal {
-    previous_hash: [u8; 32],
-    /// The seal hash that the segment behind it knows it by.
-    linked: Option<[u8; 32]>,
-}
-
 /// What stands at one place of the log.
 struct Slot {
     name: SegmentName,
@@ -138,126 +132,13 @@ impl Repair<'_> {
         self.report.dry_run
     }
 
-    /// Every segment file at the place it belongs to; strangers and second copies set aside.
-    fn files(&mut self) -> Result<Vec<Slot>> {
-        let segments = self.layout.segments();
-        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
-        let mut slots: Vec<Slot> = Vec::new();
-        let mut strays = Vec::new();
-        for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
-            if name.0 < self.control.floor {
-                continue;
-            }
-            let path = name.path(&segments);
-            match self.candidate(name, &path)? {
-                Some(found) if found.header.log != self.log => {
-                    self.aside(&path, "a segment of another log")?;
-                }
-                Some(found) if found.header.base != name.0 => strays.push(found),
-                candidate => {
-                    if candidate.is_none() {
-                        self.keep_copy(&path, 0, u64::MAX, "a segment without a readable header")?;
-                    }
-                    slots.push(Slot { name, candidate });
-                }
-            }
-        }
-        for stray in strays {
-            let name = SegmentName(stray.header.base);
-            let taken = slots.iter().any(|slot| slot.name == name && slot.candidate.is_some());
-            if taken {
-                self.aside(&stray.path, "a second copy of a segment")?;
-                continue;
-            }
-            slots.retain(|slot| slot.name != name);
-            self.act(format!("give {} its own name back, {name}", stray.path.display()));
-            slots.push(Slot { name, candidate: Some(stray) });
-        }
-        slots.sort_by_key(|slot| slot.name);
-        self.rename_home(&mut slots, &segments)?;
-        Ok(slots)
-    }
-
-    /// Renames misnamed files; by way of temporary names, for two may have been swapped.
-    fn rename_home(&mut self, slots: &mut [Slot], segments: &Path) -> Result<()> {
-        let mut moved = Vec::new();
-        for slot in slots {
-            let Some(candidate) = &mut slot.candidate else { continue };
-            let home = slot.name.path(segments);
-            if candidate.path != home {
-                moved.push((std::mem::replace(&mut candidate.path, home.clone()), home));
-            }
-        }
-        if moved.is_empty() || self.dry() {
-            return Ok(());
-        }
-        let rename = |from: &Path, to: &Path| {
-            self.fs.rename(from, to).map_err(|e| Error::io("rename", from, e))
-        };
-        // Not `.tmp`: a crash in between must not let the next open sweep them.
-        for (from, home) in &moved {
-            rename(from, &home.with_extension("moving"))?;
-        }
-        for (_, home) in &moved {
-            rename(&home.with_extension("moving"), home)?;
-        }
-        self.fs.sync_dir(segments).map_err(|e| Error::io("sync", segments, e))
-    }
-
-    fn candidate(&self, name: SegmentName, path: &Path) -> Result<Option<Candidate>> {
-        let io = |e| Error::io("read", path, e);
-        let file = self.fs.open(path, Open::Read).map_err(io)?;
-        let len = file.len().map_err(io)?;
-        let footer = readable(Footer::read(&*file)).map_err(|e| e.in_file(path))?;
-        let mut page = vec![0; 4096];
-        let read = file.read_full_at(&mut page, 0).map_err(io)?;
-        page.truncate(read);
-        let (header, header_whole) = match (SegmentHeader::decode(&page), &footer) {
-            (Ok(header), _) => (header, true),
-            (Err(_), Some(footer)) => (footer.header(), false),
-            (Err(_), None) => match self.guess_header(name, &file, &page, len).map_err(io)? {
-                Some(header) => (header, false),
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(Candidate { path: path.to_path_buf(), file, len, header, header_whole, footer }))
-    }
-
-    /// A header whose checksum does not hold, from what is known otherwise. Its salt is tried as
-    /// it stands and with each bit turned over: a frame that holds with it proves it.
-    fn guess_header(
-        &self,
-        name: SegmentName,
-        file: &Arc<dyn File>,
-        page: &[u8],
-        len: u64,
-    ) -> std::io::Result<Option<SegmentHeader>> {
-        let Some(mut header) = SegmentHeader::decode_unchecked(page) else { return Ok(None) };
-        (header.log, header.base, header.previous) = (self.log, name.0, None);
-        let salt = header.salt;
-        for turned in std::iter::once(0).chain((0..64).map(|bit| 1 << bit)) {
-            header.salt = salt ^ turned;
-            let until = if turned == 0 { len } else { len.min(HEADER_BYTES + MAX_GUESS_BYTES) };
-            if let Some((byte, _)) = search(file, &header, HEADER_BYTES, until)? {
-                let mut window = Window::file(Arc::clone(file));
-                let guess = window.bytes(byte, bytes(MAX_GUESS_BYTES), len)?;
-                if let Ok(frame) = frame::Frame::decode(guess, byte, len, header.seed())
-                    && let Some(start) = frame::EpochStart::decode(frame.body)
-                {
-                    header.epoch = start.epoch;
-                }
-                return Ok(Some(header));
-            }
-        }
-        Ok(None)
-    }
-
     /// Goes through the places of the log in order and mends what is not whole.
     fn segments(&mut self, slots: Vec<Slot>) -> Result<()> {
         let mut end = self.control.floor;
         let mut offset = self.control.floor_offset;
         let mut previous: Option<Link> = None;
         let mut previous_hash = [0; 32];
+        let mut unreadable_end = false;
         let mut epoch = slots
             .iter()
             .find_map(|slot| slot.candidate.as_ref())
@@ -304,6 +185,7 @@ impl Repair<'_> {
                         )?,
                     },
                 }
+                unreadable_end = next.is_none();
                 continue;
             };
             let mut candidate = candidate;
@@ -322,6 +204,9 @@ impl Repair<'_> {
             let Some((link, hash, to)) = mended else { return Ok(()) };
             (end, offset) = (link.end, to);
             (previous, previous_hash) = (Some(link), hash);
+        }
+        if unreadable_end {
+            return Ok(());
         }
         // What is proven to have been there behind the last file is gone with its file.
         let header = self.replacement(end, offset, epoch, previous)?;
@@ -384,8 +269,8 @@ impl Repair<'_> {
             count: to.0 - header.base_offset.0,
             fingerprint: 0,
         };
-        let reseal = Some(Reseal { previous_hash, linked });
-        self.rebuild(&path, header, None, &[gap], (frames_end, to), reseal)
+        let seal = Some(Reseal { previous_hash, replaces: linked });
+        self.rebuild(&path, header, None, &[gap], (frames_end, to), seal)
     }
 
     /// Mends one segment; returns the link, hash and offset that the next one goes on from.
@@ -444,10 +329,9 @@ impl Repair<'_> {
             self.keep_copy(&path, 0, HEADER_BYTES, "a damaged header")?;
         }
         let gaps: Vec<Gap> = survey.gaps.iter().map(|gap| gap.gap).collect();
-        let reseal = sealed_before.then_some(Reseal {
-            previous_hash: stored.map_or(previous_hash, |footer| footer.previous_hash),
-            linked: seal_hash.or(next.and_then(|next| next.2)),
-        });
+        let hash = stored.map_or(previous_hash, |footer| footer.previous_hash);
+        let replaces = seal_hash.or(next.and_then(|next| next.2));
+        let reseal = sealed_before.then_some(Reseal { previous_hash: hash, replaces });
         if sealed_before {
             self.act(format!("make SEAL, index and footer of {} again", path.display()));
         }
@@ -478,17 +362,20 @@ impl Repair<'_> {
         (end > header.base).then(|| (header.file_byte(end.0), offset))
     }
 
-    /// Notes that a segment's seal hash is another one now.
-    fn replaced(&mut self, old: Option<[u8; 32]>, footer: &Footer) {
+    /// Notes that a segment's seal hash is another one now, durably before the segment is put in
+    /// place: the next one's link to the old hash must lead somewhere after a crash, too.
+    fn replaced(&mut self, old: Option<[u8; 32]>, footer: &Footer) -> Result<()> {
         self.control_changed = true;
         if old != Some(footer.hash) {
             let old = old.map_or("-".to_owned(), |old| hex(&old));
-            let repaired = Repaired { old, new: hex(&footer.hash) };
-            // An earlier repair may have come this far and no further.
-            if !self.control.repairs.contains(&repaired) {
-                self.control.repairs.push(repaired);
+            // A repair that was cut short may have noted another replacement that never came.
+            self.control.repairs.retain(|repaired| repaired.old != old || old == "-");
+            self.control.repairs.push(Repaired { old, new: hex(&footer.hash) });
+            if !self.dry() && !mutant::on(Mutant::RepairNotedLate) {
+                self.control.write(&**self.fs, self.layout)?;
             }
         }
+        Ok(())
     }
 
     fn lose(&mut self, first: u64, end: u64) {
@@ -519,8 +406,7 @@ impl Repair<'_> {
             return Ok(());
         }
         self.fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
-        let segments = self.layout.segments();
-        self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))
+        sync_names(self.fs, self.layout)
     }
 
     /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
@@ -540,7 +426,7 @@ impl Repair<'_> {
             tally.records = u32::try_from(to.0 - header.base_offset.0).unwrap_or(u32::MAX);
             let footer = stand_in(header, &tally);
             if let Some(reseal) = reseal {
-                self.replaced(reseal.linked, &footer);
+                self.replaced(reseal.replaces, &footer)?;
             }
             return Ok(footer);
         }
@@ -580,12 +466,9 @@ impl Repair<'_> {
                 .help("copy the directory and ask for help: this damage is not understood"));
             }
             let footer = match reseal {
-                Some(reseal) => {
-                    let footer = seal(&file, path, header, &tally, reseal.previous_hash)?.footer;
-                    self.replaced(reseal.linked, &footer);
-                    // Closes the crash that leaves the new file and forgets that it stands for the
-                    // old one: the segment behind it names the old one's hash.
-                    self.control.write(&**self.fs, self.layout)?;
+                Some(Reseal { previous_hash, replaces }) => {
+                    let footer = seal(&file, path, header, &tally, previous_hash)?.footer;
+                    self.replaced(replaces, &footer)?;
                     footer
                 }
                 None => {
@@ -594,9 +477,7 @@ impl Repair<'_> {
                 }
             };
             self.fs.rename(&temporary, path).map_err(io("rename into place"))?;
-            let segments = self.layout.segments();
-            self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
-            Ok(footer)
+            sync_names(self.fs, self.layout).map(|()| footer)
         })();
         if result.is_err() {
             let _ = self.fs.unlink(&temporary);

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 use crate::position::Offset;
 
 use super::Shared;
@@ -68,6 +69,12 @@ impl Shared {
         let Some((floor, floor_offset)) = floor.filter(|_| !policy.dry_run) else {
             return Ok(retained);
         };
+        if mutant::on(Mutant::UnlinkBeforeFloor) {
+            for path in &retained.files {
+                let _ = self.fs.unlink(path);
+            }
+            retained.files.clear();
+        }
         let mut changed = control.clone();
         (changed.floor, changed.floor_offset) = (floor, floor_offset);
         changed.write(&*self.fs, &self.layout)?;

@@ -12,12 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{EpochStart, FrameKind};
+use crate::frame::{EpochStart, Fault, FrameKind};
 use crate::fs::{File, Fs, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
-use crate::segment::{End, Footer, Link, SegmentHeader, SegmentName, Tally, Window, search, walk};
+use crate::segment::{
+    End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk,
+};
 
 use super::files::{Control, Epochs, Layout, LogFile, State};
+use super::repair::files::MOVING;
 
 /// A segment that belongs to the unbroken history.
 #[derive(Debug)]
@@ -129,6 +133,12 @@ impl Known<'_> {
                 Some(name) if name.0 < floor => scan.leftovers.push(name.path(&segments)),
                 Some(name) => ours.push(name),
                 None if name.ends_with(".tmp") => {}
+                None if Path::new(name).extension() == Some(MOVING.as_ref()) => {
+                    let what = "expected segments under their own names, found one on its way";
+                    return Err(Error::new(Kind::Corrupt, what)
+                        .in_file(&segments.join(name))
+                        .help("a repair was cut short: run `tidelog repair` again"));
+                }
                 None => scan.findings.push(format!("{name} is no segment and is left alone")),
             }
         }
@@ -217,7 +227,8 @@ impl Known<'_> {
         };
         let contiguous = next.is_some_and(|next| next.0.0 == tally.sealed_end(&header));
         let mut follows = 0;
-        if !contiguous && end.fault.is_some() {
+        let trusts_zeros = mutant::on(Mutant::ZeroIsEnd) && end.fault == Some(Fault::End);
+        if !contiguous && end.fault.is_some() && !trusts_zeros {
             let mut from = end.byte + 8;
             while let Some((byte, frame)) = search(&file, &header, from, file_bytes).map_err(io)? {
                 if frame.kind != FrameKind::Seal {
@@ -230,11 +241,18 @@ impl Known<'_> {
         if let Some(claimed) = claimed.filter(|_| ours) {
             scan.claim(LogByte(claimed), || format!("a watermark in {name}"));
         }
+        if follows > 0 && mutant::on(Mutant::RefuseFrameBehind) {
+            scan.claim(LogByte(header.log_byte(end.byte + 8)), || "a frame behind".into());
+        }
         if follows > 0 {
             scan.findings.push(format!("{follows} whole frames follow the end of {name}"));
         }
         if scan.broken.is_some() || tally.frames == 0 && next.is_none() {
-            scan.beyond.push(Beyond { path, from: 0, bytes: file_bytes });
+            // A header with nothing but zeros behind it is nothing that anybody could miss.
+            let empty =
+                behind(&*file, HEADER_BYTES, file_bytes.max(HEADER_BYTES)).map_err(io)? == 0;
+            let bytes = if empty { 0 } else { file_bytes };
+            scan.beyond.push(Beyond { path, from: 0, bytes });
             return Ok(());
         }
         if header.base_offset != scan.end_offset {
@@ -345,7 +363,7 @@ impl Known<'_> {
                 && clean.fingerprint == scan.fingerprint
                 && scan.found.last().is_none_or(|last| last.header.epoch.nonce == clean.nonce);
         }
-        if let Some(state) = self.state {
+        if let Some(state) = self.state.filter(|_| !mutant::on(Mutant::IgnoreState)) {
             let known = scan.found.iter().map(|found| found.header.epoch);
             let history = self.epochs.0.iter().map(|entry| entry.epoch);
             let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
@@ -371,7 +389,7 @@ impl Scan {
 
     /// The error that says acknowledged bytes are damaged, if they are.
     pub(crate) fn corruption(&self, layout: &Layout) -> Option<Error> {
-        if self.durable <= self.end {
+        if self.durable <= self.end || mutant::on(Mutant::CutOnAnyCrc) {
             return None;
         }
         let broken = self.broken.clone().unwrap_or_else(|| Break {

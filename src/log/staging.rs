@@ -29,10 +29,12 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
+
+use memmap2::MmapMut;
 
 use crate::frame::HEADER_BYTES;
 use crate::segment::PAGE_BYTES;
@@ -507,9 +509,14 @@ fn usize_of(n: u64) -> usize {
 
 const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 
-/// Page-aligned memory of [`BUFFER_BYTES`].
+/// Page-aligned memory of [`BUFFER_BYTES`]: zeros, taken from the system as they are touched. A log
+/// that is opened to be read, or for a few records, costs the few pages it uses.
 #[derive(Debug)]
-struct Memory(NonNull<u8>, Traced);
+struct Memory(
+    NonNull<u8>,
+    Traced,
+    #[expect(dead_code, reason = "owns what the pointer points to")] MmapMut,
+);
 
 // SAFETY: plain memory; who may touch which part is the rule of the module.
 unsafe impl Send for Memory {}
@@ -517,23 +524,14 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    const LAYOUT: Layout = match Layout::from_size_align(BUFFER_BYTES, PAGE) {
-        Ok(layout) => layout,
-        Err(_) => panic!("a constant layout"),
-    };
-
     fn new() -> Self {
-        // SAFETY: the layout has a size.
-        let memory = unsafe { alloc_zeroed(Self::LAYOUT) };
-        let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(Self::LAYOUT));
-        Memory(memory, Traced::new(BUFFER_BYTES))
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout, once.
-        unsafe { dealloc(self.0.as_ptr(), Self::LAYOUT) };
+        let mut map = MmapMut::map_anon(BUFFER_BYTES)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFER_BYTES]>()));
+        Memory(
+            NonNull::new(map.as_mut_ptr()).expect("a map has an address"),
+            Traced::new(BUFFER_BYTES),
+            map,
+        )
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, HEADER_BYTES as FRAME_HEADER, Seed};
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset};
 use crate::segment::{Link, PAGE_BYTES, SegmentHeader, Tally};
 
@@ -178,6 +179,8 @@ impl Current {
         let byte = self.tally.end;
         let (head, body) =
             frame.split_first_chunk_mut::<FRAME_HEADER>().expect("staging holds whole frames");
+        let high = mutant::on(Mutant::WatermarkTooHigh);
+        let durable = if high { self.header.log_byte(byte) } else { durable };
         let back = frame::durable_back(self.header.log_byte(byte), durable);
         let head = frame::stamp(head, self.seed, byte, self.tally.records, back);
         let frame = frame::Frame { header: head, body: &body[..head.len as usize - FRAME_HEADER] };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, EpochStart, FrameKind, NO_CLAIM};
 use crate::fs::{File, Fs, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, LogByte, Offset};
 use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, SegmentHeader, Tally, seal};
 
@@ -129,6 +130,9 @@ impl NewEpoch {
     /// Makes durable what was read back: the page cache may hold bytes that never landed, or
     /// that a failed sync has marked clean. Writing them again, in place, settles it.
     fn settle(&self, fs: &dyn Fs) -> Result<()> {
+        if mutant::on(Mutant::SkipSettle) {
+            return Ok(());
+        }
         for ToSeal { segment, tally, .. } in &self.unsealed {
             settle(fs, &segment.path, &segment.header, tally.end, self.durable)?;
         }
@@ -146,6 +150,10 @@ impl NewEpoch {
         let layout = &shared.layout;
         let promised = Promise::read(fs, layout)?.map_or(0, |promise| promise.epoch.number);
         let epoch = Epoch { number: self.seen.max(promised) + 1, nonce: shared.random_u64()? };
+        let epoch = match mutant::on(Mutant::KeepEpoch) && self.parent.number > 0 {
+            true => self.parent,
+            false => epoch,
+        };
         let base = self.previous.map_or(self.fork, |link| link.end);
         Promise { epoch, owner: shared.node }.write(fs, layout)?;
         let mut epochs = Epochs::read(fs, layout)?;
@@ -219,7 +227,9 @@ pub(crate) fn set_aside(
     reason: &str,
 ) -> Result<()> {
     while let Some(last) = beyond.last() {
-        quarantine(fs, layout, &last.path, last.from, last.bytes, reason)?;
+        if last.bytes > 0 {
+            quarantine(fs, layout, &last.path, last.from, last.bytes, reason)?;
+        }
         let io = |what: &'static str| {
             let path = last.path.clone();
             move |e| Error::io(what, &path, e)
@@ -289,7 +299,9 @@ pub(crate) fn quarantine(
     let source = fs.open(path, Open::Read).map_err(io("open", path))?;
     let copy = fs.open(&target, Open::Create).map_err(io("create", &target))?;
     rewrite(&*source, &*copy, from, from + bytes).map_err(io("copy to", &target))?;
-    copy.sync_data().map_err(io("sync", &target))?;
+    if !mutant::on(Mutant::QuarantineUnsynced) {
+        copy.sync_data().map_err(io("sync", &target))?;
+    }
     let mut note = Meta::new("quarantine");
     note.set("file", &name)
         .set("byte", from)

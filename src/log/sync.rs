@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::*;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset};
 
 use super::Shared;
@@ -160,7 +161,21 @@ impl Shared {
                 Err(e) => return Err(e),
             }
         }
-        set.sync(self).map_err(|e| self.poisoned(e))?;
+        if mutant::on(Mutant::StateAhead) {
+            self.ends.set_durable(set.end, set.end_offset);
+            self.hint_state(true);
+        }
+        if mutant::on(Mutant::AckBeforeSync) {
+            self.ends.set_durable(set.end, set.end_offset);
+            let _ = set.sync(self);
+            return flushed;
+        }
+        let synced = set.sync(self);
+        let synced = match mutant::on(Mutant::RetryFailedSync) {
+            true => synced.or_else(|_| set.sync(self)),
+            false => synced,
+        };
+        synced.map_err(|e| self.poisoned(e))?;
         self.ends.set_durable(set.end, set.end_offset);
         self.visible_wake.all();
         self.hint_state(false);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
+use crate::mutant::{self, Mutant};
 use crate::segment::{Tally, seal};
 
 use super::Shared;
@@ -132,11 +133,12 @@ impl Worker {
         }
         let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
         let SealJob { segment, file, tally } = &job;
-        // Closes the crash in which a footer, which proves everything below it durable, outlives
-        // the name of a segment before its own: unsynced bulk is sealed before its first sync.
-        let segments = shared.layout.segments();
-        if let Err(e) = shared.fs.sync_dir(&segments) {
-            return Err(shared.poisoned(Error::io("sync", &segments, e)));
+        if !is_durable(&job, shared) && !mutant::on(Mutant::SealUnnamed) {
+            // Closes the crash that keeps this segment's name and forgets an earlier one's: the
+            // footer is proof that everything before it is there.
+            let segments = shared.layout.segments();
+            let named = shared.fs.sync_dir(&segments);
+            named.map_err(|e| shared.poisoned(Error::io("sync", &segments, e)))?;
         }
         match seal(file, &segment.path, &segment.header, tally, sealing.previous_hash) {
             Ok(sealed) => {
@@ -163,10 +165,7 @@ impl Worker {
     /// Whether the oldest segment that waits is durable already, so that sealing it syncs only
     /// its few last pages.
     fn sealing_is_cheap(&self, shared: &Shared) -> bool {
-        let durable = shared.ends.durable_byte.load(Acquire);
-        lock(&self.queue)
-            .front()
-            .is_some_and(|job| durable >= job.segment.header.log_byte(job.tally.end))
+        lock(&self.queue).front().is_some_and(|job| is_durable(job, shared))
     }
 
     fn is_idle(&self) -> bool {
@@ -210,6 +209,11 @@ impl Worker {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a commit has made all of a rolled segment durable, its name included.
+fn is_durable(job: &SealJob, shared: &Shared) -> bool {
+    shared.ends.durable_byte.load(Acquire) >= job.segment.header.log_byte(job.tally.end)
 }
 
 fn run(shared: &Shared) {

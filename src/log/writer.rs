@@ -24,6 +24,7 @@ use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, HEADER_BYTES as FRAME_HEADER};
 use crate::fs::File;
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset};
 use crate::segment::{HEADER_BYTES, PAGE_BYTES, Producers, SegmentHeader, Tally};
 
@@ -89,13 +90,17 @@ impl SyncSet {
     /// no frame is durable before all that precede it.
     pub(crate) fn sync(&self, shared: &Shared) -> Result<()> {
         let (active, rolled) = self.files.split_last().expect("the active file is always there");
+        let rolled = if mutant::on(Mutant::SkipRolledSync) { &[] } else { rolled };
         for (file, path) in rolled {
             file.sync_data().map_err(|e| Error::io("sync", path, e))?;
         }
-        if self.names {
+        if self.names && !mutant::on(Mutant::SkipDirectorySync) {
             // Closes the crash that forgets a new segment's name.
             let segments = shared.layout.segments();
             shared.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+        }
+        if mutant::on(Mutant::SkipDataSync) {
+            return Ok(());
         }
         active.0.sync_data().map_err(|e| Error::io("sync", &active.1, e))
     }

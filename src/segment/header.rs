@@ -13,6 +13,7 @@ use byteorder::{ByteOrder, LittleEndian as LE};
 use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::Seed;
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 
 use super::{FORMAT_VERSION, PAGE_BYTES};
@@ -135,7 +136,7 @@ impl SegmentHeader {
 
     /// The checksum state of its frames.
     pub fn seed(&self) -> Seed {
-        Seed::new(self.log, self.salt)
+        Seed::new(self.log, if mutant::on(Mutant::NoSalt) { 0 } else { self.salt })
     }
 
     /// The log byte of the frame at `byte` of the file.

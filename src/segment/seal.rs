@@ -16,6 +16,7 @@ use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{self, FrameKind, NO_CLAIM};
 use crate::fs::File;
+use crate::mutant::{self, Mutant};
 
 use super::walk::Tally;
 use super::{Footer, HEADER_BYTES, PAGE_BYTES, SEAL_BYTES, SegmentHeader};
@@ -79,8 +80,13 @@ pub fn seal(
     // A failed sync, for want of space too, leaves pages that never landed marked clean: it is
     // never a reason to try again.
     let sync = || file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io));
+    if mutant::on(Mutant::FooterBeforeData) {
+        file.write_all_at(&footer.encode(), footer_byte).map_err(io("write the footer"))?;
+    }
     // Closes the crash in which a footer persists before the data it vouches for.
-    sync()?;
+    if !mutant::on(Mutant::SkipFirstSealSync) {
+        sync()?;
+    }
     file.write_all_at(&footer.encode(), footer_byte).map_err(io("write the footer"))?;
     // Closes the crash that would make recovery walk this segment again.
     sync()?;
@@ -94,7 +100,7 @@ pub(crate) fn seal_frame(header: &SegmentHeader, tally: &Tally) -> Vec<u8> {
     let seal = frame::encode(
         FrameKind::Seal,
         tally.records,
-        NO_CLAIM,
+        if mutant::on(Mutant::SealClaims) { 0 } else { NO_CLAIM },
         timestamp,
         &body,
         (header.seed(), tally.end),

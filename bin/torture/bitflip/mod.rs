@@ -81,6 +81,7 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
         eprintln!("seed {seed}: {} flips, {} violations", sum.flips, line.violations());
         seed += 1;
         if sum.flips == before {
+            line.skip("what --only leaves has no bits to flip");
             break;
         }
     }

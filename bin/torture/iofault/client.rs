@@ -262,7 +262,10 @@ impl Client {
         let Some(log) = self.log.take() else { return Ok(()) };
         match how {
             End::Close => match log.close() {
-                Ok(()) => self.told.closed(),
+                Ok(()) if self.settled => self.told.closed(),
+                // What an earlier process left was not brought in order for want of space: the
+                // next open does that.
+                Ok(()) => self.told.killed(),
                 Err(error) => {
                     self.judge(Asked::Close, &error)?;
                     self.told.killed();

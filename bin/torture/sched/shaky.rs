@@ -93,7 +93,7 @@ impl Fs for Shaky {
         self.inner.canonical(path)
     }
 
-    fn machine(&self) -> String {
+    fn machine(&self) -> io::Result<String> {
         self.inner.machine()
     }
 

@@ -1,0 +1,97 @@
+//! Planted bugs: they test the tests, and are never for production.
+//!
+//! The torture programme must find each of them. They are compiled only with the feature
+//! `mutants`, and one is active only once [`plant`] was called with its name, before any log was
+//! opened. Invariant: without the feature `on` is a constant `false`, so nothing of a mutant is
+//! left in the program; with the feature and nothing planted it costs one relaxed load.
+
+macro_rules! mutants {
+    ($($variant:ident $name:literal,)*) => {
+        /// A planted bug, named for what it leaves out or does wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Mutant {
+            $($variant,)*
+        }
+
+        /// The names of all planted bugs.
+        #[cfg(feature = "mutants")]
+        pub const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+mutants! {
+    // Group commit and the writer.
+    SkipDataSync "skip-data-sync",
+    SkipRolledSync "skip-rolled-sync",
+    SkipDirectorySync "skip-directory-sync",
+    SkipHeaderSync "skip-header-sync",
+    AckBeforeSync "ack-before-sync",
+    RetryFailedSync "retry-failed-sync",
+    WatermarkTooHigh "watermark-too-high",
+    StateAhead "state-ahead",
+    KeepCleanMark "keep-clean-mark",
+    // Sealing.
+    FooterBeforeData "footer-before-data",
+    SkipFirstSealSync "skip-first-seal-sync",
+    SealClaims "seal-claims-durability",
+    SealUnnamed "seal-before-names",
+    // Recovery.
+    ZeroIsEnd "zero-is-end",
+    CutOnAnyCrc "cut-on-any-crc",
+    RefuseFrameBehind "refuse-frame-behind",
+    IgnoreState "ignore-state",
+    SkipSettle "skip-settle",
+    KeepEpoch "keep-epoch",
+    QuarantineUnsynced "quarantine-unsynced",
+    ForgetProducers "forget-producers",
+    NoSalt "no-salt",
+    // Small files, retention, repair.
+    SkipSmallFileSync "skip-small-file-sync",
+    SkipRenameSync "skip-rename-sync",
+    UnlinkBeforeFloor "unlink-before-floor",
+    RepairNotedLate "repair-noted-late",
+    MoveUnsynced "move-unsynced",
+    // Reading.
+    IndexByLength "index-by-length",
+    SkipBodyCheck "skip-body-check",
+    // Followers.
+    SkipFollowerSync "skip-follower-sync",
+    ShipUnproven "ship-unproven",
+}
+
+/// Whether this bug is planted.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub(crate) const fn on(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) use planted::on;
+#[cfg(feature = "mutants")]
+pub use planted::plant;
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::{Mutant, NAMES};
+
+    /// Number of the planted bug, from 1; 0 for none. Set before anything else runs.
+    static PLANTED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Whether this bug is planted.
+    #[inline]
+    pub(crate) fn on(mutant: Mutant) -> bool {
+        PLANTED.load(Relaxed) == mutant as usize + 1
+    }
+
+    /// Plants the bug of this name, for the rest of the process; `false` if there is none.
+    pub fn plant(name: &str) -> bool {
+        let found = NAMES.iter().position(|known| *known == name);
+        if let Some(number) = found {
+            PLANTED.store(number + 1, Relaxed);
+        }
+        found.is_some()
+    }
+}
