@@ -70,8 +70,12 @@ pub fn of(kind: OpKind, nth: u64) -> Vec<Fault> {
 /// Whether the fault says that there is no room: then nothing may be poisoned.
 pub fn is_full_disk(fault: &Fault) -> bool {
     let syncs = matches!(fault.kind, Some(OpKind::Sync | OpKind::SyncDir));
-    let full = matches!(fault.error, Errno::NoSpace | Errno::Quota | Errno::TooBig);
-    full && !syncs
+    says_full(fault) && !syncs
+}
+
+/// The same of any call, a sync too.
+pub fn says_full(fault: &Fault) -> bool {
+    matches!(fault.error, Errno::NoSpace | Errno::Quota | Errno::TooBig)
 }
 
 /// Whether names may be lost that no later sync brings back: the directory's sync failed, and on
@@ -109,5 +113,5 @@ pub fn is_right(asked: Asked, kind: Kind, fault: &Fault) -> bool {
 /// A sync that reports a full disk poisons an open log; where nothing is open yet, or left open,
 /// it may also be called a full disk.
 fn no_room(kind: Kind, fault: &Fault) -> bool {
-    kind == Kind::DiskFull && matches!(fault.error, Errno::NoSpace | Errno::Quota)
+    kind == Kind::DiskFull && says_full(fault)
 }
