@@ -4,9 +4,20 @@
 //! violation, 1 violations, 2 usage, 3 the run could not be made. docs/TESTING.md says what each
 //! part proves, and what it cannot.
 
+mod bitflip;
 mod crash;
+mod dice;
+mod draw;
+mod iofault;
 mod line;
+mod memory;
+mod model;
 mod mutants;
+mod oracle;
+mod powercut;
+mod sched;
+mod soak;
+mod told;
 
 use std::process::ExitCode;
 
@@ -31,6 +42,14 @@ enum Part {
     Crash(crash::Crash),
     /// Bugs planted in the engine: each must be found by some other part.
     Mutants(mutants::Mutants),
+    Bitflip(bitflip::Bitflip),
+    Model(model::Model),
+    Iofault(iofault::Args),
+    Powercut(powercut::Args),
+    Soak(soak::Args),
+    #[command(hide = true)]
+    PowercutLoad(powercut::LoadArgs),
+    Sched(sched::Sched),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +62,16 @@ fn main() -> ExitCode {
     let run: Result<Line, String> = match cli.part {
         Part::Crash(part) => part.run(),
         Part::Mutants(part) => part.run(|name| Cli::command().find_subcommand(name).is_some()),
+        Part::Bitflip(args) => bitflip::run(&args),
+        Part::Model(args) => model::run(&args),
+        Part::Iofault(args) => iofault::run(&args),
+        Part::Powercut(args) => powercut::run(&args),
+        Part::Soak(args) => soak::run(&args),
+        Part::PowercutLoad(args) => {
+            powercut::load(&args);
+            return ExitCode::SUCCESS;
+        }
+        Part::Sched(args) => Ok(sched::run(&args)),
     };
     match run {
         Ok(line) => line.print(),

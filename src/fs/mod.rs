@@ -112,12 +112,12 @@ impl dyn File + '_ {
         Ok(read)
     }
 
-    /// Writes all of `buf`.
+    /// Writes all of `buf`. A disk that takes nothing, and gives no reason, is full.
     pub fn write_all_at(&self, buf: &[u8], byte: u64) -> io::Result<()> {
         let mut written = 0;
         while written < buf.len() {
             match self.write_at(&buf[written..], byte + written as u64)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
+                0 => return Err(io::ErrorKind::StorageFull.into()),
                 n => written += n,
             }
         }

@@ -93,6 +93,13 @@ fn not_a_log(fs: &dyn Fs, root: &Path) -> Error {
     .help("create a log with `tidelog init` or `Options::create`")
 }
 
+/// The error of a small file that every log has and this one has not.
+pub(crate) fn missing(path: &Path, name: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("expected a {name} file, found none"))
+        .in_file(path)
+        .help("restore it from a copy, or see what `tidelog repair` would make of the segments")
+}
+
 /// `NODE`: which node this directory is, and where it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeFile {
@@ -166,6 +173,8 @@ impl FromStr for Repaired {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) seq: u64,
+    /// The log it belongs to: another log's floor would drop segments of this one.
+    pub(crate) log: Option<Id>,
     /// Set by a clean close; cleared and synced before the next write.
     pub(crate) clean: Option<CleanEnd>,
     /// Everything below was dropped by retention.
@@ -187,6 +196,7 @@ impl Control {
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
         Ok(Some(Control {
             seq: meta.need("seq")?,
+            log: meta.get("log"),
             clean: meta.get("clean"),
             floor: LogByte(meta.need("floor")?),
             floor_offset: Offset(meta.need("floor_offset")?),
@@ -196,11 +206,25 @@ impl Control {
         }))
     }
 
+    /// Reads it; every log has one, for it is made before `LOG`. Without it nobody knows where the
+    /// log begins, or that it follows another.
+    pub(crate) fn need(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
+        Control::read(fs, layout)?.ok_or_else(|| missing(&layout.control(), "CONTROL"))
+    }
+
+    /// Whether it may be this log's. Those that older versions wrote do not say.
+    pub(crate) fn belongs_to(&self, log: Id) -> bool {
+        self.log.is_none_or(|its| its == log)
+    }
+
     /// Raises the sequence and replaces the file.
     pub(crate) fn write(&mut self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
         self.seq += 1;
         let mut meta = Meta::new("control");
         meta.set("seq", self.seq);
+        if let Some(log) = self.log {
+            meta.set("log", log);
+        }
         if let Some(c) = &self.clean {
             meta.set("clean", format_args!("{} {} {} {}", c.end, c.offset, c.nonce, c.fingerprint));
         }
@@ -254,6 +278,12 @@ impl State {
             committed_offset,
             time: meta.get("time")?,
         })
+    }
+
+    /// Whether there is something that cannot be read: torn, or damaged.
+    pub(crate) fn is_unreadable(fs: &dyn Fs, layout: &Layout) -> bool {
+        let written = |file: Arc<dyn File>| file.len().is_ok_and(|len| len > 0);
+        fs.open(&layout.state(), Open::Read).is_ok_and(written) && State::read(fs, layout).is_none()
     }
 
     /// Overwrites the sector, unsynced.
@@ -384,6 +414,7 @@ mod tests {
         let epoch = Epoch { number: 2, nonce: u64::MAX };
 
         let mut control = Control {
+            log: Some(Id([5; 16])),
             clean: Some(CleanEnd {
                 end: LogByte(8),
                 offset: Offset(1),

@@ -14,16 +14,22 @@
 mod append;
 mod catalog;
 mod compress;
+mod ends;
 pub(crate) mod files;
 mod intake;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod meta;
 pub(crate) mod open;
 mod options;
 mod prepare;
+mod primitives;
 mod read;
 mod refresh;
 mod repair;
+mod restore;
 mod retain;
+mod rounds;
 pub(crate) mod scan;
 mod staging;
 mod stamp;
@@ -50,11 +56,12 @@ use crate::position::{Epoch, Id, LogByte, Offset, Position, Token};
 use crate::segment::ProducerState;
 
 use catalog::Catalog;
+use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
+use rounds::Rounds;
 use staging::Staging;
 use stamp::Stamper;
-use sync::{Ends, Rounds};
 use turns::Turns;
 use wake::Wake;
 use worker::Worker;

@@ -15,14 +15,15 @@ use crate::segment::{Footer, Link, Producers};
 
 use super::Shared;
 use super::catalog::{Catalog, Segment};
+use super::ends::Ends;
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
 use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
 use super::repair::repair_locked;
+use super::rounds::Rounds;
 use super::scan::{Found, Known, Scan};
 use super::staging::Staging;
 use super::start::{NewEpoch, Start, ToSeal};
-use super::sync::{Ends, Rounds};
 use super::turns::Turns;
 use super::wake::Wake;
 use super::worker::Worker;
@@ -75,12 +76,12 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     if options.recovery == Recovery::Salvage && !options.read_only {
         repair_locked(&fs, &layout, false)?;
     }
-    let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+    let control = Control::need(&*fs, &layout)?;
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let known =
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
-    let scan = known.scan()?;
+    let mut scan = known.scan()?;
     let mut options = options;
     let mut refuses = match (options.read_only, &control.follows) {
         (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
@@ -96,7 +97,8 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
                 options.read_only = true;
                 refuses = Some(corruption);
             }
-            _ if options.read_only => {}
+            // It shows what lies before the damage, and says that this is not all.
+            _ if options.read_only => scan.findings.push(corruption.to_string()),
             Recovery::Refuse | Recovery::Salvage => return Err(corruption),
         }
     }
@@ -141,14 +143,27 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let mut unsealed = Vec::new();
     let mut previous_hash = [0; 32];
     let mut previous = None;
-    for found in std::mem::take(&mut scan.found) {
+    let last = scan.found.len().saturating_sub(1);
+    // Of the segment just before, if it is sealed.
+    let mut before = Some(previous_hash);
+    for (i, found) in std::mem::take(&mut scan.found).into_iter().enumerate() {
         let (segment, tally) = adopt(&*fs, found, &mut producers)?;
+        if let Some(tally) = &tally
+            && (i < last || end.0 == tally.sealed_end(&segment.header))
+        {
+            // Rolled and not sealed yet: readers must know where to go on in the next one.
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+        }
         match (segment.footer.get(), tally) {
             (Some(footer), _) => {
                 previous_hash = footer.hash;
                 previous = Some(link(footer));
+                before = Some(footer.hash);
             }
-            (None, Some(tally)) => unsealed.push(ToSeal { segment: Arc::clone(&segment), tally }),
+            (None, Some(tally)) => {
+                let segment = Arc::clone(&segment);
+                unsealed.push(ToSeal { segment, tally, previous_hash: before.take() });
+            }
             (None, None) => unreachable!("a segment is sealed or was walked"),
         }
         segments.push(segment);
@@ -169,6 +184,14 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         let last = unsealed.pop().expect("exactly one");
         Start::Resume { segment: last.segment, tally: last.tally }
     } else {
+        // These grow no more: one has another behind it, or is about to be sealed here. A full
+        // disk may put the sealing off, and readers pass over the ends meanwhile.
+        let last = segments.last().map(|segment| segment.header.base);
+        let grows =
+            |segment: &Segment| parts.refuses.is_some() && Some(segment.header.base) == last;
+        for ToSeal { segment, tally, .. } in unsealed.iter().filter(|u| !grows(&u.segment)) {
+            let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
+        }
         Start::Epoch(NewEpoch {
             fork: end,
             end_offset,
@@ -228,7 +251,13 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         let mut writer = shared.writer();
         match writer.ready(&shared) {
             Ok(()) => {}
-            Err(e) if e.kind() == Kind::DiskFull => {}
+            Err(e) if e.kind() == Kind::DiskFull => {
+                drop(writer);
+                // Unless it came as far as making all of it durable.
+                if shared.ends.durable().0 < end {
+                    shared.show_proven(end, end_offset, scan.durable)?;
+                }
+            }
             Err(e) => return Err(e),
         }
     } else {
@@ -347,12 +376,13 @@ pub(crate) fn create(
         Ok(Id(id))
     };
     NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
-    let mut control = Control { follows: follows.map(str::to_owned), ..Control::default() };
-    control.write(fs, layout)?;
     let id = match id {
         Some(id) => id,
         None => random()?,
     };
+    let follows = follows.map(str::to_owned);
+    let mut control = Control { log: Some(id), follows, ..Control::default() };
+    control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }
 
@@ -469,17 +499,30 @@ impl Shared {
         durable: LogByte,
         writer_alive: bool,
     ) -> Result<()> {
+        let confirmed = self.show_proven(end, end_offset, durable)?;
+        self.confirmed.store(confirmed.0, Release);
+        if !writer_alive {
+            // Nobody can sync what is in the page cache: show it, unconfirmed.
+            self.publish_recovered(end, end_offset);
+        }
+        Ok(())
+    }
+
+    /// Shows what is proven durable, and no more; returns the offset behind it.
+    fn show_proven(
+        self: &Arc<Self>,
+        end: LogByte,
+        end_offset: Offset,
+        durable: LogByte,
+    ) -> Result<Offset> {
         let proven = durable.min(end);
+        // Looking for the offset reads up to what is visible.
         self.publish_recovered(end, end_offset);
-        let confirmed = match proven == end {
+        let offset = match proven == end {
             true => end_offset,
             false => self.offset_at(proven)?,
         };
-        self.confirmed.store(confirmed.0, Release);
-        if writer_alive {
-            // Its frames in the page cache may not be synced yet: show what is proven.
-            self.publish_recovered(proven, confirmed);
-        }
-        Ok(())
+        self.publish_recovered(proven, offset);
+        Ok(offset)
     }
 }

@@ -301,13 +301,14 @@ impl Cursor {
         let after = list.partition_point(|segment| segment.header.base_offset <= offset);
         let Some(segment) = after.checked_sub(1).map(|i| &list[i]) else { return Ok(()) };
         let rel = u32::try_from(offset.0 - segment.header.base_offset.0).unwrap_or(u32::MAX);
-        let entry = self.shared.catalog.find(segment, |block| Index::find_offset(block, rel))?;
+        let found = self.shared.catalog.find(segment, |block| Index::find_offset(block, rel));
+        let entry = found.map_err(|e| self.or_gone(e))?;
         self.enter(Arc::clone(segment), entry.map_or(HEADER_BYTES, |entry| entry.byte))
     }
 
     /// Stands at `byte` of `segment`.
-    fn enter(&mut self, segment: Arc<Segment>, byte: u64) -> Result<()> {
-        let window = self.shared.catalog.window(&segment)?;
+    pub(super) fn enter(&mut self, segment: Arc<Segment>, byte: u64) -> Result<()> {
+        let window = self.shared.catalog.window(&segment).map_err(|e| self.or_gone(e))?;
         let check = match self.shared.options.verification {
             _ if mutant::on(Mutant::SkipBodyCheck) => false,
             Verification::Always => true,
@@ -319,6 +320,15 @@ impl Cursor {
         let from_start = byte == HEADER_BYTES;
         self.at = Some(Place { segment, window, byte, seed, check, from_start });
         Ok(())
+    }
+
+    /// A file that is missing because retention dropped its segment after it was looked up.
+    fn or_gone(&self, error: Error) -> Error {
+        let start = self.shared.start();
+        match error.kind() {
+            Kind::NotFound if self.next < start.0 => gone(Offset(self.next), start),
+            _ => error,
+        }
     }
 
     /// Opens the next frame that holds records at or behind `next`; `false` at the visible end.

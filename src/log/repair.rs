@@ -25,10 +25,8 @@ use crate::segment::{
     Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal, walk,
 };
 
-use super::files::{
-    Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, Promise, Repaired, State,
-};
-use super::open::{take_lock, write_new_node};
+use super::files::{Control, Layout, Repaired, State};
+use super::open::take_lock;
 use super::scan::hex;
 use super::start::quarantine;
 use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
@@ -74,6 +72,7 @@ pub(super) fn repair_locked(
         control: Control::default(),
         log: Id::default(),
         state: State::read(&**fs, layout),
+        epoch: Epoch::default(),
         control_changed: false,
     };
     repair.small_files()?;
@@ -90,14 +89,16 @@ pub(super) fn repair_locked(
     Ok(repair.report)
 }
 
-struct Repair<'a> {
-    fs: &'a Arc<dyn Fs>,
-    layout: &'a Layout,
-    report: RepairReport,
-    control: Control,
-    log: Id,
-    state: Option<State>,
-    control_changed: bool,
+pub(super) struct Repair<'a> {
+    pub(super) fs: &'a Arc<dyn Fs>,
+    pub(super) layout: &'a Layout,
+    pub(super) report: RepairReport,
+    pub(super) control: Control,
+    pub(super) log: Id,
+    pub(super) state: Option<State>,
+    /// The newest epoch of the history.
+    pub(super) epoch: Epoch,
+    pub(super) control_changed: bool,
 }
 
 /// A segment file as it was found.
@@ -128,94 +129,12 @@ struct Slot {
 }
 
 impl Repair<'_> {
-    fn act(&mut self, what: String) {
+    pub(super) fn act(&mut self, what: String) {
         self.report.actions.push(what);
     }
 
-    fn dry(&self) -> bool {
+    pub(super) fn dry(&self) -> bool {
         self.report.dry_run
-    }
-
-    /// Reads what stands beside the segments, and makes again what is unreadable.
-    fn small_files(&mut self) -> Result<()> {
-        let (fs, layout) = (self.fs, self.layout);
-        let headers = self.headers()?;
-        match LogFile::read(&**fs, layout) {
-            Ok(log) => self.log = log.id,
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
-                let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
-                ids.dedup();
-                let [id] = ids[..] else {
-                    return Err(e.help("the segments do not agree on a log id: sort them first"));
-                };
-                self.log = id;
-                self.act(format!("write LOG with the id {id} that every segment bears"));
-                if !self.dry() {
-                    LogFile { id, created: fs.now() }.write(&**fs, layout)?;
-                }
-            }
-            Err(e) => return Err(e),
-        }
-        match Control::read(&**fs, layout) {
-            Ok(Some(control)) => self.control = control,
-            Ok(None) | Err(_) => {
-                if let Some(first) = headers.first() {
-                    (self.control.floor, self.control.floor_offset) =
-                        (first.base, first.base_offset);
-                }
-                self.act(format!("write CONTROL with the floor at {}", self.control.floor));
-                self.control_changed = true;
-            }
-        }
-        let node = match NodeFile::read(&**fs, layout) {
-            Ok(Some(node)) => node.id,
-            Ok(None) | Err(_) => {
-                self.act("write NODE: this directory becomes a new node".into());
-                if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
-            }
-        };
-        let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
-        if Epochs::read(&**fs, layout).is_err() {
-            self.act("write EPOCHS from the segments".into());
-            let mut epochs = Epochs::default();
-            for header in &headers {
-                if epochs.0.last().is_none_or(|last| last.epoch != header.epoch) {
-                    epochs.push(EpochEntry {
-                        epoch: header.epoch,
-                        start: header.base,
-                        start_offset: header.base_offset,
-                        node,
-                    });
-                }
-            }
-            if !self.dry() {
-                epochs.write(&**fs, layout)?;
-            }
-        }
-        if Promise::read(&**fs, layout).is_err() {
-            // What was promised is unknown: promise more than anything that was seen.
-            let epoch = Epoch { number: newest.number + 1, nonce: 0 };
-            self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
-            if !self.dry() {
-                Promise { epoch, owner: node }.write(&**fs, layout)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The headers that can be read, in order.
-    fn headers(&self) -> Result<Vec<SegmentHeader>> {
-        let segments = self.layout.segments();
-        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
-        let names = names.iter().filter_map(|name| SegmentName::parse(name));
-        let mut headers = Vec::new();
-        for path in names.map(|name| name.path(&segments)) {
-            let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
-            let mut page = vec![0; 4096];
-            let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", &path, e))?;
-            headers.extend(SegmentHeader::decode(&page[..read]).ok());
-        }
-        Ok(headers)
     }
 
     /// Goes through the places of the log in order and mends what is not whole.
@@ -228,7 +147,7 @@ impl Repair<'_> {
         let mut epoch = slots
             .iter()
             .find_map(|slot| slot.candidate.as_ref())
-            .map_or(Epoch::default(), |candidate| candidate.header.epoch);
+            .map_or(self.epoch, |candidate| candidate.header.epoch);
         let count = slots.len();
         let starts: Vec<Option<Start>> = slots
             .iter()
@@ -261,7 +180,9 @@ impl Repair<'_> {
                     None => match self.proven_end(&header) {
                         Some((byte, to)) => {
                             let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
-                            self.missing(&header, (until, to), previous_hash, None)?;
+                            let footer = self.missing(&header, (until, to), previous_hash, None)?;
+                            (previous, previous_hash) = (Some(link(&footer)), footer.hash);
+                            (end, offset) = (footer.end(), footer.end_offset);
                         }
                         None => self.aside(
                             &slot.name.path(&self.layout.segments()),
@@ -284,6 +205,7 @@ impl Repair<'_> {
             epoch = candidate.header.epoch;
             let last = i + 1 == count;
             let mended = self.mend(candidate, next, previous, previous_hash, last)?;
+            // An active segment is the last.
             let Some((link, hash, to)) = mended else { return Ok(()) };
             (end, offset) = (link.end, to);
             (previous, previous_hash) = (Some(link), hash);
@@ -291,9 +213,9 @@ impl Repair<'_> {
         if unreadable_end {
             return Ok(());
         }
-        // The last segment may be gone altogether; then only what stands beside it knows of it.
+        // What is proven to have been there behind the last file is gone with its file.
         let header = self.replacement(end, offset, epoch, previous)?;
-        if let Some((byte, to)) = self.proven_end(&header) {
+        if let Some((byte, to)) = self.proven_end(&header).filter(|(_, to)| *to >= offset) {
             let until = LogByte(header.log_byte(byte) + SEAL_BYTES);
             self.missing(&header, (until, to), previous_hash, None)?;
         }
@@ -468,7 +390,7 @@ impl Repair<'_> {
     }
 
     /// Copies bytes to quarantine.
-    fn keep_copy(&mut self, path: &Path, from: u64, to: u64, why: &str) -> Result<()> {
+    pub(super) fn keep_copy(&mut self, path: &Path, from: u64, to: u64, why: &str) -> Result<()> {
         self.act(format!("copy {why} of {} to quarantine", path.display()));
         if self.dry() {
             return Ok(());

@@ -98,6 +98,14 @@ pub(crate) struct Known<'a> {
 impl Known<'_> {
     /// Scans the segments.
     pub(crate) fn scan(&self) -> Result<Scan> {
+        if !self.control.belongs_to(self.log.id) {
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected the CONTROL file of log {}, found another log's", self.log.id),
+            )
+            .in_file(&self.layout.control())
+            .help(REPAIR));
+        }
         let floor = self.control.floor;
         let mut scan = Scan {
             found: Vec::new(),

@@ -16,6 +16,8 @@
 //! - the buffer of generation g is `buffers[g % BUFFERS]`; frames end at [`ROOM_BYTES`] at the
 //!   latest, and a buffer with less room starts further in, so that whether an addition fits can
 //!   be told from `state` alone;
+//! - additions that fail never spill over the field of bytes: whoever sees it half full sets it
+//!   back behind the room;
 //! - the first addition that does not fit knows where the frames end, and says so in `sealed`
 //!   before anything else;
 //! - only the [`Gate`], of which there is one, closes and opens. It opens a buffer only after what
@@ -30,28 +32,35 @@
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 
 use memmap2::MmapMut;
 
 use crate::frame::HEADER_BYTES;
 use crate::segment::PAGE_BYTES;
 
+use super::primitives::{AtomicBool, AtomicU8, AtomicU64, Traced, pause};
+
 /// Buffers of the ring: one is filled while the others wait for the writer.
-pub(crate) const BUFFERS: usize = 4;
+pub(crate) const BUFFERS: usize = if MODEL { 2 } else { 4 };
 /// Bytes of one buffer.
-pub(crate) const BUFFER_BYTES: usize = 1 << 20;
+pub(crate) const BUFFER_BYTES: usize = if MODEL { 4 * PAGE } else { 1 << 20 };
 /// Where frames end at the latest; the rest lets the writer pad and round up to pages.
 pub(crate) const ROOM_BYTES: usize = BUFFER_BYTES - 2 * PAGE;
 /// A page, in memory.
-pub(crate) const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == PAGE_BYTES);
+pub(crate) const PAGE: usize = if MODEL { 32 } else { 4096 };
+const _: () = assert!(MODEL || PAGE as u64 == PAGE_BYTES);
+/// A model tries every order of steps: it has room for a few frames only.
+const MODEL: bool = cfg!(all(test, loom));
 
 const UNIT: u64 = 8;
 const CLOSED: u64 = 1 << 32;
 const GENERATION_SHIFT: u32 = 33;
 const GENERATIONS: u64 = 1 << 7;
 const RECORDS_SHIFT: u32 = 40;
+/// Half of the bytes' field: as many additions of a whole room as fit the other half, some 16,000,
+/// would have to come between two steps of the thread that reins them in.
+const FAR: u64 = 1 << 31;
 
 /// The ring, as producers see it.
 #[derive(Debug)]
@@ -168,6 +177,7 @@ impl Staging {
         let more = (u64::from(records) << RECORDS_SHIFT) | (len as u64 / UNIT);
         let state = self.state.0.fetch_add(more, AcqRel);
         if state & CLOSED != 0 {
+            self.rein_in(state);
             return Err(NoRoom::Closed);
         }
         let start = position(state);
@@ -177,6 +187,7 @@ impl Staging {
                 // Whoever closes waits for this, so the generation is still this one.
                 buffer.sealed.store(state, Release);
             }
+            self.rein_in(state);
             return Err(NoRoom::Full);
         }
         prefetch_to_write(buffer.memory.0.as_ptr().wrapping_add(start), len);
@@ -188,6 +199,30 @@ impl Staging {
             offset: buffer.offset.load(Relaxed) + records_in(state),
             end: buffer.log_byte.load(Relaxed).wrapping_add((start + len) as u64),
         })
+    }
+
+    /// Brings the bytes back to just behind the room when additions that failed have carried them
+    /// far: on a disk that is full, or does not answer, callers may go on trying for hours, and the
+    /// field would spill over into the flag and the generation. Closed, nobody reads it; open,
+    /// every place behind the room says the same.
+    #[inline]
+    fn rein_in(&self, state: u64) {
+        if state & (CLOSED - 1) >= FAR {
+            self.rein_in_now();
+        }
+    }
+
+    #[cold]
+    fn rein_in_now(&self) {
+        let behind = (ROOM_BYTES as u64 + UNIT) / UNIT;
+        let mut state = self.state.0.load(Acquire);
+        while state & (CLOSED - 1) >= FAR {
+            let near = state & (CLOSED | (GENERATIONS - 1) << GENERATION_SHIFT) | behind;
+            match self.state.0.compare_exchange(state, near, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(now) => state = now,
+            }
+        }
     }
 
     /// Whether `len` bytes could be reserved.
@@ -212,6 +247,7 @@ impl Reservation<'_> {
     /// The reserved bytes, to be filled.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        self.buffer.memory.1.touch(self.start, self.start + self.len);
         // SAFETY: the addition gave [start, start + len) to this reservation alone, within the
         // buffer, and nobody else touches them until `publish`.
         unsafe {
@@ -326,7 +362,7 @@ impl Gate {
         let mut spins = 0;
         loop {
             match sealed.load(Acquire) {
-                UNKNOWN => wait(&mut spins),
+                UNKNOWN => pause(&mut spins),
                 end => return end,
             }
         }
@@ -346,9 +382,10 @@ impl Taken {
         let published = &buffer.published[at / HEADER_BYTES];
         let mut spins = 0;
         while published.load(Acquire) == 0 {
-            wait(&mut spins);
+            pause(&mut spins);
         }
         published.store(0, Relaxed);
+        buffer.memory.1.touch(at, at + HEADER_BYTES);
         // SAFETY: published (acquire), so its producer is done with it, and the caller's frames
         // follow one another. A frame starts with its length, which `end` bounds.
         unsafe {
@@ -357,6 +394,7 @@ impl Taken {
             let len = usize_of(u64::from(u32::from_le_bytes(*start.cast::<[u8; 4]>())));
             let len = len.next_multiple_of(8);
             assert!(at + len <= self.end);
+            buffer.memory.1.touch(at, at + len);
             std::slice::from_raw_parts_mut(start, len)
         }
     }
@@ -364,6 +402,7 @@ impl Taken {
     /// Puts the carried tail where it belongs.
     pub(crate) fn carry(&mut self, tail: &[u8]) {
         assert!(self.origin + tail.len() <= self.end);
+        self.traced().touch(self.origin, self.origin + tail.len());
         // SAFETY: within the buffer; reservations lie behind the carried bytes, which are the
         // holder's.
         let to =
@@ -374,6 +413,7 @@ impl Taken {
     /// Zeros from the end of the frames to the next whole page. For when all are published.
     pub(crate) fn pad(&mut self) {
         let padded = self.end.next_multiple_of(PAGE);
+        self.traced().touch(self.end, padded);
         // SAFETY: behind all frames, within the buffer's slack; nobody else's.
         unsafe {
             let end = self.memory().add(self.end);
@@ -384,6 +424,7 @@ impl Taken {
     /// Whole pages from the origin to the end. For when all frames are published and padded.
     pub(crate) fn pages(&self) -> &[u8] {
         let padded = self.end.next_multiple_of(PAGE);
+        self.traced().look(self.origin, padded);
         // SAFETY: every frame was published and handed out by `frame` before, the carried tail was
         // put there, and nobody else touches a closed generation.
         unsafe { std::slice::from_raw_parts(self.memory().add(self.origin), padded - self.origin) }
@@ -391,6 +432,10 @@ impl Taken {
 
     fn memory(&self) -> *mut u8 {
         self.staging.buffers[self.which].memory.0.as_ptr()
+    }
+
+    fn traced(&self) -> &Traced {
+        &self.staging.buffers[self.which].memory.1
     }
 }
 
@@ -433,13 +478,6 @@ fn prefetch_to_write(frame: *const u8, len: usize) {
     let _ = (frame, len);
 }
 
-/// Waits a moment for a thread that is between two instructions: it needs its processor back at
-/// most.
-fn wait(spins: &mut u32) {
-    *spins += 1;
-    if *spins < 200 { std::hint::spin_loop() } else { std::thread::yield_now() }
-}
-
 /// Copies in pieces of 2 KiB: larger copies fall to a fraction of the bandwidth when source and
 /// destination lie at an unlucky distance within their pages.
 #[inline]
@@ -476,6 +514,7 @@ const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 #[derive(Debug)]
 struct Memory(
     NonNull<u8>,
+    Traced,
     #[expect(dead_code, reason = "owns what the pointer points to")] MmapMut,
 );
 
@@ -488,7 +527,11 @@ impl Memory {
     fn new() -> Self {
         let mut map = MmapMut::map_anon(BUFFER_BYTES)
             .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFER_BYTES]>()));
-        Memory(NonNull::new(map.as_mut_ptr()).expect("a map has an address"), map)
+        Memory(
+            NonNull::new(map.as_mut_ptr()).expect("a map has an address"),
+            Traced::new(BUFFER_BYTES),
+            map,
+        )
     }
 }
 
@@ -572,6 +615,27 @@ mod tests {
         gate.start(base(0, 0, 0, ROOM_BYTES));
         let _taken: Vec<_> =
             (0..BUFFERS).map(|_| gate.advance(base(0, 0, 0, ROOM_BYTES))).collect();
+    }
+
+    #[test]
+    fn failed_reservations_never_spill_into_the_flag_or_the_generation() {
+        // A caller that tried half a megabyte again and again on a full disk carried the field of
+        // bytes over after 65,536 tries: the closed buffer looked open.
+        let (staging, mut gate) = Staging::new();
+        gate.start(base(0, 0, 0, ROOM_BYTES));
+        for _ in 0..40_000 {
+            assert_eq!(staging.reserve(ROOM_BYTES, 1).unwrap_err(), NoRoom::Closed);
+        }
+        gate.reopen();
+        publish(staging.reserve(64, 1).unwrap(), 1);
+        // And on a disk that did not answer, with no buffer free.
+        for _ in 0..40_000 {
+            assert_eq!(staging.reserve(ROOM_BYTES, 1).unwrap_err(), NoRoom::Full);
+        }
+        assert!(!staging.is_closed());
+        assert_eq!(gate.end(), (64, 1));
+        gate.close();
+        assert_eq!((gate.len(), gate.records()), (64, 1));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub(crate) struct NewEpoch {
 pub(crate) struct ToSeal {
     pub(crate) segment: Arc<Segment>,
     pub(crate) tally: Tally,
+    /// Seal hash of the segment before it, once that is sealed. It is not always the last sealed
+    /// one: a footer whose sync failed may be lost below a segment that was sealed later.
+    pub(crate) previous_hash: Option<[u8; 32]>,
 }
 
 impl Start {
@@ -86,6 +89,9 @@ fn resume(
         .fs
         .open(&segment.path, Open::Write)
         .map_err(|e| Error::io("open", &segment.path, e))?;
+    // The clean mark proves what is durable, and STATE may not have survived: it must say so
+    // before the mark goes, to recovery and to readers beside this process.
+    shared.hint_recovered();
     shared.clear_clean()?;
     writer.resume_segment(shared, Arc::clone(segment), file, tally.clone())
 }
@@ -97,23 +103,27 @@ impl NewEpoch {
         shared.publish_recovered(self.fork, self.end_offset);
         let reason = "torn tail: never acknowledged, set aside when the log was reopened";
         set_aside(fs, &shared.layout, &mut self.beyond, reason)?;
-        let mut hash = self.previous_hash;
         while let Some(first) = self.unsealed.first() {
             let header = first.segment.header;
             let path = first.segment.path.clone();
             let file = fs.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
-            let sealed = seal(&file, &path, &header, &first.tally, hash)?;
+            let before = first.previous_hash.expect("the one before was sealed");
+            let sealed = seal(&file, &path, &header, &first.tally, before)?;
             first.segment.seal(sealed.footer);
-            hash = sealed.footer.hash;
-            self.previous = Some(Link {
-                base: header.base,
-                end: sealed.footer.end(),
-                fingerprint: sealed.footer.fingerprint,
-            });
-            self.previous_hash = hash;
+            if self.previous.is_none_or(|link| link.base < header.base) {
+                self.previous = Some(Link {
+                    base: header.base,
+                    end: sealed.footer.end(),
+                    fingerprint: sealed.footer.fingerprint,
+                });
+                self.previous_hash = sealed.footer.hash;
+            }
             self.unsealed.remove(0);
+            if let Some(next) = self.unsealed.first_mut() {
+                next.previous_hash.get_or_insert(sealed.footer.hash);
+            }
         }
-        shared.worker.set_previous_hash(hash);
+        shared.worker.set_previous_hash(self.previous_hash);
         self.begin(writer, shared)
     }
 
@@ -123,7 +133,7 @@ impl NewEpoch {
         if mutant::on(Mutant::SkipSettle) {
             return Ok(());
         }
-        for ToSeal { segment, tally } in &self.unsealed {
+        for ToSeal { segment, tally, .. } in &self.unsealed {
             settle(fs, &segment.path, &segment.header, tally.end, self.durable)?;
         }
         if let Some(last) = self.unsealed.last() {
@@ -204,8 +214,9 @@ pub(crate) fn settle(
     if error.kind() == Kind::DiskFull {
         return Err(error);
     }
-    // The blocks refuse: give the bytes new ones.
-    copy_over(fs, &*file, path, end)
+    // The blocks refuse: give the bytes new ones; the torn tail's too, for it is set aside later.
+    let len = file.len().map_err(|e| Error::io("read the length of", path, e))?;
+    copy_over(fs, &*file, path, len)
 }
 
 /// Moves what lies behind the history's end to quarantine, newest first, and cuts it off.

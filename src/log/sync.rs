@@ -1,22 +1,13 @@
-//! Group commit: the ends of the log, who syncs, who waits, and what poisons.
+//! Group commit: what a round writes and syncs, who waits for it, and what poisons.
 //!
-//! Called by appends that wait, by `sync`, and by tickets; uses the writer. One thread at a time
-//! leads a round: it flushes what is staged, syncs once, publishes the durable end and wakes
-//! exactly the waiters of its round. The next round gathers meanwhile; its buffers may be written
-//! during the sync, but there is one sync at a time.
-//!
-//! ```text
-//! waiter: next = started + 1 → first to claim `next`? lead it : sleep on its group
-//! leader: wait for the baton → started = next → flush → sync → durable → wake group → baton on
-//! ```
+//! Called by appends that wait, by `sync`, and by tickets; uses the writer, and `rounds`, which
+//! knows whose turn it is.
 //!
 //! Invariants:
-//! - a frame published before `started` reached r is covered by round r or an earlier one;
-//! - every round that somebody sleeps on has exactly one claimant, who leads it;
 //! - `durable` moves only after a sync of everything below it succeeded;
 //! - after a failed sync nothing is ever synced again, and every outcome in doubt is `Poisoned`.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::error::{Error, Kind, Result};
@@ -26,7 +17,7 @@ use crate::position::{LogByte, Offset};
 use super::Shared;
 use super::files::State;
 use super::options::Visibility;
-use super::wake::Wake;
+use super::rounds::Part;
 use super::writer::{Writer, unknown};
 
 /// STATE is rewritten at most this often.
@@ -35,87 +26,6 @@ const STATE_EVERY_NS: u64 = 5_000_000;
 const SMALL_LAG_BYTES: u64 = 4 << 20;
 /// A sync that finds this many segments rolled since the last one comes after unsynced bulk.
 const BULK_SEGMENTS: usize = 2;
-/// From this many waiters on, a round's waiters yield a few times before they sleep: with many
-/// runnable threads that is cheaper than parking them all.
-const CROWD: u32 = 16;
-const YIELDS: u32 = 10;
-
-/// The ends of the log, each as log byte and offset.
-#[derive(Debug, Default)]
-pub(crate) struct Ends {
-    /// In the page cache. Written under the writer's lock.
-    written_byte: AtomicU64,
-    written_offset: AtomicU64,
-    /// Synced. Written by the leader of a round; release, so that who sees it may read the frames.
-    pub(crate) durable_byte: AtomicU64,
-    durable_offset: AtomicU64,
-}
-
-impl Ends {
-    /// Exact under the writer's lock.
-    pub(crate) fn written(&self) -> (LogByte, Offset) {
-        (LogByte(self.written_byte.load(Acquire)), Offset(self.written_offset.load(Acquire)))
-    }
-
-    pub(crate) fn durable(&self) -> (LogByte, Offset) {
-        pair(&self.durable_byte, &self.durable_offset)
-    }
-
-    fn set_written(&self, byte: LogByte, offset: Offset) {
-        self.written_offset.store(offset.0, Release);
-        self.written_byte.store(byte.0, Release);
-    }
-
-    fn set_durable(&self, byte: LogByte, offset: Offset) {
-        self.durable_offset.store(offset.0, Release);
-        self.durable_byte.store(byte.0, Release);
-    }
-}
-
-/// Reads byte and offset of the same moment.
-fn pair(byte: &AtomicU64, offset: &AtomicU64) -> (LogByte, Offset) {
-    loop {
-        let seen = byte.load(Acquire);
-        let at = offset.load(Acquire);
-        // The offset is stored first: a newer one beside an older byte shows as a change of the
-        // byte soon after, an unchanged pair of offsets is of the same moment.
-        if byte.load(Acquire) == seen && offset.load(Acquire) == at {
-            return (LogByte(seen), Offset(at));
-        }
-    }
-}
-
-/// The rounds of group commit.
-#[derive(Debug, Default)]
-pub(crate) struct Rounds {
-    /// Whether somebody leads just now.
-    busy: AtomicBool,
-    baton: Wake,
-    /// The newest round that has begun; a frame published before it did is covered.
-    started: AtomicU32,
-    /// The newest round that is over.
-    finished: AtomicU32,
-    /// The newest round that somebody has undertaken to lead.
-    claimed: AtomicU32,
-    groups: [Wake; 4],
-    /// How many waited for the round before.
-    crowd: AtomicU32,
-}
-
-impl Rounds {
-    /// Wakes every waiter, to look at poison and full disks.
-    pub(crate) fn wake_everyone(&self) {
-        for group in &self.groups {
-            group.all();
-        }
-        self.baton.all();
-    }
-
-    fn group(&self, round: u32) -> &Wake {
-        &self.groups[round as usize % 4]
-    }
-}
-
 impl Shared {
     /// The writer, alone.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -169,7 +79,7 @@ impl Shared {
     pub(crate) fn visible(&self) -> (LogByte, Offset) {
         match self.options.visibility {
             Visibility::Durable => self.ends.durable(),
-            Visibility::Written => pair(&self.ends.written_byte, &self.ends.written_offset),
+            Visibility::Written => self.ends.written(),
         }
     }
 
@@ -199,7 +109,6 @@ impl Shared {
 
     /// Waits until everything below `end` is durable. `first` names the records in errors.
     pub(crate) fn wait_durable(&self, end: LogByte, first: Offset) -> Result<()> {
-        let rounds = &self.rounds;
         loop {
             if self.ends.durable_byte.load(Acquire) >= end.0 {
                 return Ok(());
@@ -207,68 +116,22 @@ impl Shared {
             if let Some(error) = self.poison.get() {
                 return Err(error.clone());
             }
-            let next = rounds.started.load(SeqCst).wrapping_add(1);
-            let claimed = rounds.claimed.load(SeqCst);
-            let newer = next.wrapping_sub(claimed).cast_signed() > 0;
-            if newer {
-                let claim = rounds.claimed.compare_exchange(claimed, next, SeqCst, SeqCst);
-                if claim.is_ok() {
-                    // Everything published before the round began is durable now. The end itself
-                    // may never be reached: behind a roll it counts a SEAL not yet written.
-                    return self.lead(next).map_err(|e| unknown(e, first));
+            match self.rounds.join() {
+                // Everything published before the round began is durable now. The end itself
+                // may never be reached: behind a roll it counts a SEAL not yet written.
+                Part::Lead(round) => {
+                    let led = self.rounds.lead(round, || self.commit());
+                    return led.map_err(|e| unknown(e, first));
                 }
-                continue;
+                Part::Follow(round) => self.rounds.follow(round, || {
+                    self.ends.durable_byte.load(Acquire) >= end.0 || self.poison.get().is_some()
+                }),
             }
-            if claimed == next {
-                self.follow(next, end);
-                if self.stalled.load(Acquire) && self.ends.written_byte.load(Acquire) < end.0 {
-                    let full = Error::new(Kind::DiskFull, "the disk is full");
-                    return Err(unknown(full, first));
-                }
-            }
-        }
-    }
-
-    /// Sleeps until round `round` is over.
-    fn follow(&self, round: u32, end: LogByte) {
-        let rounds = &self.rounds;
-        let over = || {
-            rounds.finished.load(SeqCst).wrapping_sub(round).cast_signed() >= 0
-                || self.ends.durable_byte.load(Acquire) >= end.0
-                || self.poison.get().is_some()
-        };
-        if rounds.crowd.load(Relaxed) >= CROWD {
-            for _ in 0..YIELDS {
-                if over() {
-                    return;
-                }
-                std::thread::yield_now();
+            if self.stalled.load(Acquire) && self.ends.written_byte.load(Acquire) < end.0 {
+                let full = Error::new(Kind::DiskFull, "the disk is full");
+                return Err(unknown(full, first));
             }
         }
-        let sleeper = rounds.group(round).register();
-        if !over() {
-            sleeper.sleep(None);
-        }
-    }
-
-    /// Leads round `round`: waits for the baton, flushes, syncs, publishes, wakes.
-    fn lead(&self, round: u32) -> Result<()> {
-        let rounds = &self.rounds;
-        while rounds.busy.swap(true, SeqCst) {
-            let sleeper = rounds.baton.register();
-            if rounds.busy.load(SeqCst) {
-                sleeper.sleep(None);
-            }
-        }
-        rounds.started.store(round, SeqCst);
-        let result = self.commit();
-        let group = rounds.group(round);
-        rounds.crowd.store(group.sleepers() + 1, Relaxed);
-        rounds.finished.store(round, SeqCst);
-        group.all();
-        rounds.busy.store(false, SeqCst);
-        rounds.baton.one();
-        result
     }
 
     /// One flush and one sync. A full disk still lets what was written before become durable.
@@ -357,6 +220,12 @@ impl Shared {
             // A hint that cannot be written is a hint that is missing: the log goes on.
             let _ = state.write(&**file);
         }
+    }
+
+    /// Rewrites STATE for what was found at open; the first sync does it again at once.
+    pub(crate) fn hint_recovered(&self) {
+        self.hint_state(true);
+        self.state_written.store(0, Relaxed);
     }
 
     /// Writes the buffer that a producer closed and left to the worker.

@@ -179,3 +179,44 @@ fn a_sync_behind_unsynced_bulk_leaves_only_the_end_to_be_walked() {
         assert_eq!(values(&log).len(), 400);
     }
 }
+
+#[test]
+fn nothing_is_sealed_after_a_seal_that_failed() {
+    // The worker went on with the next segment after a failed seal, linked it to the one before
+    // the failed one, and the log could not be opened any more.
+    use crate::fs::sim::{Fault, OpKind, Sim};
+    let sim = Sim::new(1);
+    let options = || small().fs(sim.shared()).worker(false);
+    let log = options().durability(Durability::Written).open("/log").unwrap();
+    for i in 0..300 {
+        log.append(&Record::event(&[i as u8; 1000])).unwrap();
+    }
+    let worker = &log.shared.worker;
+    // The seal's last sync reaches the disk, and fails all the same.
+    sim.fail(Fault::on(OpKind::Sync).nth(1).landed());
+    assert_eq!(worker.seal_all(&log.shared).unwrap_err().kind(), Kind::Poisoned);
+    let syncs = sim.calls(OpKind::Sync);
+    assert_eq!(worker.seal_all(&log.shared).unwrap_err().kind(), Kind::Poisoned);
+    assert_eq!(sim.calls(OpKind::Sync), syncs);
+    drop(log);
+    let log = options().open("/log").unwrap();
+    assert_eq!(values(&log).len(), 300);
+}
+
+#[test]
+fn a_segment_dropped_between_its_lookup_and_its_opening_is_gone() {
+    // A reader that had looked the segment up met a missing file.
+    let (_dir, path) = temp();
+    let log = small().durability(Durability::Written).open(&path).unwrap();
+    for i in 0..300 {
+        log.append(&Record::event(&[i as u8; 1000])).unwrap();
+    }
+    log.close().unwrap();
+    let log = small().map(false).open(&path).unwrap();
+    let first = Arc::clone(&log.shared.catalog.list()[0]);
+    let mut cursor = log.read(Offset(0)).unwrap();
+    log.retain(&Retention { keep_bytes: Some(0), ..Retention::default() }).unwrap();
+    assert!(log.start() > Offset(0));
+    // What `seek` does with a list from before.
+    assert_eq!(cursor.enter(first, 4096).unwrap_err().kind(), Kind::Gone);
+}

@@ -21,8 +21,8 @@ use crate::segment::{
     search, walk,
 };
 
-use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
-use super::scan::Known;
+use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State, missing};
+use super::scan::{Known, Scan};
 use super::{Log, compress};
 
 /// How much is read.
@@ -94,10 +94,14 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         }
         Err(e) => return Err(e),
     };
-    let control = keep(&mut report, &layout.control(), Control::read(&**fs, &layout));
-    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout));
-    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some));
-    keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout));
+    let control = keep(&mut report, &layout.control(), Control::need(&**fs, &layout).map(Some))?;
+    let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout))?;
+    let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some))?;
+    let promise = keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout))?;
+    if State::is_unreadable(&**fs, &layout) {
+        // A power cut may tear it; a reader beside the writer may see half of one.
+        report.notes.push("STATE cannot be read and is ignored: it is only a hint".into());
+    }
     let control = control.unwrap_or_default();
     let epochs = epochs.unwrap_or_default();
     let known = Known {
@@ -120,6 +124,7 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
                     scan.end_offset
                 ));
             }
+            unsealed(fs, &scan, &mut report);
             report.notes.extend(scan.findings);
         }
         Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => {
@@ -135,6 +140,23 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         .filter(|name| name.0 >= control.floor)
         .collect();
     report.segments = names.len();
+    if !names.is_empty() {
+        // Both are durable before the first segment of an epoch has its name.
+        let complained = |path: &Path| report.problems.iter().any(|p| p.file == path);
+        // The first may just have been written, so they are looked at again.
+        let no_epochs = epochs.0.is_empty()
+            && Epochs::read(&**fs, &layout).is_ok_and(|epochs| epochs.0.is_empty());
+        let no_promise = promise.is_none()
+            && Promise::read(&**fs, &layout).is_ok_and(|promise| promise.is_none());
+        let gone =
+            [(layout.epochs(), "EPOCHS", no_epochs), (layout.promise(), "PROMISE", no_promise)];
+        let gone: Vec<Problem> = gone
+            .iter()
+            .filter(|(path, _, gone)| *gone && !complained(path))
+            .map(|(path, name, _)| problem(&missing(path, name), path))
+            .collect();
+        report.problems.extend(gone);
+    }
     let checked: Vec<Result<VerifyReport>> = names
         .par_iter()
         .map(|name| match check_segment(fs, &name.path(&segments), level) {
@@ -158,14 +180,44 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     Ok(report)
 }
 
-/// A small file's content, or its damage put on the list.
-fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Option<T> {
-    match read {
-        Ok(found) => found,
-        Err(e) => {
-            report.problems.push(problem(&e, path));
-            None
+/// Segments that were sealed once, as what follows them shows, and have no footer any more. The
+/// frames are whole; what follows from them is made again by the next open for writing.
+fn unsealed(fs: &Arc<dyn Fs>, scan: &Scan, report: &mut VerifyReport) {
+    for (i, found) in scan.found.iter().enumerate() {
+        let later = &scan.found[i + 1..];
+        let file_bytes = match &found.unsealed {
+            Some(unsealed) if !later.is_empty() => unsealed.file_bytes,
+            _ => continue,
+        };
+        // Seals are made in order, and all of them before a new epoch begins.
+        let epoch = found.header.epoch;
+        let was = later.iter().any(|l| l.footer.is_some() || l.header.epoch != epoch);
+        // A writer may have sealed it since it was looked at.
+        let file = fs.open(&found.path, Open::Read);
+        let is = file.is_ok_and(|file| matches!(Footer::read(&*file), Ok(Some(_))));
+        if was && !is {
+            report.problems.push(Problem {
+                file: found.path.clone(),
+                byte: Some(file_bytes.saturating_sub(256)),
+                offsets: None,
+                problem: "expected a footer: the segments behind it show that it was sealed".into(),
+            });
+        } else if scan.clean && !is {
+            let name = SegmentName(found.header.base);
+            report.notes.push(format!("{name} is not sealed, though the log was closed cleanly"));
         }
+    }
+}
+
+/// A small file's content, or its damage put on the list. A file that could not be read is not
+/// damaged for all anybody knows: that is an error.
+fn keep<T>(report: &mut VerifyReport, path: &Path, read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind() != Kind::Io => {
+            report.problems.push(problem(&e, path));
+            Ok(None)
+        }
+        other => other,
     }
 }
 
@@ -196,6 +248,7 @@ fn check_segment(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     };
     let footer = match Footer::read(&*file) {
         Ok(footer) => footer,
+        Err(e) if e.kind() == Kind::Io => return Err(e.in_file(path)),
         Err(e) => {
             found(len.saturating_sub(256), None, e.message().to_owned());
             None

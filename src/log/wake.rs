@@ -2,10 +2,15 @@
 //!
 //! Used by group commit (one per round), by tails and by the worker. The protocol that loses no
 //! wake-up: register, look again, sleep; the other side changes what is looked at, then wakes.
-//! On Linux a futex word, so that one call wakes a whole round; elsewhere a condition variable.
+//! On Linux a futex word, so that one call wakes a whole round; elsewhere, and in models, a
+//! condition variable.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
+
+use super::primitives::AtomicU32;
+#[cfg(any(not(target_os = "linux"), all(test, loom)))]
+use super::primitives::{Condvar, Mutex};
 
 /// An event that many can wait for.
 #[derive(Debug, Default)]
@@ -14,8 +19,8 @@ pub(crate) struct Wake {
     word: AtomicU32,
     /// Registered sleepers, so that waking nobody costs no system call.
     sleepers: AtomicU32,
-    #[cfg(not(target_os = "linux"))]
-    fallback: (std::sync::Mutex<()>, std::sync::Condvar),
+    #[cfg(any(not(target_os = "linux"), all(test, loom)))]
+    fallback: (Mutex<()>, Condvar),
 }
 
 /// A registered sleeper that has not slept yet.
@@ -52,17 +57,17 @@ impl Wake {
         if self.sleepers.load(SeqCst) == 0 {
             return;
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(all(test, loom))))]
         {
             use rustix::thread::futex;
             // Waking fails only for a bad address, which a reference is not.
             let _ = futex::wake(&self.word, futex::Flags::PRIVATE, most);
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(any(not(target_os = "linux"), all(test, loom)))]
         {
-            let _ = most;
-            drop(self.fallback.0.lock());
-            self.fallback.1.notify_all();
+            let (lock, condition) = &self.fallback;
+            drop(lock.lock());
+            if most == 1 { condition.notify_one() } else { condition.notify_all() }
         }
     }
 }
@@ -70,7 +75,7 @@ impl Wake {
 impl Sleeper<'_> {
     /// Sleeps until a wake since registering, or the time is over. May return early.
     pub(crate) fn sleep(self, timeout: Option<Duration>) {
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(all(test, loom))))]
         {
             use rustix::thread::futex;
             let timeout = timeout.and_then(|t| futex::Timespec::try_from(t).ok());
@@ -78,7 +83,7 @@ impl Sleeper<'_> {
             let _ =
                 futex::wait(&self.wake.word, futex::Flags::PRIVATE, self.seen, timeout.as_ref());
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(any(not(target_os = "linux"), all(test, loom)))]
         {
             let (lock, condition) = &self.wake.fallback;
             let guard = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

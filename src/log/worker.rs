@@ -4,8 +4,10 @@
 //! Sealing needs a sync. It follows at once when appends are durable anyway; behind a stream of
 //! unsynced bulk it waits for a quiet moment, within bounds.
 //!
-//! Invariant: segments are sealed in the order in which they were rolled, each with the hash of
-//! the one before.
+//! Invariants:
+//! - segments are sealed in the order in which they were rolled, each with the hash of the one
+//!   before;
+//! - nothing is sealed after poison.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -124,6 +126,11 @@ impl Worker {
     /// Seals the oldest segment that waits; `false` when none does.
     fn seal_next(&self, shared: &Shared) -> Result<bool> {
         let mut sealing = lock(&self.sealing);
+        // A failed seal is poison. The next one would be linked to the one before it, and the log
+        // could not be opened again.
+        if let Some(error) = shared.poison.get() {
+            return Err(error.clone());
+        }
         let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
         let SealJob { segment, file, tally } = &job;
         if !is_durable(&job, shared) && !mutant::on(Mutant::SealUnnamed) {

@@ -8,6 +8,8 @@ mod cli;
 mod corpora;
 #[cfg(feature = "sim")]
 mod crash;
+#[cfg(feature = "sim")]
+mod damage;
 mod engine;
 mod follow;
 #[cfg(feature = "sim")]

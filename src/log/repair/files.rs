@@ -15,6 +15,7 @@ use crate::fs::{File, Open};
 use crate::mutant::{self, Mutant};
 use crate::segment::{Footer, HEADER_BYTES, SegmentHeader, SegmentName, Window, search};
 
+use super::super::restore::readable;
 use super::super::survey::bytes;
 use super::{Candidate, Repair, Slot};
 
@@ -111,7 +112,7 @@ impl Repair<'_> {
         let io = |e| Error::io("read", path, e);
         let file = self.fs.open(path, Open::Read).map_err(io)?;
         let len = file.len().map_err(io)?;
-        let footer = Footer::read(&*file).ok().flatten();
+        let footer = readable(Footer::read(&*file)).map_err(|e| e.in_file(path))?;
         let mut page = vec![0; 4096];
         let read = file.read_full_at(&mut page, 0).map_err(io)?;
         page.truncate(read);

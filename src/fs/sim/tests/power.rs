@@ -59,8 +59,8 @@ fn a_sector_is_wholly_old_or_as_reads_saw_it_after_the_write() {
     file.write_all_at(b"2", 510).unwrap();
     // The second write alone brings the first sector with the first write's byte in it, and
     // leaves the second sector alone.
-    assert_eq!(left(&sim, Crash::mask(0b10))[508..514], *b"--21--"[..].as_ref());
-    assert_eq!(left(&sim, Crash::mask(0b01))[508..514], *b"---11-"[..].as_ref());
+    assert_eq!(&left(&sim, Crash::mask(0b10))[508..514], b"--21--");
+    assert_eq!(&left(&sim, Crash::mask(0b01))[508..514], b"---11-");
 }
 
 #[test]

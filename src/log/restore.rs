@@ -1,0 +1,152 @@
+//! Restoring the small files beside the segments: what is unreadable or gone is made again from
+//! what the segments and the other small files say.
+//!
+//! The first part of `repair`, which calls it with the lock held. Invariant: a small file of
+//! another log is never taken at its word.
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::Open;
+use crate::position::{Epoch, Id};
+use crate::segment::{SegmentHeader, SegmentName};
+
+use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise};
+use super::open::write_new_node;
+use super::repair::Repair;
+
+/// What a file holds; `None` if it is missing or damaged, so that it is to be made again. A file
+/// that could not be read just now may be whole: that is an error, and nothing is overwritten.
+pub(super) fn readable<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog | Kind::NotFound) => Ok(None),
+        other => other,
+    }
+}
+
+impl Repair<'_> {
+    /// Reads what stands beside the segments, and makes again what is unreadable.
+    pub(super) fn small_files(&mut self) -> Result<()> {
+        let (fs, layout) = (self.fs, self.layout);
+        let headers = self.headers()?;
+        match LogFile::read(&**fs, layout) {
+            Ok(log) => {
+                self.log = log.id;
+                self.misled(&headers, log)?;
+            }
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotALog) => {
+                let mut ids: Vec<Id> = headers.iter().map(|header| header.log).collect();
+                ids.dedup();
+                if ids.is_empty() {
+                    ids.extend(Control::read(&**fs, layout).ok().flatten().and_then(|c| c.log));
+                }
+                let [id] = ids[..] else {
+                    return Err(e.help("the segments do not agree on a log id: sort them first"));
+                };
+                self.log = id;
+                self.act(format!("write LOG with the id {id} that every segment bears"));
+                if !self.dry() {
+                    LogFile { id, created: fs.now() }.write(&**fs, layout)?;
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        match readable(Control::read(&**fs, layout))? {
+            Some(control) if control.belongs_to(self.log) => self.control = control,
+            _ => {
+                self.control.log = Some(self.log);
+                if let Some(first) = headers.first() {
+                    (self.control.floor, self.control.floor_offset) =
+                        (first.base, first.base_offset);
+                }
+                self.act(format!("write CONTROL with the floor at {}", self.control.floor));
+                self.control_changed = true;
+            }
+        }
+        let node = match readable(NodeFile::read(&**fs, layout))? {
+            Some(node) => node.id,
+            None => {
+                self.act("write NODE: this directory becomes a new node".into());
+                if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
+            }
+        };
+        let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
+        self.believe_state(&headers);
+        let known = readable(Epochs::read(&**fs, layout).map(Some))?;
+        let written = !headers.is_empty();
+        if known.is_none_or(|known| written && known.0.is_empty()) {
+            self.act("write EPOCHS from the segments".into());
+            let mut epochs = Epochs::default();
+            for header in &headers {
+                if epochs.0.last().is_none_or(|last| last.epoch != header.epoch) {
+                    epochs.push(EpochEntry {
+                        epoch: header.epoch,
+                        start: header.base,
+                        start_offset: header.base_offset,
+                        node,
+                    });
+                }
+            }
+            if !self.dry() {
+                epochs.write(&**fs, layout)?;
+            }
+        }
+        let promise = readable(Promise::read(&**fs, layout).map(Some))?;
+        if promise.is_none_or(|promise| written && promise.is_none()) {
+            // What was promised is unknown: promise more than anything that was seen.
+            let epoch = Epoch { number: newest.number + 1, nonce: 0 };
+            self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
+            if !self.dry() {
+                Promise { epoch, owner: node }.write(&**fs, layout)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A LOG of another log would have every segment set aside. Where all segments agree on
+    /// another id, and this directory's history knows them, it is LOG that is the stranger.
+    fn misled(&mut self, headers: &[SegmentHeader], log: LogFile) -> Result<()> {
+        let Some(id) = headers.first().map(|first| first.log) else { return Ok(()) };
+        if id == log.id || headers.iter().any(|header| header.log != id) {
+            return Ok(());
+        }
+        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+        let ours = |header: &SegmentHeader| history.iter().any(|e| e.epoch == header.epoch);
+        if !headers.iter().all(ours) {
+            return Ok(());
+        }
+        self.log = id;
+        self.keep_copy(&self.layout.log(), 0, u64::MAX, "another log's LOG")?;
+        self.act(format!("write LOG with the id {id} that every segment bears"));
+        if !self.dry() {
+            LogFile { id, ..log }.write(&**self.fs, self.layout)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a STATE that is of another history: it proves nothing of this one.
+    fn believe_state(&mut self, headers: &[SegmentHeader]) {
+        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+        self.state = self.state.filter(|state| {
+            let known = history.iter().map(|entry| entry.epoch);
+            let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
+                state.durable > *byte && nonces.contains(&state.epoch.nonce)
+            });
+            !cut && known.chain(headers.iter().map(|h| h.epoch)).any(|e| e == state.epoch)
+        });
+        self.epoch = history.last().map(|entry| entry.epoch).unwrap_or_default();
+    }
+
+    /// The headers that can be read, in order.
+    fn headers(&self) -> Result<Vec<SegmentHeader>> {
+        let segments = self.layout.segments();
+        let names = self.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+        let names = names.iter().filter_map(|name| SegmentName::parse(name));
+        let mut headers = Vec::new();
+        for path in names.map(|name| name.path(&segments)) {
+            let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+            let mut page = vec![0; 4096];
+            let read = file.read_full_at(&mut page, 0).map_err(|e| Error::io("read", &path, e))?;
+            headers.extend(SegmentHeader::decode(&page[..read]).ok());
+        }
+        Ok(headers)
+    }
+}
