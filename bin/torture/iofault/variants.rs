@@ -2,7 +2,8 @@
 //!
 //! Only what can happen is injected: `Os` repeats interrupted reads and writes itself, so EINTR
 //! strikes the other calls alone; EMFILE strikes what opens a descriptor; a full disk what takes
-//! room. A fault with `landed` took effect and says that it did not.
+//! room; it takes a part of a write, which short writes stand for, never all of it. A fault with
+//! `landed` took effect and says that it did not.
 
 use tidelog::Kind;
 use tidelog::fs::sim::{Errno, Fault, OpKind};
@@ -34,7 +35,7 @@ pub fn of(kind: OpKind, nth: u64) -> Vec<Fault> {
         OpKind::Write => {
             faults.extend(both(Errno::NoSpace));
             faults.extend([once(Errno::Quota), once(Errno::TooBig).sticky()]);
-            faults.extend([once(Errno::Io).landed(), once(Errno::NoSpace).landed()]);
+            faults.push(once(Errno::Io).landed());
             let short = |bytes| once(Errno::NoSpace).short(bytes);
             faults.extend([short(0), short(1), short(512), short(5000).sticky()]);
         }
