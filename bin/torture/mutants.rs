@@ -78,10 +78,7 @@ impl Mutants {
             .filter(|name| self.only.as_ref().is_none_or(|only| only == name))
             .collect();
         if names.is_empty() {
-            return Err(format!(
-                "no such planted bug; there are {}",
-                crate::mutants::names()?.join(", ")
-            ));
+            return Err(format!("no such planted bug; there are {}", self::names()?.join(", ")));
         }
         let parts: Vec<_> = PARTS.iter().filter(|(part, _)| has(part)).collect();
         let mut line = Line::new("mutants", self.seed);

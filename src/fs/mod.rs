@@ -52,8 +52,8 @@ pub trait Fs: Send + Sync + Debug {
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn Lock>>>;
     /// The absolute path without links.
     fn canonical(&self, path: &Path) -> io::Result<PathBuf>;
-    /// What tells this machine from others.
-    fn machine(&self) -> String;
+    /// What tells this machine from others; the same word for all that have no name.
+    fn machine(&self) -> io::Result<String>;
     /// Fills `bytes` with randomness.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
     /// Nanoseconds since the Unix epoch.

@@ -103,12 +103,14 @@ impl Fs for Os {
         path.canonicalize()
     }
 
-    fn machine(&self) -> String {
-        fs::read_to_string("/etc/machine-id")
-            .ok()
-            .map(|id| id.trim().to_owned())
-            .filter(|id| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric()))
-            .unwrap_or_else(|| "unknown".to_owned())
+    fn machine(&self) -> io::Result<String> {
+        let id = match fs::read_to_string("/etc/machine-id") {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+            // Calling it nameless now would make its own directories look copied later.
+            other => other?.trim().to_owned(),
+        };
+        let named = !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric());
+        Ok(if named { id } else { "unknown".to_owned() })
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {

@@ -258,20 +258,26 @@ impl Shared {
             .at_offset(next.0)
             .help("read what was appended meanwhile, then try again")),
             Some(Expect::Key { key, last }) => self.check_key(key, *last, next),
-        })?;
-        if let Some(producer) = &how.producer {
-            let last = placed.0.plus(u64::from(staged.draft.count) - 1);
+        });
+        // A full disk may hold the frame back once it has its offset: then its outcome is
+        // unknown, and a retry must find it all the same.
+        let first = match &placed {
+            Ok((first, _)) => Some(*first),
+            Err(e) if e.kind() == Kind::Unknown => e.offset().map(Offset),
+            Err(_) => None,
+        };
+        if let (Some(producer), Some(first)) = (&how.producer, first) {
             writer.producers.note(
                 producer.id,
                 crate::segment::ProducerState {
                     sequence: producer.sequence,
-                    first: placed.0,
-                    last,
+                    first,
+                    last: first.plus(u64::from(staged.draft.count) - 1),
                     timestamp: staged.draft.max_timestamp,
                 },
             );
         }
-        Ok(Ok(placed))
+        placed.map(Ok)
     }
 
     /// Holds a key's last offset against what an append expects. The lookup speaks for the

@@ -115,7 +115,9 @@ impl NodeFile {
             .map_err(|e| Error::io("resolve", &layout.root, e))?
             .to_string_lossy()
             .replace('\n', "?");
-        Ok(NodeFile { id, machine: fs.machine(), path })
+        let machine =
+            fs.machine().map_err(|e| Error::io("read this machine's id for", &layout.root, e))?;
+        Ok(NodeFile { id, machine, path })
     }
 
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {

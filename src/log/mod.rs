@@ -18,7 +18,7 @@ mod ends;
 pub(crate) mod files;
 mod intake;
 #[cfg(all(test, loom))]
-mod loom_models;
+mod loom_tests;
 mod meta;
 pub(crate) mod open;
 mod options;

@@ -187,8 +187,10 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         // These grow no more: one has another behind it, or is about to be sealed here. A full
         // disk may put the sealing off, and readers pass over the ends meanwhile.
         let last = segments.last().map(|segment| segment.header.base);
-        let grows =
-            |segment: &Segment| parts.refuses.is_some() && Some(segment.header.base) == last;
+        // A dead writer's segment with others behind it, which came to nothing.
+        let ended = !parts.writer_alive && scan.beyond.iter().any(|beyond| beyond.from == 0);
+        let may_grow = parts.refuses.is_some() && !ended;
+        let grows = |segment: &Segment| may_grow && Some(segment.header.base) == last;
         for ToSeal { segment, tally, .. } in unsealed.iter().filter(|u| !grows(&u.segment)) {
             let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
         }

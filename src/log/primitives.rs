@@ -1,7 +1,7 @@
 //! What threads share and wait with: the standard library's, or loom's in models.
 //!
 //! Used by `staging`, `wake`, `rounds` and `ends`, which take nothing of it from elsewhere. A test
-//! build with `--cfg loom` (docs/TESTING.md) replaces it, so that `loom_models` runs the very code
+//! build with `--cfg loom` (docs/TESTING.md) replaces it, so that `loom_tests` runs the very code
 //! of the log through every order of its steps and every value its loads may see. Otherwise
 //! everything here is the standard library's or nothing: the same layout, the same instructions.
 //!

@@ -29,7 +29,7 @@ use super::files::{Control, Layout, Repaired, State};
 use super::open::take_lock;
 use super::scan::hex;
 use super::start::quarantine;
-use super::survey::{Gap, bytes, copy, derived_holds, link, stand_in, survey};
+use super::survey::{Gap, Reseal, bytes, copy, derived_holds, link, stand_in, survey, sync_names};
 
 /// The smallest frame: what a `lost` frame needs.
 const MIN_FRAME_BYTES: u64 = 40;
@@ -78,6 +78,9 @@ pub(super) fn repair_locked(
     repair.small_files()?;
     let files = repair.files()?;
     repair.segments(files)?;
+    if !dry_run {
+        sync_names(fs, layout)?;
+    }
     if repair.control_changed {
         // The end is another, or was never clean.
         repair.control.clean = None;
@@ -113,14 +116,6 @@ pub(super) struct Candidate {
 
 /// Where a readable segment starts, and the predecessor's hash its footer names.
 type Start = (SegmentName, Offset, Option<[u8; 32]>);
-
-/// How a segment that is made anew is sealed.
-#[derive(Clone, Copy)]
-struct Reseal {
-    previous_hash: [u8; 32],
-    /// The seal hash that the segment behind it knows.
-    replaces: Option<[u8; 32]>,
-}
 
 /// What stands at one place of the log.
 struct Slot {
@@ -411,8 +406,7 @@ impl Repair<'_> {
             return Ok(());
         }
         self.fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
-        let segments = self.layout.segments();
-        self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))
+        sync_names(self.fs, self.layout)
     }
 
     /// Writes a segment file anew: header, frames from `source` with `gaps` filled, and with
@@ -483,9 +477,7 @@ impl Repair<'_> {
                 }
             };
             self.fs.rename(&temporary, path).map_err(io("rename into place"))?;
-            let segments = self.layout.segments();
-            self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
-            Ok(footer)
+            sync_names(self.fs, self.layout).map(|()| footer)
         })();
         if result.is_err() {
             let _ = self.fs.unlink(&temporary);

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use crate::crc;
+use crate::error::{Error, Result};
 use crate::frame::FrameKind;
-use crate::fs::File;
+use crate::fs::{File, Fs};
 use crate::position::Offset;
 use crate::segment::{Footer, Link, SEAL_BYTES, SegmentHeader, Tally, Window, search, walk};
 
+use super::files::Layout;
 use super::repair::Candidate;
 
 /// A range of a file to be filled with `lost` frames.
@@ -156,4 +158,19 @@ pub(super) fn copy(
 
 pub(super) fn bytes(n: u64) -> usize {
     usize::try_from(n).expect("segment files are far below the address space")
+}
+
+/// How a segment written anew is sealed.
+#[derive(Clone, Copy)]
+pub(super) struct Reseal {
+    pub(super) previous_hash: [u8; 32],
+    /// The seal hash that the segment behind it knows it by.
+    pub(super) replaces: Option<[u8; 32]>,
+}
+
+/// Makes the names of segments durable: also those that a repair before this one renamed into
+/// place and no more.
+pub(super) fn sync_names(fs: &Arc<dyn Fs>, layout: &Layout) -> Result<()> {
+    let segments = layout.segments();
+    fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))
 }

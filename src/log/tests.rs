@@ -220,3 +220,26 @@ fn a_segment_dropped_between_its_lookup_and_its_opening_is_gone() {
     // What `seek` does with a list from before.
     assert_eq!(cursor.enter(first, 4096).unwrap_err().kind(), Kind::Gone);
 }
+
+#[test]
+fn a_large_batch_held_by_a_full_disk_is_not_appended_again_by_its_retry() {
+    // A frame too large for staging had its offset when the disk was full, but its producer's
+    // sequence was not noted: the retry that the error asks for appended it a second time.
+    use crate::fs::sim::Sim;
+    let sim = Sim::new(1);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    log.append(&Record::event(b"first")).unwrap();
+    let mut batch = Batch::new();
+    batch.push(&Record::event(&[7; 100_000])).unwrap();
+    let producer = Some(Producer { id: Id([1; 16]), sequence: 1 });
+    let how = Append { producer, ..Append::default() };
+    // Room for the new segment's header, not for the frame.
+    sim.set_capacity(Some(sim.used() + (16 << 10)));
+    let held = log.append_with(&batch, &how).unwrap_err();
+    assert_eq!(held.kind(), Kind::Unknown, "{held}");
+    sim.set_capacity(None);
+    let again = log.append_with(&batch, &how).unwrap();
+    assert!(again.duplicate, "{again:?}");
+    assert_eq!(again.first, Offset(1));
+    assert_eq!(values(&log).len(), 2);
+}

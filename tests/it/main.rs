@@ -11,7 +11,11 @@ mod crash;
 #[cfg(feature = "sim")]
 mod damage;
 mod engine;
+#[cfg(feature = "sim")]
+mod faults;
 mod follow;
 #[cfg(feature = "sim")]
 mod repair;
+#[cfg(feature = "sim")]
+mod syscalls;
 mod tidy;

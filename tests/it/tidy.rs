@@ -81,7 +81,10 @@ fn modules_use_only_what_the_architecture_allows() {
 
 #[test]
 fn unsafe_code_stands_in_its_named_files_alone() {
-    let named = ["src/fs/mmap.rs", "src/log/staging.rs", "src/crc.rs"];
+    // The last one is the torture programme's, not the library's: the ioctl that shuts an ext4
+    // down, for which there is no safe call.
+    let named =
+        ["src/fs/mmap.rs", "src/log/staging.rs", "src/crc.rs", "bin/torture/powercut/shutdown.rs"];
     let mut seen = BTreeSet::new();
     for (path, text) in sources("src").into_iter().chain(sources("bin")) {
         let path = path.to_string_lossy().into_owned();
@@ -103,7 +106,8 @@ fn unsafe_code_stands_in_its_named_files_alone() {
 fn only_the_file_system_module_touches_the_operating_system() {
     for (path, text) in sources("src") {
         let path = path.to_string_lossy().into_owned();
-        if path.starts_with("src/fs") || path.contains("tests") || path == "src/fuzz.rs" {
+        let tests = path.contains("tests") || path.contains("loom_models");
+        if path.starts_with("src/fs") || tests || path == "src/fuzz.rs" {
             continue;
         }
         for word in ["std::fs::", "use std::fs", "SystemTime", "std::env", "println!"] {

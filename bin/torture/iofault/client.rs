@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidelog::fs::sim::{Crash, Errno, Fault, Op, OpKind, Sim};
 use tidelog::{Append, Batch, Durability, Error, Expect, Kind, Log, Options, Record};
 
-use super::variants::{Asked, hits_reads, is_full_disk, is_right, loses_names};
+use super::variants::{Asked, hits_reads, is_full_disk, is_right, loses_names, says_full};
 use crate::oracle::{Found, Told, value};
 
 /// Where the log is.
@@ -262,7 +262,10 @@ impl Client {
         let Some(log) = self.log.take() else { return Ok(()) };
         match how {
             End::Close => match log.close() {
-                Ok(()) => self.told.closed(),
+                Ok(()) if self.settled => self.told.closed(),
+                // What an earlier process left was not brought in order for want of space: the
+                // next open does that.
+                Ok(()) => self.told.killed(),
                 Err(error) => {
                     self.judge(Asked::Close, &error)?;
                     self.told.killed();
@@ -321,7 +324,7 @@ impl Client {
             match read(log) {
                 // On a full disk recovery waits for the first append, and reads for recovery:
                 // until then they end at what is proven.
-                Ok((start, found)) if !self.settled && is_full_disk(&self.fault) => {
+                Ok((start, found)) if !self.settled && says_full(&self.fault) => {
                     return self.told.hold_prefix(start, &found);
                 }
                 Ok((start, found)) => return self.told.hold(start, &found, self.settled),

@@ -25,7 +25,7 @@ const RECORDS: usize = 60;
 const MOST_CALLS: u64 = 400;
 
 /// What is injected: a call, and the errors it can give.
-const CALLS: [(&str, &[&str]); 9] = [
+const CALLS: [(&str, &[&str]); 8] = [
     ("pwrite64", &["EIO", "ENOSPC", "EINTR"]),
     ("fdatasync", &["EIO", "ENOSPC"]),
     ("fsync", &["EIO", "ENOSPC"]),
@@ -34,7 +34,6 @@ const CALLS: [(&str, &[&str]); 9] = [
     ("/^unlink", &["EIO"]),
     ("pread64", &["EIO", "EINTR"]),
     ("ftruncate", &["EIO", "ENOSPC"]),
-    ("mmap", &["ENOMEM"]),
 ];
 
 /// What is run, in a directory where `log` holds the first part of the input.

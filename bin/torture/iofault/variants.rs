@@ -2,7 +2,8 @@
 //!
 //! Only what can happen is injected: `Os` repeats interrupted reads and writes itself, so EINTR
 //! strikes the other calls alone; EMFILE strikes what opens a descriptor; a full disk what takes
-//! room. A fault with `landed` took effect and says that it did not.
+//! room; it takes a part of a write, which short writes stand for, never all of it. A fault with
+//! `landed` took effect and says that it did not.
 
 use tidelog::Kind;
 use tidelog::fs::sim::{Errno, Fault, OpKind};
@@ -34,7 +35,7 @@ pub fn of(kind: OpKind, nth: u64) -> Vec<Fault> {
         OpKind::Write => {
             faults.extend(both(Errno::NoSpace));
             faults.extend([once(Errno::Quota), once(Errno::TooBig).sticky()]);
-            faults.extend([once(Errno::Io).landed(), once(Errno::NoSpace).landed()]);
+            faults.push(once(Errno::Io).landed());
             let short = |bytes| once(Errno::NoSpace).short(bytes);
             faults.extend([short(0), short(1), short(512), short(5000).sticky()]);
         }
@@ -70,8 +71,12 @@ pub fn of(kind: OpKind, nth: u64) -> Vec<Fault> {
 /// Whether the fault says that there is no room: then nothing may be poisoned.
 pub fn is_full_disk(fault: &Fault) -> bool {
     let syncs = matches!(fault.kind, Some(OpKind::Sync | OpKind::SyncDir));
-    let full = matches!(fault.error, Errno::NoSpace | Errno::Quota | Errno::TooBig);
-    full && !syncs
+    says_full(fault) && !syncs
+}
+
+/// The same of any call, a sync too.
+pub fn says_full(fault: &Fault) -> bool {
+    matches!(fault.error, Errno::NoSpace | Errno::Quota | Errno::TooBig)
 }
 
 /// Whether names may be lost that no later sync brings back: the directory's sync failed, and on
@@ -109,5 +114,5 @@ pub fn is_right(asked: Asked, kind: Kind, fault: &Fault) -> bool {
 /// A sync that reports a full disk poisons an open log; where nothing is open yet, or left open,
 /// it may also be called a full disk.
 fn no_room(kind: Kind, fault: &Fault) -> bool {
-    kind == Kind::DiskFull && matches!(fault.error, Errno::NoSpace | Errno::Quota)
+    kind == Kind::DiskFull && says_full(fault)
 }

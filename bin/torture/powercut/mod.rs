@@ -67,6 +67,7 @@ struct Tally {
     retentions: u64,
     torn: u64,
     bytes_cut: u64,
+    unheard: u64,
     unclean: u64,
 }
 
@@ -142,8 +143,8 @@ fn one(
 ) -> Result<(), String> {
     let path = rig.root().join(log);
     let mut draw = Draw::new(seed);
-    let reports = under_load(&path, told.next(), seed, || {
-        std::thread::sleep(Duration::from_micros(draw.below(MOST_LOAD_MS * 1000)));
+    let wait = Duration::from_micros(draw.below(MOST_LOAD_MS * 1000));
+    let reports = under_load(&path, told.next(), seed, wait, || {
         shut_down(&rig.root(), flush).map_err(|e| format!("cannot shut down: {e}"))
     })?;
     rig.unmount()?;
@@ -159,8 +160,9 @@ fn under_load(
     log: &Path,
     serial: u64,
     seed: u64,
+    wait: Duration,
     cut: impl FnOnce() -> Result<(), String>,
-) -> Result<Vec<String>, String> {
+) -> Result<Reports, String> {
     let me = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut child = Command::new(me)
         .args(["powercut-load", "--log"])
@@ -185,15 +187,29 @@ fn under_load(
         let started = Instant::now();
         // The moment counts from the first report: before it the log is being opened. Now and
         // then that is when the power goes.
-        while seed % 8 != 0 && begun.load(Relaxed) == 0 && started.elapsed().as_millis() < 2000 {
+        while !seed.is_multiple_of(8)
+            && begun.load(Relaxed) == 0
+            && started.elapsed().as_millis() < 2000
+        {
             std::thread::sleep(Duration::from_micros(200));
         }
+        std::thread::sleep(wait);
+        let heard = begun.load(Relaxed);
         let cut = cut();
         end(&mut child);
-        (cut, reader.join())
+        (cut.map(|()| heard), reader.join())
     });
-    cut?;
-    lines.map_err(|_| "reading the load's reports panicked".to_owned())
+    let heard = usize::try_from(cut?).map_err(|e| e.to_string())?;
+    let lines = lines.map_err(|_| "reading the load's reports panicked".to_owned())?;
+    Ok(Reports { lines, heard })
+}
+
+/// The load's reports. An acknowledgement that came after the power had begun to fail was heard by
+/// nobody: the machine was off. (While ext4 shuts down, it lets some calls succeed and then drops
+/// what they wrote.) What had been sent may be in the log all the same.
+struct Reports {
+    lines: Vec<String>,
+    heard: usize,
 }
 
 /// Waits for the child; one that does not notice that its disk is gone is killed.
@@ -210,8 +226,9 @@ fn end(child: &mut Child) {
 }
 
 /// Takes the reports over into what clients were told.
-fn hear(reports: &[String], told: &mut Told, tally: &mut Tally) -> Result<(), String> {
-    for report in reports {
+fn hear(reports: &Reports, told: &mut Told, tally: &mut Tally) -> Result<(), String> {
+    for (i, report) in reports.lines.iter().enumerate() {
+        let unheard = i >= reports.heard;
         let mut words = report.split_whitespace();
         let kind = words.next().unwrap_or_default();
         let rest: Vec<&str> = words.collect();
@@ -227,6 +244,7 @@ fn hear(reports: &[String], told: &mut Told, tally: &mut Tally) -> Result<(), St
                 }
                 tally.sent += number(1)?;
             }
+            "a" | "r" if unheard => tally.unheard += 1,
             "a" => {
                 let durable = rest.get(1) == Some(&"d");
                 let level = if durable { Durability::Durable } else { Durability::Written };
@@ -303,6 +321,7 @@ impl Tally {
         line.count("records_found", self.found);
         line.count("segments_rolled_seen", self.rolls);
         line.count("retentions", self.retentions);
+        line.count("acknowledgements_after_the_cut", self.unheard);
         line.count("unclean_opens", self.unclean);
         line.count("torn_tails_cut", self.torn);
         line.count("bytes_cut", self.bytes_cut);

@@ -173,7 +173,8 @@ impl<'a> Producing<'a> {
             return false;
         }
         let call = *self.calls.last().expect("just made");
-        if call.outcome == Outcome::Absent || !self.dice.chance(1, 4) {
+        let known = matches!(call.outcome, Outcome::Told(_));
+        if call.outcome == Outcome::Absent || known && !self.dice.chance(1, 4) {
             return true;
         }
         self.sign.doing("retrying with a sequence");

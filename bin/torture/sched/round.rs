@@ -37,7 +37,7 @@ struct Stage {
 pub fn run(plan: &Plan, counts: &Arc<Counts>, watch: &Arc<Watch>, main: &Watched) -> Vec<String> {
     let sign = &*main.0;
     let sim = Sim::new(plan.seed);
-    let fs = Shaky::new(sim.shared(), plan.seed, plan.shaky);
+    let fs = Shaky::over(sim.shared(), plan.seed, plan.shaky);
     sign.doing("opening");
     let log = match options(plan, fs).open(Path::new(AT)) {
         Ok(log) => log,

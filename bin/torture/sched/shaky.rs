@@ -52,7 +52,7 @@ impl Whim {
 
 impl Shaky {
     /// `often` of 256 calls dawdle.
-    pub fn new(inner: Arc<dyn Fs>, seed: u64, often: u64) -> Arc<dyn Fs> {
+    pub fn over(inner: Arc<dyn Fs>, seed: u64, often: u64) -> Arc<dyn Fs> {
         let whim = Whim { throws: AtomicU64::new(seed << 32), often };
         Arc::new(Shaky { inner, whim: Arc::new(whim) })
     }
@@ -93,7 +93,7 @@ impl Fs for Shaky {
         self.inner.canonical(path)
     }
 
-    fn machine(&self) -> String {
+    fn machine(&self) -> io::Result<String> {
         self.inner.machine()
     }
 

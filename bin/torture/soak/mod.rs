@@ -261,7 +261,8 @@ impl Soak {
         }
         let most = |of: &[Gauge], what: fn(&Gauge) -> u64| of.iter().map(what).max().unwrap_or(0);
         let (before, after) = (&gauges[quarter..2 * quarter], &gauges[3 * quarter..]);
-        let bounds: [(&str, fn(&Gauge) -> u64, u64); 3] = [
+        type Bound = (&'static str, fn(&Gauge) -> u64, u64);
+        let bounds: [Bound; 3] = [
             ("KiB of anonymous memory", |gauge| gauge.anonymous_kib, MEMORY_SLACK_KIB),
             ("descriptors", |gauge| gauge.descriptors, DESCRIPTOR_SLACK),
             ("threads", |gauge| gauge.threads, 0),

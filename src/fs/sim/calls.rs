@@ -118,8 +118,8 @@ impl Fs for Sim {
         absolute(path)
     }
 
-    fn machine(&self) -> String {
-        "sim".to_owned()
+    fn machine(&self) -> io::Result<String> {
+        Ok("sim".to_owned())
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {

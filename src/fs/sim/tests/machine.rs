@@ -85,7 +85,7 @@ fn time_and_randomness_repeat() {
     assert_eq!(sim.elapsed() - elapsed, 2_000_000_000 + 2_000);
     let copy = sim.crash(&Crash::DropAll);
     assert!(copy.elapsed() > elapsed, "a machine keeps its clock over a power cut");
-    assert_eq!(sim.machine(), "sim");
+    assert_eq!(sim.machine().unwrap(), "sim");
 }
 
 #[test]

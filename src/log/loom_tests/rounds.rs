@@ -18,6 +18,8 @@ struct Log {
     sync: Traced,
     /// This sync, counted from 0, fails.
     broken: Option<u64>,
+    /// The first commit finds the disk full: it fails, and nothing is lost by that.
+    full: AtomicBool,
     syncs: AtomicU64,
 }
 
@@ -30,6 +32,7 @@ impl Log {
             poison: AtomicBool::new(false),
             sync: Traced::new(8),
             broken,
+            full: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
         })
     }
@@ -71,6 +74,9 @@ impl Log {
         let end = self.published.fetch_or(0, AcqRel);
         if self.durable.load(Acquire) >= end {
             return Ok(());
+        }
+        if self.full.swap(false, AcqRel) {
+            return Err(());
         }
         self.sync.touch(0, 8);
         if Some(self.syncs.fetch_add(1, Relaxed)) == self.broken {
@@ -159,5 +165,18 @@ fn poison_from_elsewhere_reaches_who_waits() {
         let _ = log.wait(log.append());
         let _ = other.join().unwrap();
         worker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_round_that_fails_on_a_full_disk_leaves_nobody_asleep() {
+    // The leader is told; who followed looks again, and leads the next round itself.
+    bounded("rounds, full disk", Some(4), || {
+        let log = Log::new(None);
+        log.full.store(true, Relaxed);
+        let other = spawn_appends(&log, 1);
+        let mine = log.wait(log.append());
+        let its = other.join().unwrap();
+        assert!(mine.is_ok() || its.is_ok(), "one round failed, so one at most is told");
     });
 }
