@@ -69,7 +69,7 @@ impl Repair<'_> {
             }
         };
         let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
-        self.believe_state(&headers);
+        self.believe_state(&headers)?;
         let known = readable(Epochs::read(&**fs, layout).map(Some))?;
         let written = !headers.is_empty();
         if known.is_none_or(|known| written && known.0.is_empty()) {
@@ -108,7 +108,7 @@ impl Repair<'_> {
         if id == log.id || headers.iter().any(|header| header.log != id) {
             return Ok(());
         }
-        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+        let history = self.history()?;
         let ours = |header: &SegmentHeader| history.iter().any(|e| e.epoch == header.epoch);
         if !headers.iter().all(ours) {
             return Ok(());
@@ -123,8 +123,8 @@ impl Repair<'_> {
     }
 
     /// Forgets a STATE that is of another history: it proves nothing of this one.
-    fn believe_state(&mut self, headers: &[SegmentHeader]) {
-        let history = Epochs::read(&**self.fs, self.layout).unwrap_or_default().0;
+    fn believe_state(&mut self, headers: &[SegmentHeader]) -> Result<()> {
+        let history = self.history()?;
         self.state = self.state.filter(|state| {
             let known = history.iter().map(|entry| entry.epoch);
             let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
@@ -133,6 +133,13 @@ impl Repair<'_> {
             !cut && known.chain(headers.iter().map(|h| h.epoch)).any(|e| e == state.epoch)
         });
         self.epoch = history.last().map(|entry| entry.epoch).unwrap_or_default();
+        Ok(())
+    }
+
+    /// EPOCHS, as far as it says anything; that it cannot be read just now says nothing.
+    fn history(&self) -> Result<Vec<EpochEntry>> {
+        let epochs = readable(Epochs::read(&**self.fs, self.layout).map(Some))?;
+        Ok(epochs.unwrap_or_default().0)
     }
 
     /// The headers that can be read, in order.
