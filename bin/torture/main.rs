@@ -7,7 +7,6 @@
 mod bitflip;
 mod crash;
 mod dice;
-mod draw;
 mod iofault;
 mod line;
 mod memory;

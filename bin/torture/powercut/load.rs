@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tidelog::log::Retention;
 use tidelog::{Append, Batch, Durability, Kind, Log, Record};
 
-use crate::draw::Draw;
+use crate::dice::Dice;
 use crate::oracle::value;
 
 /// Threads that append.
@@ -62,20 +62,20 @@ pub fn run(args: &Args) {
     std::thread::scope(|scope| {
         for lane in 0..LANES {
             let load = &load;
-            scope.spawn(move || load.lane(lane, Draw::new(args.seed ^ lane << 56)));
+            scope.spawn(move || load.lane(lane, Dice::new(args.seed ^ lane << 56)));
         }
     });
 }
 
 impl Load {
-    fn lane(&self, lane: u64, mut draw: Draw) {
+    fn lane(&self, lane: u64, mut dice: Dice) {
         while !self.over.load(Relaxed) {
-            let count = 1 + draw.below(4);
-            let durability = match draw.below(3) {
+            let count = 1 + dice.below(4);
+            let durability = match dice.below(3) {
                 0 => Durability::Written,
                 _ => Durability::Durable,
             };
-            let len = draw.below(6_000);
+            let len = dice.below(6_000);
             let Some(serial) = self.announce(count, lane) else { break };
             let mut batch = Batch::new();
             for n in 0..count {
@@ -93,7 +93,7 @@ impl Load {
                     break;
                 }
             }
-            if draw.below(40) == 0 && !self.retain() {
+            if dice.below(40) == 0 && !self.retain() {
                 break;
             }
         }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tidelog::log::{Level, verify};
 use tidelog::{Append, Batch, Durability, Log, Record};
 
-use crate::draw::Draw;
+use crate::dice::Dice;
 use crate::iofault::{Broke, read};
 use crate::line::{Line, Reproduction};
 use crate::oracle::{Told, value};
@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
             return Ok(line);
         }
     };
-    let mut draw = Draw::new(args.seed);
+    let mut dice = Dice::new(args.seed);
     let mut log = String::new();
     let mut told = Told::default();
     for cycle in 0..args.cycles {
@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
             told = Told::default();
         }
         let flush = if cycle % 2 == 0 { Flush::Journal } else { Flush::Nothing };
-        let seed = draw.number();
+        let seed = dice.next();
         if let Err(found) = one(&mut rig, &log, &mut told, &mut tally, (seed, flush)) {
             line.violation(Reproduction {
                 seed: args.seed,
@@ -142,8 +142,8 @@ fn one(
     (seed, flush): (u64, Flush),
 ) -> Result<(), String> {
     let path = rig.root().join(log);
-    let mut draw = Draw::new(seed);
-    let wait = Duration::from_micros(draw.below(MOST_LOAD_MS * 1000));
+    let mut dice = Dice::new(seed);
+    let wait = Duration::from_micros(dice.below(MOST_LOAD_MS * 1000));
     let reports = under_load(&path, told.next(), seed, wait, || {
         shut_down(&rig.root(), flush).map_err(|e| format!("cannot shut down: {e}"))
     })?;
@@ -152,7 +152,7 @@ fn one(
     hear(&reports, told, tally)?;
     told.cut();
     tally.cycles += 1;
-    revive(&path, told, tally, draw.below(2) == 0, draw.below(20) == 0)
+    revive(&path, told, tally, dice.below(2) == 0, dice.below(20) == 0)
 }
 
 /// Runs the load until `cut` has returned and the child has ended; returns its reports.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tidelog::log::Retention;
 use tidelog::{Append, Batch, Durability, Entry, Kind, Log, Offset, Record};
 
-use crate::draw::Draw;
+use crate::dice::Dice;
 use crate::line::{Line, Reproduction};
 use gauge::Gauge;
 
@@ -135,7 +135,7 @@ impl Soak {
 
     /// One producer: batches of its own numbered records, with a durability of its own.
     fn produce(&self, lane: u64) {
-        let mut draw = Draw::new(self.seed ^ lane << 32);
+        let mut dice = Dice::new(self.seed ^ lane << 32);
         let durability = match lane {
             0 => Durability::Buffered,
             1 | 2 => Durability::Written,
@@ -151,8 +151,8 @@ impl Soak {
             }
             batch.clear();
             let mut bytes = 0;
-            for _ in 0..1 + draw.below(20) {
-                let value = made(lane, number, draw.below(2_000), draw.number());
+            for _ in 0..1 + dice.below(20) {
+                let value = made(lane, number, dice.below(2_000), dice.next());
                 bytes += value.len() as u64;
                 number += 1;
                 if let Err(error) = batch.push(&Record::put(&lane.to_le_bytes(), &value)) {
@@ -200,15 +200,15 @@ impl Soak {
 
     /// A reader that starts anywhere and reads a while.
     fn read(&self) {
-        let mut draw = Draw::new(self.seed ^ 0xFEED);
+        let mut dice = Dice::new(self.seed ^ 0xFEED);
         while !self.over.load(Relaxed) {
             let (start, end) = (self.log.start().0, self.log.end().0);
             if start >= end {
                 std::thread::yield_now();
                 continue;
             }
-            let from = start + draw.below(end - start);
-            let to = (from + 1 + draw.below(3_000)).min(end);
+            let from = start + dice.below(end - start);
+            let to = (from + 1 + dice.below(3_000)).min(end);
             let mut next = from;
             let read = self.log.read_range(Offset(from)..Offset(to)).and_then(|mut cursor| {
                 while let Some(entry) = cursor.next()? {
