@@ -166,9 +166,12 @@ impl Mutants {
             .spawn()
             .map_err(|e| format!("starting {part}: {e}"))?;
         let started = Instant::now();
-        let mut said = String::new();
         let mut stdout = child.stdout.take().expect("piped above");
-        // One line at the end: it fits a pipe, so nobody has to read meanwhile.
+        // Read meanwhile: a child must not wait for its pipe.
+        let reader = std::thread::spawn(move || {
+            let mut said = String::new();
+            stdout.read_to_string(&mut said).map(|_| said)
+        });
         let status = loop {
             match child.try_wait().map_err(|e| format!("waiting for {part}: {e}"))? {
                 Some(status) => break status,
@@ -180,7 +183,8 @@ impl Mutants {
                 None => std::thread::sleep(Duration::from_millis(50)),
             }
         };
-        let _ = stdout.read_to_string(&mut said);
+        let said = reader.join().map_err(|_| format!("reading {part} failed"))?;
+        let said = said.map_err(|e| format!("reading {part}: {e}"))?;
         Ok((status.code().unwrap_or(-1), said))
     }
 
