@@ -281,3 +281,16 @@ fn a_misnamed_segment_with_a_damaged_header_is_never_read_at_wrong_offsets() {
         check(&sim, records, &format!("swapped, header bit {bit}"));
     }
 }
+
+/// One segment was cut short, and the next one's file was gone. Repair put one range of lost frames
+/// in the place of both, because nothing says where one ended; the segment behind them names the
+/// one that is gone, and opening refused it.
+#[test]
+fn two_segments_lost_as_one_leave_a_log_that_opens() {
+    let (sim, records) = filled();
+    let files = segments(&sim);
+    let before_last = files.len() - 2;
+    sim.truncate(&files[before_last - 1], 9000);
+    sim.remove(&files[before_last]);
+    assert!(check(&sim, records, "one cut, the next gone") > 0);
+}
