@@ -264,3 +264,33 @@ fn a_last_segment_that_is_gone_is_put_on_record_as_lost() {
     assert_eq!(options(&sim).open(DIR).unwrap_err().kind(), Kind::Corrupt);
     assert!(check(&sim, records, "the last segment is gone") > 0);
 }
+
+/// Two files had each other's names, and one of them a bit turned over in its header. Frames do not
+/// say which segment they are of, only where in its file; repair went by the name, made the last
+/// segment's frames the first one's, and records were read at offsets that were not theirs.
+#[test]
+fn a_misnamed_segment_with_a_damaged_header_is_never_read_at_wrong_offsets() {
+    for bit in [72 * 8, 40 * 8 + 3, 90 * 8] {
+        let (sim, records) = filled();
+        let files = segments(&sim);
+        let (first, last) = (&files[0], files.last().unwrap());
+        let (a, b) = (sim.read(first), sim.read(last));
+        sim.write(first, &b);
+        sim.write(last, &a);
+        sim.flip(first, bit);
+        check(&sim, records, &format!("swapped, header bit {bit}"));
+    }
+}
+
+/// One segment was cut short, and the next one's file was gone. Repair put one range of lost frames
+/// in the place of both, because nothing says where one ended; the segment behind them names the
+/// one that is gone, and opening refused it.
+#[test]
+fn two_segments_lost_as_one_leave_a_log_that_opens() {
+    let (sim, records) = filled();
+    let files = segments(&sim);
+    let before_last = files.len() - 2;
+    sim.truncate(&files[before_last - 1], 9000);
+    sim.remove(&files[before_last]);
+    assert!(check(&sim, records, "one cut, the next gone") > 0);
+}

@@ -64,10 +64,16 @@ impl Repair<'_> {
         }
         for stray in strays {
             let name = SegmentName(stray.header.base);
-            let taken = slots.iter().any(|slot| slot.name == name && slot.candidate.is_some());
-            if taken {
-                self.aside(&stray.path, "a second copy of a segment")?;
-                continue;
+            let taken = slots.iter().filter(|slot| slot.name == name);
+            if let Some(there) = taken.filter_map(|slot| slot.candidate.as_ref()).next() {
+                let guessed = !there.header_whole && there.footer.is_none();
+                if !guessed || !stray.header_whole {
+                    self.aside(&stray.path, "a second copy of a segment")?;
+                    continue;
+                }
+                // What says itself where it belongs comes before what was only guessed.
+                let guess = there.path.clone();
+                self.aside(&guess, "a segment that only its name put here")?;
             }
             slots.retain(|slot| slot.name != name);
             self.act(format!("give {} its own name back, {name}", stray.path.display()));
@@ -137,7 +143,12 @@ impl Repair<'_> {
         len: u64,
     ) -> std::io::Result<Option<SegmentHeader>> {
         let Some(mut header) = SegmentHeader::decode_unchecked(page) else { return Ok(None) };
-        (header.log, header.base, header.previous) = (self.log, name.0, None);
+        (header.log, header.previous) = (self.log, None);
+        // Damage to the base leaves the name to go by; a base that is quite another one says that
+        // the name is wrong: its frames would hold in any place, and be read at wrong offsets.
+        if (header.base.0 ^ name.0.0).count_ones() <= 1 {
+            header.base = name.0;
+        }
         let salt = header.salt;
         for turned in std::iter::once(0).chain((0..64).map(|bit| 1 << bit)) {
             header.salt = salt ^ turned;
