@@ -106,8 +106,8 @@ impl Demo {
         ))?;
         for (name, follower) in [("near", &near), ("far", &far)] {
             follower.wait_for(appended.last.plus(1))?;
-            let found =
-                follower.table.get(b"demo").is_some_and(|row| *row.value == *note.as_bytes());
+            let row = follower.table.get(b"demo")?;
+            let found = row.is_some_and(|row| row.value == note.as_bytes());
             hold(found, || format!("{name} does not have the record"))?;
             story.tell(&format!("{name}: reads it {} after the append began", millis(written)))?;
         }
@@ -116,19 +116,19 @@ impl Demo {
         let table = Table::from_log(&leader)?;
         let tables = [("leader", &table), ("near", &near.table), ("far", &far.table)];
         for (name, table) in tables {
-            let (key, magnitude, place) = strongest(table);
+            let (key, magnitude, place) = strongest(table)?;
             story.tell(&format!(
                 "{name}: the strongest was {key}, magnitude {magnitude}, {place}"
             ))?;
         }
-        let (key, ..) = strongest(&table);
-        let digest = table.digest();
-        hold(tables.iter().all(|(_, other)| other.digest() == digest), || {
-            "the tables differ".to_owned()
-        })?;
+        let (key, ..) = strongest(&table)?;
+        let digest = table.digest()?;
+        for (name, other) in tables {
+            hold(other.digest()? == digest, || format!("the table of {name} differs"))?;
+        }
         story.tell(&format!(
             "all three tables hold the same {}: digest {}…",
-            count(table.len(), "key"),
+            count(table.view().len()?, "key"),
             &digest.to_string()[..16]
         ))?;
         near.stop()?;
@@ -290,17 +290,18 @@ fn append(log: &Log, records: &[OwnedRecord]) -> Result<String, Failure> {
 }
 
 /// Key, magnitude and place of the row with the highest magnitude.
-fn strongest(table: &Table) -> (String, f64, String) {
+fn strongest(table: &Table) -> Result<(String, f64, String), Failure> {
     let mut best = (String::new(), f64::MIN, String::new());
-    for (key, row) in table.view().scan(&tidelog::table::Scan::all()) {
-        let value: serde_json::Value = serde_json::from_slice(&row.value).unwrap_or_default();
+    let mut rows = table.view().scan(&tidelog::table::Scan::all())?;
+    while let Some(row) = rows.next()? {
+        let value: serde_json::Value = serde_json::from_slice(row.value).unwrap_or_default();
         let magnitude = value["mag"].as_f64().unwrap_or(f64::MIN);
         if magnitude > best.1 {
             let place = value["place"].as_str().unwrap_or("somewhere").to_owned();
-            best = (String::from_utf8_lossy(key).into_owned(), magnitude, place);
+            best = (String::from_utf8_lossy(row.key).into_owned(), magnitude, place);
         }
     }
-    best
+    Ok(best)
 }
 
 /// How many sealed segment files the copies share with the leader; all of them, or an error.

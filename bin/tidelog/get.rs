@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tidelog::table::{Row, Scan, Table};
+use tidelog::table::{RowRef, Scan, Table};
 use tidelog::{Entry, Kind, Log, Record, Token};
 
 use crate::args::LogDir;
@@ -87,12 +87,12 @@ fn open(dir: &Path) -> Result<(Log, Table), Failure> {
 }
 
 /// A row as the record it came from.
-fn entry<'a>(log: &Log, key: &'a [u8], row: &'a Row) -> Entry<'a> {
+fn entry<'a>(log: &Log, row: &RowRef<'a>) -> Entry<'a> {
     Entry {
         offset: row.offset,
         epoch: log.epoch_at(row.offset),
         timestamp: row.timestamp,
-        record: Record::put(key, &row.value).at(row.timestamp),
+        record: Record::put(row.key, row.value).at(row.timestamp),
     }
 }
 
@@ -104,11 +104,11 @@ impl Get {
             self.wait(&log, &table, token)?;
         }
         let key = self.key.as_bytes();
-        let Some(row) = table.get(key) else {
+        let Some(row) = table.get(key)? else {
             return Err(Failure::no(format!("no record of key {:?}", self.key)));
         };
         let mut printer: Printer = self.print.printer(&config)?;
-        printer.print(&entry(&log, key, &row))?;
+        printer.print(&entry(&log, &row.as_ref(key)))?;
         printer.finish()
     }
 
@@ -164,10 +164,14 @@ impl ScanArgs {
         let mut printer = self.print.printer(&config)?;
         let view = table.view();
         if printer.wants_to_learn() {
-            view.scan(&scan).for_each(|(key, row)| printer.learn(&entry(&log, key, row)));
+            let mut rows = view.scan(&scan)?;
+            while let Some(row) = rows.next()? {
+                printer.learn(&entry(&log, &row));
+            }
         }
-        for (key, row) in view.scan(&scan) {
-            printer.print(&entry(&log, key, row))?;
+        let mut rows = view.scan(&scan)?;
+        while let Some(row) = rows.next()? {
+            printer.print(&entry(&log, &row))?;
         }
         printer.finish()
     }
@@ -176,6 +180,6 @@ impl ScanArgs {
 impl Count {
     pub(crate) fn run(self) -> Outcome {
         let (_, table) = open(&self.at.dir)?;
-        output::line(table.len())
+        output::line(table.view().len()?)
     }
 }

@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::rows::Row;
+use super::row::RowRef;
 
 /// Sets these hashes apart from every other use of the same bytes.
 const CONTEXT: &str = "tidelog 2026 table state digest v1";
@@ -25,14 +25,14 @@ pub struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// Adds a row.
-    pub(super) fn add(&mut self, key: &[u8], row: &Row) {
+    pub(super) fn add(&mut self, row: &RowRef<'_>) {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         hasher
-            .update(&(key.len() as u64).to_le_bytes())
-            .update(key)
+            .update(&(row.key.len() as u64).to_le_bytes())
+            .update(row.key)
             .update(&row.offset.0.to_le_bytes())
             .update(&row.timestamp.to_le_bytes())
-            .update(&row.value);
+            .update(row.value);
         let mut carry = false;
         let (words, _) = self.0.as_chunks_mut::<8>();
         for (word, add) in words.iter_mut().zip(hasher.finalize().as_bytes().as_chunks::<8>().0) {

@@ -15,13 +15,17 @@
 
 mod apply;
 mod digest;
-mod rows;
+mod row;
+mod scan;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use digest::Digest;
-pub use rows::{Row, Scan, View};
+pub use row::{Row, RowRef};
+pub use scan::Scan;
+pub use view::{Rows, View};
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,7 +34,7 @@ use crate::error::{Error, Kind, Result};
 use crate::log::{Entries, Log};
 use crate::position::{Offset, Position};
 use crate::record::Op;
-use rows::Rows;
+use view::Shown;
 
 /// Key → latest record, in memory. A clone is another handle to the same table.
 ///
@@ -42,10 +46,10 @@ use rows::Rows;
 /// let log = Log::options().create(true).open(path)?;
 /// log.append(&Record::put(b"gate", b"open"))?;
 /// let table = Table::from_log(&log)?;
-/// assert_eq!(&*table.get(b"gate").unwrap().value, b"open");
+/// assert_eq!(table.get(b"gate")?.unwrap().value, b"open");
 /// log.append(&Record::delete(b"gate"))?;
 /// table.catch_up(&log)?;
-/// assert!(table.get(b"gate").is_none());
+/// assert!(table.get(b"gate")?.is_none());
 /// # log.close()
 /// # }
 /// ```
@@ -59,7 +63,7 @@ struct Inner {
     /// Held by whoever applies, so that two never interleave.
     applying: Mutex<()>,
     /// Guards the rows with the position they stand at. Written once per apply.
-    rows: RwLock<Rows>,
+    shown: RwLock<Shown>,
 }
 
 /// What one apply changes, decoded and copied before any reader is kept waiting.
@@ -89,28 +93,12 @@ impl Table {
     }
 
     /// The latest record of `key`, unless there is none or it is a delete.
-    pub fn get(&self, key: &[u8]) -> Option<Row> {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Row>> {
         self.view().get(key)
     }
 
-    /// The rows that `scan` asks for, in key order, all at one applied offset.
-    pub fn scan(&self, scan: &Scan) -> Vec<(Vec<u8>, Row)> {
-        let view = self.view();
-        view.scan(scan).map(|(key, row)| (key.to_vec(), row.clone())).collect()
-    }
-
-    /// How many keys have a row.
-    pub fn len(&self) -> usize {
-        self.view().len()
-    }
-
-    /// Whether no key has a row.
-    pub fn is_empty(&self) -> bool {
-        self.view().is_empty()
-    }
-
     /// What tells two tables apart, whatever order their rows came in; see [`Digest`].
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Result<Digest> {
         self.view().digest()
     }
 
@@ -125,10 +113,10 @@ impl Table {
         self.view().lost().to_vec()
     }
 
-    /// A consistent view at one applied offset. Apply waits while one is held, so let go of it
-    /// soon; use [`Scan::limit`] and go on behind the last key for long walks.
-    pub fn view(&self) -> View<'_> {
-        View::new(self.inner.rows.read().unwrap_or_else(PoisonError::into_inner))
+    /// A consistent view at one applied offset. It never holds up apply, and apply never changes
+    /// it; what it shows stays in memory or on disk as long as it lives.
+    pub fn view(&self) -> View {
+        View::new(self.inner.shown.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn applying(&self) -> MutexGuard<'_, ()> {
@@ -172,8 +160,8 @@ impl Apply for Table {
         if outcome.is_ok() {
             reached = frames.position();
         }
-        let mut rows = self.inner.rows.write().unwrap_or_else(PoisonError::into_inner);
-        rows.change(changes, reached, frames.lost());
+        let mut shown = self.inner.shown.write().unwrap_or_else(PoisonError::into_inner);
+        shown.change(changes, reached, frames.lost());
         outcome
     }
 }

@@ -93,8 +93,8 @@ impl Leader {
         if let Some(log) = &self.log {
             assert_eq!(follower.end(), log.durable_end());
             let table = Table::from_log(log).unwrap();
-            assert_eq!(follower.table().digest(), table.digest());
-            assert_eq!(follower.table().len(), table.len());
+            assert_eq!(follower.table().digest().unwrap(), table.digest().unwrap());
+            assert_eq!(follower.table().view().len().unwrap(), table.view().len().unwrap());
             assert_eq!(
                 follower.table().applied().map(|p| p.offset),
                 table.applied().map(|p| p.offset)
