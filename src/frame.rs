@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A frame at byte `b` of a segment file is valid if and only if
-//! 1. `b` is a multiple of 8, and `len` is at least 32, at most [`MAX_FRAME_BYTES`] and ends
-//!    within the file;
+//! 1. `b` is a multiple of 8, and `len` is at least 32, at most [`MAX_FRAME_BYTES`] (in
+//!    runs [`RUN_EXTRA_BYTES`] more) and ends within the file;
 //! 2. `head_crc` is the CRC-32C of log id, salt, `b`, and the header without `head_crc`: a stale
 //!    byte, a misplaced frame, and a frame of another log or segment all fail it;
 //! 3. `body_crc` is the CRC-32C of the body and its padding to the next multiple of 8;
@@ -37,6 +37,8 @@ pub const PRODUCER_BYTES: usize = 24;
 pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + PRODUCER_BYTES + ALIGN;
 /// `durable_back` that claims nothing.
 pub const NO_CLAIM: u32 = u32::MAX;
+/// A frame of a table's run may be this much longer than one of a log.
+pub const RUN_EXTRA_BYTES: usize = 32;
 /// Flag: every record carries a timestamp.
 pub const FLAG_TIMED: u8 = 1 << 2;
 /// Flag: the body starts with a producer's id and sequence.
@@ -174,7 +176,10 @@ impl Header {
             return Err(Fault::End);
         }
         let head_crc = LE::read_u32(&b[4..]);
-        if (len as usize) < HEADER_BYTES || len as usize > MAX_FRAME_BYTES {
+        // A record of the largest frame has a longer head among a run's rows.
+        let run = b[30] == FrameKind::Run as u8;
+        let most = if run { MAX_FRAME_BYTES + RUN_EXTRA_BYTES } else { MAX_FRAME_BYTES };
+        if (len as usize) < HEADER_BYTES || len as usize > most {
             return Err(Fault::Length(len));
         }
         if byte + align(u64::from(len)) > limit {

@@ -54,6 +54,13 @@ mutants! {
     // Reading.
     IndexByLength "index-by-length",
     SkipBodyCheck "skip-body-check",
+    // The table.
+    SkipRunSync "skip-run-sync",
+    SkipRunNames "skip-run-names",
+    TrustAnyCheckpoint "trust-any-checkpoint",
+    UnlinkNamedRun "unlink-named-run",
+    MarkAhead "mark-ahead",
+    ReviveDeletes "revive-deletes",
     // Followers.
     SkipFollowerSync "skip-follower-sync",
     ShipUnproven "ship-unproven",

@@ -73,9 +73,40 @@ fn token(text: &str) -> Result<Token, String> {
     text.parse().map_err(|()| "expected a token as `tidelog append` prints it".to_owned())
 }
 
-fn open(dir: &Path) -> Result<(Log, Table), Failure> {
+/// Logs from this size on have a table that is kept on disk: reading less again takes no time.
+const KEPT_FROM_BYTES: u64 = 64 << 20;
+/// What a table may lack of its log before a checkpoint is worth writing.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// The log, and its table at the log's end. A table is taken from disk where there is one, and
+/// kept there when making it anew would take long.
+pub(crate) fn open(dir: &Path) -> Result<(Log, Table), Failure> {
     let log = Log::options().read_only(true).open(dir)?;
-    let table = Table::from_log(&log)?;
+    let keep = dir.join("table").is_dir() || log.stats().log_byte.0 >= KEPT_FROM_BYTES;
+    open_table(log, keep)
+}
+
+/// The same, of a table that is kept on disk.
+pub(crate) fn open_kept(dir: &Path) -> Result<(Log, Table), Failure> {
+    open_table(Log::options().read_only(true).open(dir)?, true)
+}
+
+fn open_table(log: Log, keep: bool) -> Result<(Log, Table), Failure> {
+    let spinner = progress::spinner("applying");
+    let table = Table::options().persist(keep).open(&log);
+    spinner.finish_and_clear();
+    let table = table?;
+    for finding in &table.report().findings {
+        say(format_args!("note: {finding}"));
+    }
+    let kept = table.stats().checkpoint_byte.0;
+    let applied = table.applied().map_or(0, |position| position.log_byte.0);
+    if keep && applied - kept >= CHECKPOINT_BYTES {
+        // Only for the next time: what is asked for now does not depend on it.
+        if let Err(e) = table.checkpoint() {
+            say(format_args!("note: the table was not kept: {e}"));
+        }
+    }
     for lost in table.lost() {
         say(format_args!(
             "offsets {} to {} were lost to damage; keys may show older records",

@@ -20,9 +20,11 @@ mod output;
 mod printer;
 mod progress;
 mod repair;
+mod restore;
 mod retain;
 mod segments;
 mod shell;
+mod snapshot;
 mod tail;
 mod verify;
 
@@ -61,6 +63,9 @@ enum Verb {
     Follow(follow::Follow),
     Demo(demo::Demo),
     Retain(retain::Retain),
+    Snapshot(snapshot::SnapshotArgs),
+    Restore(restore::Restore),
+    Hash(restore::Hash),
     Bench(bench::Bench),
     Config(shell::ConfigArgs),
     Completions(shell::Completions),
@@ -95,6 +100,9 @@ fn main() -> ExitCode {
         Verb::Follow(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
+        Verb::Snapshot(verb) => verb.run(),
+        Verb::Restore(verb) => verb.run(),
+        Verb::Hash(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),

@@ -1,11 +1,14 @@
 //! `retain`: drops old segments.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tidelog::log::Retention;
+use tidelog::table::Snapshots;
 use tidelog::text::format_bytes;
+use tidelog::{Id, Offset};
 
 use crate::args::LogDir;
 use crate::config::Config;
@@ -18,9 +21,9 @@ use crate::output::{self, count, say};
   tidelog retain mylog --keep-bytes 10GiB --keep-age 7d
   tidelog retain mylog --keep-bytes 10GiB --yes
 
-Both limits keep: a segment goes only when neither needs it. The segment being written stays. \
-A table is made from the whole log: once its front is gone, get, scan and count refuse, and so does \
-a new follower.")]
+Both limits keep: a segment goes only when neither needs it. The segment being written stays, and \
+what the oldest checkpoint of the table still needs. Once the front is gone, the table cannot be made \
+again from the log: name the snapshots that hold it, or accept that.")]
 pub(crate) struct Retain {
     #[command(flatten)]
     at: LogDir,
@@ -30,6 +33,12 @@ pub(crate) struct Retain {
     /// Keep records younger than this
     #[arg(long, value_parser = tidelog::text::parse_duration, value_name = "DURATION")]
     keep_age: Option<Duration>,
+    /// A directory of snapshots: what the newest whole one holds may go
+    #[arg(long, value_name = "DIR")]
+    snapshots: Option<PathBuf>,
+    /// Let records go that only the table holds, as rows
+    #[arg(long)]
+    table_is_only_copy: bool,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -47,10 +56,16 @@ impl Retain {
             i64::try_from(now.saturating_sub(age)).unwrap_or(i64::MIN)
         });
         let log = Config::load(Some(dir))?.options(None, None)?.open(dir)?;
+        let copied_below = match &self.snapshots {
+            Some(store) => newest_whole(store, log.id())?,
+            None => None,
+        };
         let retained = log.retain(&Retention {
             keep_bytes: self.keep_bytes,
             keep_after,
             keep_from: None,
+            copied_below,
+            table_is_only_copy: self.table_is_only_copy,
             dry_run: !self.yes,
         })?;
         log.close()?;
@@ -62,7 +77,13 @@ impl Retain {
         output::line(json!({
             "dropped": self.yes && !files.is_empty(), "segments": files, "bytes": retained.bytes,
             "start_offset": retained.start.0,
+            "held_by": retained.held_by.map(|(seq, offset)| json!({"checkpoint": seq, "offset": offset.0})),
         }))?;
+        if let Some((seq, offset)) = retained.held_by {
+            say(format_args!(
+                "checkpoint {seq} of the table needs the log from offset {offset} on"
+            ));
+        }
         let size = format_bytes(retained.bytes);
         match (files.len(), self.yes) {
             (0, _) => say("nothing to drop"),
@@ -76,4 +97,17 @@ impl Retain {
         }
         Ok(())
     }
+}
+
+/// Behind the last record of the newest snapshot of `log` that is whole.
+fn newest_whole(store: &Path, log: Id) -> Result<Option<Offset>, Failure> {
+    let snapshots = Snapshots::at(store);
+    for snapshot in snapshots.list()?.iter().rev().filter(|snapshot| snapshot.log == log) {
+        let problems = snapshots.verify(snapshot)?;
+        match problems.first() {
+            None => return Ok(Some(snapshot.position.offset)),
+            Some(problem) => say(format_args!("snapshot {} is damaged: {problem}", snapshot.name)),
+        }
+    }
+    Ok(None)
 }

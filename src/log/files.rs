@@ -17,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Open};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 
+use crate::segment::Producers;
+
 use super::meta::Meta;
 
 /// Where things are in a log's directory.
@@ -52,6 +54,9 @@ impl Layout {
     }
     pub(crate) fn segments(&self) -> PathBuf {
         self.root.join("segments")
+    }
+    pub(crate) fn table(&self) -> PathBuf {
+        self.root.join("table")
     }
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
@@ -316,6 +321,40 @@ impl State {
     }
 }
 
+/// What a checkpoint of the table says of the log: whoever applied a record had it durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Of the checkpoint.
+    pub(crate) seq: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) end: LogByte,
+    /// Behind the last record in it.
+    pub(crate) offset: Offset,
+    /// Who had appended what until then: footers that retention dropped said so, too.
+    pub(crate) producers: Producers,
+}
+
+/// Ends the names of checkpoints.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+impl Applied {
+    /// What the checkpoints of this log's table say, oldest first; damaged ones say nothing.
+    pub(crate) fn read_all(fs: &dyn Fs, layout: &Layout, log: Id) -> Vec<Self> {
+        let names = fs.list(&layout.table()).unwrap_or_default();
+        let read = |name: &String| {
+            let seq = name.strip_suffix(CHECKPOINT)?.strip_suffix('.')?.parse().ok()?;
+            let meta = Meta::read(fs, &layout.table().join(name), CHECKPOINT).ok().flatten()?;
+            let epoch = Epoch { number: meta.get("epoch")?, nonce: meta.get("nonce")? };
+            let end = LogByte(meta.get("log_byte")?);
+            let offset = Offset(meta.get("offset")?);
+            let producers = Producers::from_lines(meta.all("producer").collect());
+            let applied = Applied { seq, epoch, end, offset, producers };
+            (meta.get::<Id>("log")? == log).then_some(applied)
+        };
+        names.iter().filter_map(read).collect()
+    }
+}
+
 /// One epoch of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EpochEntry {
@@ -324,6 +363,13 @@ pub(crate) struct EpochEntry {
     pub(crate) start_offset: Offset,
     /// Who led it.
     pub(crate) node: Id,
+}
+
+impl std::fmt::Display for EpochEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Epoch { number, nonce } = self.epoch;
+        write!(f, "{number} {nonce} {} {} {}", self.start, self.start_offset, self.node)
+    }
 }
 
 impl FromStr for EpochEntry {
@@ -356,13 +402,7 @@ impl Epochs {
     pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
         let mut meta = Meta::new("epochs");
         for e in &self.0 {
-            meta.set(
-                "epoch",
-                format_args!(
-                    "{} {} {} {} {}",
-                    e.epoch.number, e.epoch.nonce, e.start, e.start_offset, e.node
-                ),
-            );
+            meta.set("epoch", e);
         }
         meta.replace(fs, &layout.epochs())
     }

@@ -16,10 +16,11 @@ mod catalog;
 mod compress;
 mod ends;
 pub(crate) mod files;
+mod home;
 mod intake;
 #[cfg(all(test, loom))]
 mod loom_tests;
-mod meta;
+pub(crate) mod meta;
 pub(crate) mod open;
 mod options;
 mod prepare;
@@ -68,6 +69,7 @@ use worker::Worker;
 use writer::Writer;
 
 pub use append::Ticket;
+pub(crate) use home::Home;
 pub use open::OpenReport;
 pub use options::{
     Append, Appended, Compression, DEFAULT_SEGMENT_BYTES, Durability, Expect, Identity, KeyLookup,
@@ -267,9 +269,7 @@ impl Log {
     /// Behind the last record that is proven durable. Below [`end`](Log::end) only when a log is
     /// read whose writer died: a power cut may take what lies between.
     pub fn confirmed_end(&self) -> Offset {
-        Offset(self.shared.confirmed.load(Acquire))
-            .min(self.end())
-            .max(if self.shared.refuses.is_none() { self.durable_end() } else { Offset(0) })
+        self.shared.confirmed()
     }
 
     /// The position behind the last synced frame.

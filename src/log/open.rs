@@ -58,7 +58,9 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     let fs = Arc::clone(&options.fs);
     let layout = Layout::new(path);
     if options.create {
-        create(&*fs, &layout, options.log_id, options.follows.as_deref())?;
+        let birth =
+            Birth { id: options.log_id, follows: options.follows.clone(), ..Birth::default() };
+        create(&*fs, &layout, birth)?;
     }
     let log = LogFile::read(&*fs, &layout)?;
     let lock = match options.read_only {
@@ -138,7 +140,10 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let Parts { options, layout, log, node, control, state, mut scan, .. } = parts;
     let fs = Arc::clone(&options.fs);
     let (end, end_offset, epoch) = (scan.end, scan.end_offset, scan.epoch());
-    let mut producers = Producers::default();
+    let mut producers = match mutant::on(Mutant::ForgetProducers) {
+        true => Producers::default(),
+        false => std::mem::take(&mut scan.producers),
+    };
     let mut segments = Vec::new();
     let mut unsealed = Vec::new();
     let mut previous_hash = [0; 32];
@@ -323,14 +328,23 @@ fn read_producers(fs: &dyn Fs, path: &Path, footer: &Footer) -> Result<Producers
     Ok(Producers::decode(&block))
 }
 
+/// What a new directory begins with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Birth {
+    /// The log it is of; a new one unless told.
+    pub(crate) id: Option<Id>,
+    /// Whom it copies.
+    pub(crate) follows: Option<String>,
+    /// Where the log begins here.
+    pub(crate) floor: LogByte,
+    pub(crate) floor_offset: Offset,
+    /// The history until then.
+    pub(crate) epochs: Epochs,
+}
+
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
 /// that looks like a log.
-pub(crate) fn create(
-    fs: &dyn Fs,
-    layout: &Layout,
-    id: Option<Id>,
-    follows: Option<&str>,
-) -> Result<()> {
+pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_path_buf();
         move |e| Error::io(what, &path, e)
@@ -345,7 +359,7 @@ pub(crate) fn create(
             return Ok(());
         }
         let names = fs.list(&layout.root).map_err(io("list", &layout.root))?;
-        let ours = ["LOCK", "NODE", "CONTROL", "segments", "tidelog.toml"];
+        let ours = ["LOCK", "NODE", "CONTROL", "EPOCHS", "segments", "table", "tidelog.toml"];
         let foreign =
             names.iter().find(|name| !ours.contains(&name.as_str()) && !name.ends_with(".tmp"));
         if let Some(foreign) = foreign {
@@ -378,12 +392,15 @@ pub(crate) fn create(
         Ok(Id(id))
     };
     NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
+    let Birth { id, follows, floor, floor_offset, epochs } = birth;
     let id = match id {
         Some(id) => id,
         None => random()?,
     };
-    let follows = follows.map(str::to_owned);
-    let mut control = Control { log: Some(id), follows, ..Control::default() };
+    if !epochs.0.is_empty() {
+        epochs.write(fs, layout)?;
+    }
+    let mut control = Control { log: Some(id), follows, floor, floor_offset, ..Control::default() };
     control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }

@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{
-    COMPRESSION_MASK, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, Records,
-    Seed,
+    COMPRESSION_MASK, FLAG_PRODUCER, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header,
+    Lost, Producer, Records, Seed,
 };
 use crate::mutant::{self, Mutant};
-use crate::position::{LogByte, Offset, Position};
+use crate::position::{Fingerprint, Id, LogByte, Offset, Position};
 use crate::record::Record;
-use crate::segment::{HEADER_BYTES, Index, SEAL_BYTES, Window};
+use crate::segment::{HEADER_BYTES, Index, ProducerState, SEAL_BYTES, Window};
 
 use super::catalog::Segment;
 use super::options::Verification;
@@ -127,6 +127,7 @@ struct Open {
     first: u64,
     end: u64,
     compressed: bool,
+    producer: Option<Producer>,
 }
 
 /// The records of one batch, borrowing from the cursor. Made by [`Cursor::next_batch`].
@@ -138,6 +139,9 @@ pub struct Entries<'a> {
     range: Range<u64>,
     position: Position,
     bytes: usize,
+    newest: i64,
+    fingerprint: Fingerprint,
+    producer: Option<(Id, ProducerState)>,
 }
 
 impl<'a> Entries<'a> {
@@ -164,6 +168,26 @@ impl<'a> Entries<'a> {
     /// The position behind them.
     pub fn end(&self) -> Position {
         self.position
+    }
+
+    /// Whether all records of their frame are among them.
+    pub fn is_whole(&self) -> bool {
+        self.records.len() == self.len()
+    }
+
+    /// The newest timestamp in their frame.
+    pub fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// The checksums of their frame.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Who appended them and with which sequence, if they were appended so.
+    pub fn producer(&self) -> Option<(Id, ProducerState)> {
+        self.producer
     }
 
     /// The entries in order. An error means that a batch whose checksums hold makes no sense.
@@ -270,8 +294,21 @@ impl Cursor {
             Ok(records) => records,
             Err(fault) => return Err(damaged(segment, open.byte, from, fault)),
         };
-        let bytes = open.header.len as usize;
-        Ok(Some(Entries { records, first: open.first, range: from..end, position, bytes }))
+        let producer = open.producer.map(|Producer { id, sequence }| {
+            let (first, last) = (Offset(open.first), Offset(open.end - 1));
+            let timestamp = open.header.max_timestamp;
+            (id, ProducerState { sequence, first, last, timestamp })
+        });
+        Ok(Some(Entries {
+            records,
+            first: open.first,
+            range: from..end,
+            position,
+            bytes: open.header.len as usize,
+            newest: open.header.max_timestamp,
+            fingerprint: open.header.fingerprint(),
+            producer,
+        }))
     }
 
     /// Behind the last record that was handed out; `None` before a segment was entered.
@@ -389,18 +426,21 @@ impl Cursor {
                 return Err(damaged(segment, byte, self.next, Fault::Body));
             }
             let compressed = header.flags & COMPRESSION_MASK != 0;
-            if place.check || compressed {
+            let mut producer = None;
+            if place.check || header.flags & (COMPRESSION_MASK | FLAG_PRODUCER) != 0 {
                 let bytes = place.window.bytes(byte, stride, limit).map_err(io)?;
                 let checked = if place.check { header.check_body(bytes) } else { Ok(()) };
                 let frame = checked.and_then(|()| Frame::trusted(bytes, header));
                 let frame = frame.map_err(|fault| damaged(segment, byte, self.next, fault))?;
+                producer = frame.producer();
                 if compressed {
                     compress::unpack(&frame, &mut self.scratch)
                         .map_err(|e| e.in_file(&segment.path).at_byte(byte).at_offset(first))?;
                 }
             }
             place.byte += stride as u64;
-            self.frame = Some(Open { header, byte, first, end: first + count, compressed });
+            self.frame =
+                Some(Open { header, byte, first, end: first + count, compressed, producer });
             return Ok(true);
         }
     }

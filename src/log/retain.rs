@@ -3,14 +3,19 @@
 //! The new floor is durable in CONTROL before the first file goes, so that a crash in between
 //! leaves files that the next open removes, never a log that starts with a gap. Files are
 //! unlinked, never shortened: a reader that has one mapped keeps it.
+//!
+//! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
+//! needs, and nothing goes at all, without being told so, if that would leave the table as the only
+//! copy of what its rows came from.
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::mutant::{self, Mutant};
 use crate::position::Offset;
 
 use super::Shared;
+use super::files::Applied;
 
 /// What to keep. A segment goes only when every limit that is set allows it; the segment being
 /// written always stays.
@@ -22,6 +27,11 @@ pub struct Retention {
     pub keep_after: Option<i64>,
     /// Keep everything from this offset on.
     pub keep_from: Option<Offset>,
+    /// Everything below this offset is kept elsewhere: a verified snapshot, a peer, an archive.
+    pub copied_below: Option<Offset>,
+    /// Whether records may go that nothing holds but this directory's table, as rows: if that is
+    /// damaged, it cannot be made again. Counts only where there is a table with checkpoints.
+    pub table_is_only_copy: bool,
     /// Only say what would go.
     pub dry_run: bool,
 }
@@ -35,6 +45,9 @@ pub struct Retained {
     pub bytes: u64,
     /// The earliest offset afterwards.
     pub start: Offset,
+    /// What kept more than was asked for: a checkpoint's number, and the offset from which on it
+    /// needs the log.
+    pub held_by: Option<(u64, Offset)>,
 }
 
 impl Shared {
@@ -51,6 +64,8 @@ impl Shared {
             && policy.keep_after.is_none()
             && policy.keep_from.is_none();
         let mut floor = None;
+        let checkpoints = Applied::read_all(&*self.fs, &self.layout, self.log.id);
+        let oldest = checkpoints.iter().min_by_key(|applied| applied.end);
         for segment in list.iter().take(list.len().saturating_sub(1)) {
             let Some(footer) = segment.footer.get().filter(|_| !nothing_asked) else { break };
             let bytes_left = total - retained.bytes - footer.data_end;
@@ -61,14 +76,35 @@ impl Shared {
             if !allowed {
                 break;
             }
+            if let Some(oldest) = oldest.filter(|oldest| footer.end() > oldest.end) {
+                retained.held_by = Some((oldest.seq, oldest.offset));
+                break;
+            }
             retained.files.push(segment.path.clone());
             retained.bytes += footer.data_end;
             retained.start = footer.end_offset;
             floor = Some((footer.end(), footer.end_offset));
         }
-        let Some((floor, floor_offset)) = floor.filter(|_| !policy.dry_run) else {
+        let Some((floor, floor_offset)) = floor else { return Ok(retained) };
+        let copied = policy.copied_below.is_some_and(|below| floor_offset <= below);
+        if oldest.is_some() && !copied && !policy.table_is_only_copy {
+            return Err(Error::new(
+                Kind::Rejected,
+                format!(
+                    "expected a copy of what lies below offset {floor_offset} elsewhere, found \
+                     none: the table would be the only one"
+                ),
+            )
+            .in_file(&self.layout.root)
+            .at_offset(floor_offset.0)
+            .help(
+                "publish a snapshot and name it (`--snapshots`), or accept it with \
+                 `--table-is-only-copy`: a damaged table could not be made again",
+            ));
+        }
+        if policy.dry_run {
             return Ok(retained);
-        };
+        }
         if mutant::on(Mutant::UnlinkBeforeFloor) {
             for path in &retained.files {
                 let _ = self.fs.unlink(path);

@@ -17,10 +17,11 @@ use crate::fs::{File, Fs, Open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 use crate::segment::{
-    End, Footer, HEADER_BYTES, Link, SegmentHeader, SegmentName, Tally, Window, search, walk,
+    End, Footer, HEADER_BYTES, Link, Producers, SegmentHeader, SegmentName, Tally, Window, search,
+    walk,
 };
 
-use super::files::{Control, Epochs, Layout, LogFile, State};
+use super::files::{Applied, Control, Epochs, Layout, LogFile, State};
 use super::repair::files::MOVING;
 
 /// A segment that belongs to the unbroken history.
@@ -80,6 +81,9 @@ pub(crate) struct Scan {
     pub(crate) clean: bool,
     /// The highest epoch number seen anywhere.
     pub(crate) epochs_seen: u64,
+    /// What the newest checkpoint of the table knows of producers: footers that retention dropped
+    /// said so, too.
+    pub(crate) producers: Producers,
     /// Things worth reporting that lose nothing.
     pub(crate) findings: Vec<String>,
 }
@@ -119,6 +123,7 @@ impl Known<'_> {
             broken: None,
             clean: false,
             epochs_seen: self.epochs.0.iter().map(|e| e.epoch.number).max().unwrap_or(0),
+            producers: Producers::default(),
             findings: Vec::new(),
         };
         let segments = self.layout.segments();
@@ -363,16 +368,30 @@ impl Known<'_> {
                 && clean.fingerprint == scan.fingerprint
                 && scan.found.last().is_none_or(|last| last.header.epoch.nonce == clean.nonce);
         }
-        if let Some(state) = self.state.filter(|_| !mutant::on(Mutant::IgnoreState)) {
-            let known = scan.found.iter().map(|found| found.header.epoch);
-            let history = self.epochs.0.iter().map(|entry| entry.epoch);
-            let cut = self.control.cut.as_ref().is_some_and(|(byte, nonces)| {
-                state.durable > *byte && nonces.contains(&state.epoch.nonce)
-            });
-            if !cut && known.chain(history).any(|epoch| epoch == state.epoch) {
-                scan.claim(state.durable, || "STATE".into());
+        if let Some(state) = self.state.filter(|_| !mutant::on(Mutant::IgnoreState))
+            && self.is_ours(scan, state.epoch, state.durable)
+        {
+            scan.claim(state.durable, || "STATE".into());
+        }
+        for applied in Applied::read_all(&**self.fs, self.layout, self.log.id) {
+            if self.is_ours(scan, applied.epoch, applied.end) {
+                scan.claim(applied.end, || format!("checkpoint {} of the table", applied.seq));
+                if applied.end <= scan.end {
+                    scan.producers = applied.producers;
+                }
             }
         }
+    }
+
+    /// Whether what speaks of `end` in `epoch` speaks of this history, and of what was not cut
+    /// from it on purpose.
+    fn is_ours(&self, scan: &Scan, epoch: Epoch, end: LogByte) -> bool {
+        let known = scan.found.iter().map(|found| found.header.epoch);
+        let history = self.epochs.0.iter().map(|entry| entry.epoch);
+        let is_cut =
+            |(byte, nonces): &(LogByte, Vec<u64>)| end > *byte && nonces.contains(&epoch.nonce);
+        !self.control.cut.as_ref().is_some_and(is_cut)
+            && known.chain(history).any(|known| known == epoch)
     }
 }
 

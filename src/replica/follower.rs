@@ -11,7 +11,7 @@ use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Source};
-use crate::table::{Applier, Table};
+use crate::table::{Applier, Table, TableOptions};
 
 use super::copy::Copy;
 use super::heal::heal;
@@ -80,10 +80,25 @@ impl Follower {
         dir: impl AsRef<Path>,
         source: impl Source + 'static,
     ) -> Result<Self> {
-        Follower::open_boxed(options, dir.as_ref(), Box::new(source))
+        Follower::open_with(options, Table::options(), dir, source)
     }
 
-    fn open_boxed(mut options: Options, dir: &Path, mut source: Box<dyn Source>) -> Result<Self> {
+    /// The same, with options of the table.
+    pub fn open_with(
+        options: Options,
+        table: TableOptions,
+        dir: impl AsRef<Path>,
+        source: impl Source + 'static,
+    ) -> Result<Self> {
+        Follower::open_boxed(options, table, dir.as_ref(), Box::new(source))
+    }
+
+    fn open_boxed(
+        mut options: Options,
+        table: TableOptions,
+        dir: &Path,
+        mut source: Box<dyn Source>,
+    ) -> Result<Self> {
         options.check()?;
         if options.read_only {
             return Err(Error::new(Kind::InvalidInput, "a follower writes: it copies")
@@ -133,7 +148,7 @@ impl Follower {
         let poll_every = options.poll_every;
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
-            match read(&options, dir, &state) {
+            match read(&options, table, dir, &state) {
                 Ok(read) => break read,
                 Err(damage) => {
                     report.findings.push(heal(&copy, &mut *source, damage)?);
@@ -296,22 +311,27 @@ impl Follower {
         self.source.place()
     }
 
-    /// Notes durably how far the copy goes, and lets go of the lock. Without it nothing is lost:
-    /// the next open only has more to look at.
+    /// Notes durably how far copy and table go, and lets go of the lock. Without it nothing is
+    /// lost: the next open only has more to look at, and to apply.
     pub fn close(mut self) -> Result<()> {
         self.copy.sync()?;
+        self.table.checkpoint()?;
         self.copy.settle_hint();
         Ok(())
     }
 }
 
-/// Opens the copied log, and rebuilds the table from it.
-fn read(options: &Options, dir: &Path, state: &State) -> Result<(Log, Table, Applier)> {
+/// Opens the copied log and its table, and applies what the table lacks.
+fn read(
+    options: &Options,
+    table: TableOptions,
+    dir: &Path,
+    state: &State,
+) -> Result<(Log, Table, Applier)> {
     let log = Log::open_with(options.clone(), dir)?;
     log.grow_to(state)?;
-    let mut table = Table::new();
-    let mut applier = Applier::new(&log, &table)?;
-    applier.run(&mut table)?;
+    let table = table.open(&log)?;
+    let applier = Applier::new(&log, &table)?;
     Ok((log, table, applier))
 }
 
@@ -337,5 +357,10 @@ fn create(options: &Options, layout: &Layout, source: &mut dyn Source) -> Result
         .at_offset(0)
         .help("follow a copy that still holds it: a table made from the rest would be wrong"));
     }
-    open::create(&*options.fs, layout, Some(offer.log), Some(&source.place()))
+    let birth = open::Birth {
+        id: Some(offer.log),
+        follows: Some(source.place()),
+        ..open::Birth::default()
+    };
+    open::create(&*options.fs, layout, birth)
 }

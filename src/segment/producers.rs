@@ -9,6 +9,8 @@
 //! that reads the same frames keeps the same producers.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -34,6 +36,33 @@ pub struct ProducerState {
     pub timestamp: i64,
 }
 
+/// A producer as a line of text: `id sequence first last timestamp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProducerLine(pub(crate) Id, pub(crate) ProducerState);
+
+impl fmt::Display for ProducerLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ProducerLine(id, ProducerState { sequence, first, last, timestamp }) = self;
+        write!(f, "{id} {sequence} {first} {last} {timestamp}")
+    }
+}
+
+impl FromStr for ProducerLine {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [id, sequence, first, last, timestamp] = words[..] else { return Err(()) };
+        let number = |word: &str| word.parse::<u64>().map_err(drop);
+        let state = ProducerState {
+            sequence: number(sequence)?,
+            first: Offset(number(first)?),
+            last: Offset(number(last)?),
+            timestamp: timestamp.parse().map_err(drop)?,
+        };
+        Ok(ProducerLine(id.parse()?, state))
+    }
+}
+
 /// The last batch of each producer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
@@ -55,6 +84,21 @@ impl Producers {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    /// Every producer, as lines of text.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = ProducerLine> {
+        self.states.iter().map(|(id, state)| ProducerLine(*id, *state))
+    }
+
+    /// What such lines say.
+    pub(crate) fn from_lines(mut lines: Vec<ProducerLine>) -> Self {
+        lines.sort_by_key(|ProducerLine(_, state)| state.last);
+        let mut producers = Producers::default();
+        for ProducerLine(id, state) in lines {
+            producers.note(id, state);
+        }
+        producers
     }
 
     /// Takes note of a batch, in frame order.

@@ -27,6 +27,11 @@ pub trait Apply {
     /// at once, together with [`Frames::position`]. When it fails it may have kept some whole
     /// batches from the front: [`applied`](Apply::applied) says how many.
     fn apply(&mut self, frames: &mut Frames<'_>) -> Result<()>;
+
+    /// Makes what was applied durable, for those who do not do so with every apply.
+    fn checkpoint(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Whole batches from a log, in order: what one apply takes.
@@ -107,8 +112,13 @@ pub struct Applier {
 impl Applier {
     /// Goes on in `log` where `to` stands.
     pub fn new(log: &Log, to: &dyn Apply) -> Result<Self> {
+        Applier::until(log, to, Offset(u64::MAX))
+    }
+
+    /// The same, no further than `end`.
+    pub fn until(log: &Log, to: &dyn Apply, end: Offset) -> Result<Self> {
         let from = to.applied().map_or(Offset(0), |position| position.offset);
-        let cursor = log.read(from).map_err(|e| match e.kind() {
+        let cursor = log.read_range(from..end).map_err(|e| match e.kind() {
             Kind::Gone => e.help(
                 "the table lacks the records that retention dropped; start from a snapshot, or \
                  from a copy that still holds them",

@@ -33,14 +33,35 @@ impl Digest {
             .update(&row.offset.0.to_le_bytes())
             .update(&row.timestamp.to_le_bytes())
             .update(row.value);
+        self.join(&Digest(*hasher.finalize().as_bytes()));
+    }
+
+    /// Adds the rows of a digest over other keys.
+    pub(super) fn join(&mut self, other: &Digest) {
         let mut carry = false;
         let (words, _) = self.0.as_chunks_mut::<8>();
-        for (word, add) in words.iter_mut().zip(hasher.finalize().as_bytes().as_chunks::<8>().0) {
+        for (word, add) in words.iter_mut().zip(other.0.as_chunks::<8>().0) {
             let (sum, over) = u64::from_le_bytes(*word).overflowing_add(u64::from_le_bytes(*add));
             let (sum, again) = sum.overflowing_add(u64::from(carry));
             carry = over || again;
             *word = sum.to_le_bytes();
         }
+    }
+}
+
+impl std::str::FromStr for Digest {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut digest = Digest::default();
+        let digits: Vec<u8> =
+            text.chars().filter_map(|c| c.to_digit(16)).map(|d| d.to_le_bytes()[0]).collect();
+        if text.len() != 64 || digits.len() != 64 {
+            return Err(());
+        }
+        for (byte, pair) in digest.0.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        Ok(digest)
     }
 }
 

@@ -4,39 +4,65 @@
 //! Uses `log` alone. `put` sets a key, `delete` removes it; events and keyless records leave the
 //! table alone and stay readable in the log.
 //!
+//! ```text
+//! Frames ─► apply ─► delta (memory) ─► run files ─► merged run files
+//!                      └────────────── a view reads all of them ──────┘
+//! ```
+//!
 //! Invariants:
 //! - the table shows whole batches, and at any time one applied offset: a [`View`] never sees
-//!   part of what an apply brings;
-//! - it is derived: dropping it and reading the log again gives the same rows;
-//! - records are applied in offset order, each once.
-//!
-//! **Limit**: rows live in memory and are rebuilt from the log when it is opened. A log whose
-//! front was dropped by retention cannot rebuild its table, and [`Table::from_log`] says so.
+//!   part of what an apply brings, and never changes;
+//! - it is derived: the log is its only write-ahead log. A restart takes the newest checkpoint
+//!   that is whole and of this history, and applies the log from its position;
+//! - records are applied in offset order, each once, at any crash point.
 
 mod apply;
+mod core;
+mod delta;
 mod digest;
+#[cfg(test)]
+mod kept_tests;
+mod layers;
+mod manifest;
+mod merge;
+mod options;
+mod pace;
+mod restore;
 mod row;
+mod run;
 mod scan;
+mod snapshot;
+mod store;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use apply::{Applied, Applier, Apply, Frames};
+pub use core::TableStats;
 pub use digest::Digest;
+pub use options::{
+    DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
+    TableOptions,
+};
+pub use restore::{RestoreAt, Restored, restore, restore_on};
 pub use row::{Row, RowRef};
+pub use run::RunProblem;
 pub use scan::Scan;
+pub use snapshot::{Published, Snapshot, Snapshots};
+pub use store::TableReport;
 pub use view::{Rows, View};
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use self::core::Core;
 use crate::error::{Error, Kind, Result};
-use crate::log::{Entries, Log};
+use crate::log::Log;
 use crate::position::{Offset, Position};
-use crate::record::Op;
-use view::Shown;
+use store::Store;
 
-/// Key → latest record, in memory. A clone is another handle to the same table.
+/// Key → latest record. A clone is another handle to the same table.
 ///
 /// ```
 /// use tidelog::{Log, Record, Table};
@@ -45,40 +71,84 @@ use view::Shown;
 /// # let path = directory.path().join("log");
 /// let log = Log::options().create(true).open(path)?;
 /// log.append(&Record::put(b"gate", b"open"))?;
-/// let table = Table::from_log(&log)?;
+/// let table = Table::options().open(&log)?;
 /// assert_eq!(table.get(b"gate")?.unwrap().value, b"open");
 /// log.append(&Record::delete(b"gate"))?;
 /// table.catch_up(&log)?;
 /// assert!(table.get(b"gate")?.is_none());
+/// table.checkpoint()?; // the next open goes on from here
 /// # log.close()
 /// # }
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Table {
-    inner: Arc<Inner>,
+    handle: Arc<Handle>,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    /// Held by whoever applies, so that two never interleave.
-    applying: Mutex<()>,
-    /// Guards the rows with the position they stand at. Written once per apply.
-    shown: RwLock<Shown>,
+/// The engine and its threads; the last handle to go stops them.
+#[derive(Debug)]
+struct Handle {
+    core: Arc<Core>,
+    threads: Vec<JoinHandle<()>>,
+    report: TableReport,
 }
 
-/// What one apply changes, decoded and copied before any reader is kept waiting.
-type Change = (Box<[u8]>, Option<Row>);
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.stop();
+        for thread in self.threads.drain(..) {
+            // What it was writing is written again from the log.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::new()
+    }
+}
 
 impl Table {
-    /// An empty table, at the start of its log.
-    pub fn new() -> Self {
-        Table::default()
+    /// How to open a table that is kept on disk, in its log's directory.
+    pub fn options() -> TableOptions {
+        TableOptions::default()
     }
 
-    /// The table of everything visible in `log`. [`Kind::Gone`] when retention has dropped the
-    /// front of the log: a table built from the rest would lack rows and not say so.
+    /// An empty table in memory, at the start of its log.
+    pub fn new() -> Self {
+        let core = Core::new(TableOptions::default(), None, None, None);
+        let report = TableReport::default();
+        Table { handle: Arc::new(Handle { core, threads: Vec::new(), report }) }
+    }
+
+    /// The table of everything visible in `log`, in memory alone. [`Kind::Gone`] when retention
+    /// has dropped the front of the log: a table built from the rest would lack rows and not say
+    /// so.
     pub fn from_log(log: &Log) -> Result<Self> {
-        let table = Table::new();
+        Table::options().persist(false).open(log)
+    }
+
+    fn open_with(options: TableOptions, log: &Log) -> Result<Self> {
+        let mut report = TableReport::default();
+        let (store, taken) = match options.persist {
+            true => {
+                let (store, taken) = Store::open(log, &mut report)?;
+                (Some(store).filter(Store::writes), taken)
+            }
+            false => (None, None),
+        };
+        let core = Core::new(options, Some(log.home()), store, taken);
+        let mut threads = Vec::new();
+        if core.has_threads() {
+            threads.push(spawn(&core, "tidelog-flush", Core::flush_on));
+            threads.push(spawn(&core, "tidelog-merge", Core::merge_on));
+        }
+        let failed = threads.iter().find_map(|thread| thread.as_ref().err()).cloned();
+        let threads = threads.into_iter().flatten().collect();
+        let table = Table { handle: Arc::new(Handle { core, threads, report }) };
+        // Dropping the table stops the thread that did start.
+        failed.map_or(Ok(()), Err)?;
         table.catch_up(log)?;
         Ok(table)
     }
@@ -86,15 +156,27 @@ impl Table {
     /// Applies everything that is visible in `log` and not applied yet.
     ///
     /// Offsets that a repair recorded as lost are skipped; they are in the result and, from then
-    /// on, in [`Table::lost`].
+    /// on, in [`View::lost`].
     pub fn catch_up(&self, log: &Log) -> Result<Applied> {
         let mut handle = self.clone();
         Applier::new(log, &handle)?.run(&mut handle)
     }
 
+    /// The same up to `end`: a batch that reaches over it is applied as far as that.
+    pub fn catch_up_to(&self, log: &Log, end: Offset) -> Result<Applied> {
+        let mut handle = self.clone();
+        Applier::until(log, &handle, end)?.run(&mut handle)
+    }
+
     /// The latest record of `key`, unless there is none or it is a delete.
     pub fn get(&self, key: &[u8]) -> Result<Option<Row>> {
         self.view().get(key)
+    }
+
+    /// A consistent view at one applied offset. It never holds up apply, and apply never changes
+    /// it; what it shows stays in memory or on disk as long as it lives.
+    pub fn view(&self) -> View {
+        self.handle.core.view()
     }
 
     /// What tells two tables apart, whatever order their rows came in; see [`Digest`].
@@ -107,21 +189,36 @@ impl Table {
         self.view().applied()
     }
 
-    /// Ranges of offsets that were lost to damage in the log: the table may lack what they set
-    /// or show what they removed.
+    /// Ranges of offsets that were lost to damage in the log.
     pub fn lost(&self) -> Vec<Range<Offset>> {
         self.view().lost().to_vec()
     }
 
-    /// A consistent view at one applied offset. It never holds up apply, and apply never changes
-    /// it; what it shows stays in memory or on disk as long as it lives.
-    pub fn view(&self) -> View {
-        View::new(self.inner.shown.read().unwrap_or_else(PoisonError::into_inner).clone())
+    /// Makes everything applied so far durable, so that the next open goes on from there. Apply
+    /// and readers go on meanwhile.
+    ///
+    /// `false` when there is nothing to be made durable here: a table in memory, one that another
+    /// process keeps, or records that are not proven durable in a log that is open for reading.
+    pub fn checkpoint(&self) -> Result<bool> {
+        self.handle.core.checkpoint()
     }
 
-    fn applying(&self) -> MutexGuard<'_, ()> {
-        self.inner.applying.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What opening found.
+    pub fn report(&self) -> &TableReport {
+        &self.handle.report
     }
+
+    /// Sizes and counters.
+    pub fn stats(&self) -> TableStats {
+        self.handle.core.stats()
+    }
+}
+
+/// Starts a thread of the engine.
+fn spawn(core: &Arc<Core>, name: &str, work: fn(&Core)) -> Result<JoinHandle<()>> {
+    let core = Arc::clone(core);
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&core));
+    thread.map_err(|e| Error::new(Kind::Io, format!("cannot start the thread {name}: {e}")))
 }
 
 impl Apply for Table {
@@ -130,57 +227,10 @@ impl Apply for Table {
     }
 
     fn apply(&mut self, frames: &mut Frames<'_>) -> Result<()> {
-        let _one = self.applying();
-        let at = Table::applied(self).map_or(Offset(0), |position| position.offset);
-        if frames.from() != at {
-            return Err(Error::new(
-                Kind::InvalidInput,
-                format!("expected records from offset {at} on, found some from {}", frames.from()),
-            )
-            .help("apply from where the table stands: another thread may have applied meanwhile"));
-        }
-        let mut changes: Vec<Change> = Vec::new();
-        let mut reached = None;
-        // What came whole before a failure is applied all the same: it is true, and the next
-        // try goes on behind it.
-        let outcome = loop {
-            let whole = changes.len();
-            match frames.next() {
-                Ok(None) => break Ok(()),
-                Ok(Some(entries)) => {
-                    if let Err(error) = stage(&entries, &mut changes) {
-                        changes.truncate(whole);
-                        break Err(error);
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-            reached = frames.position();
-        };
-        if outcome.is_ok() {
-            reached = frames.position();
-        }
-        let mut shown = self.inner.shown.write().unwrap_or_else(PoisonError::into_inner);
-        shown.change(changes, reached, frames.lost());
-        outcome
+        self.handle.core.apply(frames)
     }
-}
 
-/// Decodes a batch into the changes it makes.
-fn stage(entries: &Entries<'_>, changes: &mut Vec<Change>) -> Result<()> {
-    for entry in entries.iter() {
-        let entry = entry?;
-        let Some(key) = entry.record.key else { continue };
-        let row = match entry.record.op {
-            Op::Event => continue,
-            Op::Delete => None,
-            Op::Put => Some(Row {
-                value: entry.record.value.into(),
-                offset: entry.offset,
-                timestamp: entry.timestamp,
-            }),
-        };
-        changes.push((key.into(), row));
+    fn checkpoint(&mut self) -> Result<()> {
+        Table::checkpoint(self).map(drop)
     }
-    Ok(())
 }

@@ -41,7 +41,6 @@ impl RowRef<'_> {
 }
 
 /// What a record did to its key.
-#[allow(dead_code)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version<'a> {
     /// `None` for a delete.
@@ -50,7 +49,6 @@ pub(super) struct Version<'a> {
     pub(super) timestamp: i64,
 }
 
-#[allow(dead_code)]
 impl Version<'_> {
     /// The row it makes; `None` for a delete.
     pub(super) fn to_row(self) -> Option<Row> {

@@ -12,6 +12,6 @@ mod units;
 
 pub use envelope::{EnvelopeError, OwnedRecord, parse_envelope, write_envelope, write_json_bytes};
 pub use input::{BadLine, Fields, Format, MAX_LINE_BYTES, Next, Reader};
-pub use range::{Bound, Range};
+pub use range::{Bound, Range, parse_at};
 pub use time::{TimeFormat, format_time, parse_time};
 pub use units::{format_bytes, parse_bytes, parse_duration};

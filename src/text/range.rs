@@ -67,6 +67,18 @@ impl Range {
     }
 }
 
+/// Reads one point of a log: an offset, or a time as in ranges, with or without the `@`; `now` is
+/// what relative times count from.
+pub fn parse_at(text: &str, now: i64) -> Result<Bound, String> {
+    let is_offset = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match bound(text, now, !is_offset) {
+        Ok(at @ (Bound::Offset(_) | Bound::Time(_))) => Ok(at),
+        _ => Err(format!(
+            "expected an offset or a time such as 42, @2026-11-23T04:00:00Z or @-24h, found {text:?}"
+        )),
+    }
+}
+
 fn bound(text: &str, now: i64, after_time: bool) -> Result<Bound, ()> {
     if text.is_empty() {
         return Ok(Bound::Open);

@@ -1,0 +1,130 @@
+//! `restore`: a log's directory made from a snapshot and the log behind it; `hash`: what tells two
+//! tables apart.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+use tidelog::table::{RestoreAt, restore};
+use tidelog::text::{Bound, format_bytes, parse_at};
+use tidelog::{Log, Offset, Table};
+
+use crate::args::{LogDir, directory};
+use crate::exit::{Failure, Outcome};
+use crate::get;
+use crate::output::{self, count, say};
+use crate::progress;
+
+/// Make a log's directory from a snapshot and the log behind it
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog restore back --from mylog
+  tidelog restore older --from mylog --at 2
+  tidelog restore yesterday --from mylog --at @-24h
+
+Takes the newest snapshot at or below the point and the log from there; every byte is held against \
+its hash on the way. It is the same log, cut there: whoever writes to it begins a new epoch. A batch \
+that reaches over the point is left out whole.")]
+pub(crate) struct Restore {
+    /// The directory to make
+    #[arg(value_name = "DIR", value_parser = directory())]
+    dir: PathBuf,
+    /// A log's directory, or a directory of snapshots
+    #[arg(long, value_name = "SOURCE", value_parser = directory())]
+    from: PathBuf,
+    /// An offset, or a time: only what lies before it
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    at: Option<Bound>,
+}
+
+/// Print the state digest of the table: two copies agree at the same offset
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog hash mylog
+  tidelog hash mylog --at 2
+
+With --at, the table is made in memory from the log up to there.")]
+pub(crate) struct Hash {
+    #[command(flatten)]
+    at_dir: LogDir,
+    /// An offset, or a time: only what lies before it
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    at: Option<Bound>,
+}
+
+fn at(text: &str) -> Result<Bound, String> {
+    let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+    parse_at(text, now)
+}
+
+impl Restore {
+    pub(crate) fn run(self) -> Outcome {
+        let started = Instant::now();
+        let at = match self.at {
+            Some(Bound::Offset(offset)) => RestoreAt::Offset(Offset(offset)),
+            Some(Bound::Time(time)) => RestoreAt::Time(time),
+            _ => RestoreAt::End,
+        };
+        let spinner = progress::spinner("restoring");
+        let restored = restore(&self.from, &self.dir, at);
+        spinner.finish_and_clear();
+        let restored = restored?;
+        output::line(json!({
+            "log": restored.log.to_string(),
+            "snapshot": restored.snapshot,
+            "end_offset": restored.end.0,
+            "segments": restored.segments,
+            "bytes": restored.bytes,
+            "seconds": progress::seconds(started),
+        }))?;
+        say(format_args!(
+            "{} holds everything before offset {}: {}, {}",
+            self.dir.display(),
+            restored.end,
+            match &restored.snapshot {
+                Some(name) =>
+                    format!("snapshot {name} and {}", count(restored.segments, "segment")),
+                None => count(restored.segments, "segment"),
+            },
+            format_bytes(restored.bytes)
+        ));
+        Ok(())
+    }
+}
+
+impl Hash {
+    pub(crate) fn run(self) -> Outcome {
+        let dir = &self.at_dir.dir;
+        let table = match self.at {
+            None => get::open(dir)?.1,
+            Some(at) => {
+                let log = Log::options().read_only(true).open(dir)?;
+                let end = match at {
+                    Bound::Offset(offset) => Offset(offset),
+                    Bound::Time(time) => log.seek_time(time)?,
+                    Bound::Open | Bound::Last(_) => log.end(),
+                };
+                if end > log.end() {
+                    return Err(Failure::no(format!(
+                        "expected an offset up to {}, found {end}",
+                        log.end()
+                    )));
+                }
+                let table = Table::new();
+                table.catch_up_to(&log, end)?;
+                table
+            }
+        };
+        let view = table.view();
+        let spinner = progress::spinner("hashing");
+        let (digest, rows) = (view.digest(), view.len());
+        spinner.finish_and_clear();
+        output::line(json!({
+            "offset": view.applied().map_or(0, |position| position.offset.0),
+            "epoch": view.applied().map(|position| position.epoch.number),
+            "rows": rows?,
+            "digest": digest?.to_string(),
+        }))
+    }
+}

@@ -1,0 +1,90 @@
+//! What a table needs of its log: where it lives, whose it is, and what is proven durable.
+//!
+//! Called by `table`, also from its threads; holds the log's memory, not its lock.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+
+use crate::error::Result;
+use crate::fs::Fs;
+use crate::position::{Id, LogByte, Offset, Position};
+use crate::segment::HEADER_BYTES;
+
+use super::files::{EpochEntry, Epochs};
+use super::{Log, Shared};
+
+/// A log, as its table sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Home(Arc<Shared>);
+
+impl Log {
+    pub(crate) fn home(&self) -> Home {
+        Home(Arc::clone(&self.shared))
+    }
+}
+
+impl Home {
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        &*self.0.fs
+    }
+
+    /// The table's directory.
+    pub(crate) fn table(&self) -> PathBuf {
+        self.0.layout.table()
+    }
+
+    pub(crate) fn log(&self) -> Id {
+        self.0.log.id
+    }
+
+    /// Whether files that never change are mapped.
+    pub(crate) fn maps(&self) -> bool {
+        self.0.options.map
+    }
+
+    /// Whether threads may be started.
+    pub(crate) fn has_threads(&self) -> bool {
+        self.0.options.worker
+    }
+
+    /// Everything below is proven durable.
+    pub(crate) fn confirmed(&self) -> Offset {
+        self.0.confirmed()
+    }
+
+    /// Makes everything below `position` durable, if this process may; whether it is.
+    pub(crate) fn confirm(&self, position: Position) -> Result<bool> {
+        if self.confirmed() < position.offset && self.0.refuses.is_none() {
+            self.0.wait_durable(position.log_byte, position.offset)?;
+        }
+        Ok(self.confirmed() >= position.offset)
+    }
+
+    /// The epochs that began at or below `end`, oldest first.
+    pub(crate) fn history(&self, end: LogByte) -> Result<Vec<EpochEntry>> {
+        let Epochs(mut epochs) = Epochs::read(self.fs(), &self.0.layout)?;
+        epochs.retain(|entry| entry.start <= end);
+        Ok(epochs)
+    }
+
+    /// The segment that holds the frame before `end`: its log byte, and the byte of the file
+    /// that `end` is.
+    pub(crate) fn place(&self, end: LogByte) -> Option<(LogByte, u64)> {
+        let list = self.0.catalog.list();
+        let after = list.partition_point(|segment| segment.header.base < end);
+        let header = list[after.checked_sub(1)?].header;
+        Some((header.base, HEADER_BYTES + (end.0 - header.base.0)))
+    }
+}
+
+impl Shared {
+    /// Below this, records are proven durable.
+    pub(super) fn confirmed(&self) -> Offset {
+        let durable = match self.refuses {
+            None => self.ends.durable().1,
+            Some(_) => Offset(0),
+        };
+        Offset(self.confirmed.load(Acquire)).min(self.visible().1).max(durable)
+    }
+}

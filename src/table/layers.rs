@@ -1,0 +1,91 @@
+//! What a table is made of at one moment: a delta, frozen deltas, runs.
+//!
+//! ```text
+//! newest  active delta │ frozen deltas │ run │ run │ … │ oldest run
+//! ```
+//!
+//! Built anew, by copying a few pointers, whenever a delta freezes or a run comes or goes; shared
+//! by all views of that moment. Invariant: a key's latest version is in the first layer that has
+//! one; a delete in it hides what older layers hold.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::error::Result;
+use crate::fs::File;
+use crate::position::{Offset, Position};
+
+use super::delta::Delta;
+use super::merge::{Merge, Source};
+use super::row::Row;
+use super::run::{self, Run};
+
+/// A run of this table.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) run: Arc<Run>,
+    /// What wrote it, until it is synced: through the descriptor that wrote.
+    pub(super) unsynced: Mutex<Option<Arc<dyn File>>>,
+}
+
+/// The table's layers, newest first.
+#[derive(Debug)]
+pub(super) struct Layers {
+    pub(super) active: Arc<Delta>,
+    pub(super) frozen: Vec<Arc<Delta>>,
+    pub(super) runs: Vec<Arc<Part>>,
+}
+
+/// Layers, and the one offset they are seen at.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) layers: Arc<Layers>,
+    pub(super) applied: Option<Position>,
+    pub(super) lost: Arc<[Range<Offset>]>,
+}
+
+impl Shown {
+    /// Versions at or behind this are not seen.
+    pub(super) fn below(&self) -> Offset {
+        self.applied.map_or(Offset(0), |position| position.offset)
+    }
+
+    /// The row of `key`.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Row>> {
+        let below = self.below();
+        let layers = &*self.layers;
+        for delta in std::iter::once(&layers.active).chain(&layers.frozen) {
+            if let Some(version) = delta.get(key, below) {
+                return Ok(version.to_row());
+            }
+        }
+        if layers.runs.is_empty() {
+            return Ok(None);
+        }
+        let hash = run::hash(key);
+        for part in &layers.runs {
+            if let Some(found) = part.run.get(key, hash)? {
+                return Ok(found.version().to_row());
+            }
+        }
+        Ok(None)
+    }
+
+    /// All layers in key order, deletes included.
+    pub(super) fn merge(&self, reverse: bool) -> Merge {
+        let below = self.below();
+        let layers = &*self.layers;
+        let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
+        let deltas = deltas.map(|delta| Source::Delta(delta.cursor(below, reverse)));
+        let runs = layers.runs.iter().map(|part| Source::Run(part.run.cursor(reverse)));
+        Merge::new(deltas.chain(runs).collect(), reverse)
+    }
+
+    /// Rows there may be at most.
+    pub(super) fn rows_at_most(&self) -> u64 {
+        let layers = &*self.layers;
+        let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
+        deltas.map(|delta| delta.keys()).sum::<u64>()
+            + layers.runs.iter().map(|part| part.run.rows()).sum::<u64>()
+    }
+}

@@ -1,0 +1,95 @@
+//! How a table is opened.
+
+use crate::error::{Error, Kind, Result};
+use crate::log::Log;
+
+use super::Table;
+
+/// Memory of a delta unless told otherwise.
+pub const DEFAULT_DELTA_BYTES: usize = 256 << 20;
+/// Log between two checkpoints unless told otherwise.
+pub const DEFAULT_CHECKPOINT_BYTES: u64 = 512 << 20;
+/// Runs of like size that are merged at once.
+pub const DEFAULT_FAN_IN: usize = 6;
+/// Checkpoints kept unless told otherwise.
+pub const DEFAULT_KEEP_CHECKPOINTS: usize = 2;
+
+/// How to open a table. Made by [`Table::options`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableOptions {
+    pub(super) delta_bytes: usize,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) keep_checkpoints: usize,
+    pub(super) fan_in: usize,
+    pub(super) persist: bool,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        TableOptions {
+            delta_bytes: DEFAULT_DELTA_BYTES,
+            checkpoint_bytes: DEFAULT_CHECKPOINT_BYTES,
+            keep_checkpoints: DEFAULT_KEEP_CHECKPOINTS,
+            fan_in: DEFAULT_FAN_IN,
+            persist: true,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = $name;
+            self
+        }
+    )*};
+}
+
+impl TableOptions {
+    setters! {
+        /// Memory for recent keys; there are at most two such. A batch that needs more gets it.
+        /// Default: 256 MiB.
+        delta_bytes: usize,
+        /// After how many bytes of log a checkpoint is written: how much of the log is applied
+        /// again after a crash, at most, beside one delta. Default: 512 MiB.
+        checkpoint_bytes: u64,
+        /// Checkpoints kept, at least two. Default: 2.
+        keep_checkpoints: usize,
+        /// How many runs of like size are merged at once, at least two: more write less and read
+        /// slower. Default: 6.
+        fan_in: usize,
+        /// Whether the table is kept on disk, in the log's directory. Otherwise, or when another
+        /// process keeps it or the directory takes no writes, what was applied since the newest
+        /// checkpoint is in memory only. Default: yes.
+        persist: bool,
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let limits = [
+            ("checkpoints kept", self.keep_checkpoints, 2),
+            ("runs merged at once", self.fan_in, 2),
+            ("bytes of a delta", self.delta_bytes, 4096),
+        ];
+        for (what, found, least) in limits {
+            if found < least {
+                return Err(Error::new(
+                    Kind::InvalidInput,
+                    format!("expected at least {least} {what}, found {found}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the table of `log`: takes its newest checkpoint that is whole and of this history,
+    /// and applies what is visible behind it.
+    ///
+    /// [`Kind::Gone`] when the log's front was dropped and no checkpoint reaches behind it: a
+    /// table of the rest would lack rows and not say so.
+    pub fn open(self, log: &Log) -> Result<Table> {
+        self.check()?;
+        Table::open_with(self, log)
+    }
+}
