@@ -39,7 +39,7 @@ mod sync;
 mod tail;
 mod turns;
 mod verify;
-mod wake;
+pub(crate) mod wake;
 pub(crate) mod watch;
 mod worker;
 mod writer;
@@ -320,6 +320,16 @@ impl Log {
     /// The log's identity.
     pub fn id(&self) -> Id {
         self.shared.log.id
+    }
+
+    /// Where it lives: for what others derive from it and keep beside it.
+    pub(crate) fn home(&self) -> (&Arc<dyn Fs>, &Path) {
+        (&self.shared.fs, &self.shared.layout.root)
+    }
+
+    /// Whether cursors check every body, once at least.
+    pub(crate) fn checks_bodies(&self) -> bool {
+        self.shared.options.verification != Verification::Never
     }
 
     /// This node's identity.

@@ -15,22 +15,31 @@
 
 mod apply;
 mod digest;
+mod filter;
+mod history;
+#[cfg(test)]
+mod history_tests;
+mod keys;
 mod row;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod view;
+mod wait;
 
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use digest::Digest;
+pub use history::{History, HistoryQuery, Walked, history};
 pub use row::{Row, RowRef};
 pub use scan::Scan;
 pub use view::{Rows, View};
+pub use wait::AtLeast;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::{Error, Kind, Result};
+use crate::log::wake::Wake;
 use crate::log::{Entries, Log};
 use crate::position::{Offset, Position};
 use crate::record::Op;
@@ -64,6 +73,8 @@ struct Inner {
     applying: Mutex<()>,
     /// Guards the rows with the position they stand at. Written once per apply.
     shown: RwLock<Shown>,
+    /// Tells who waits for an offset that an apply is done.
+    applied: Wake,
 }
 
 /// What one apply changes, decoded and copied before any reader is kept waiting.
@@ -162,6 +173,8 @@ impl Apply for Table {
         }
         let mut shown = self.inner.shown.write().unwrap_or_else(PoisonError::into_inner);
         shown.change(changes, reached, frames.lost());
+        drop(shown);
+        self.inner.applied.all();
         outcome
     }
 }
