@@ -246,7 +246,8 @@ impl History {
         if !skip {
             self.cursor.seek(piece.range.start)?;
         }
-        let piece = if self.newest_first { self.pieces.pop_back() } else { self.pieces.pop_front() };
+        let piece =
+            if self.newest_first { self.pieces.pop_back() } else { self.pieces.pop_front() };
         let Some(piece) = piece else { return Ok(()) };
         if skip {
             self.walked.segments_skipped += 1;

@@ -78,8 +78,7 @@ fn expected_bytes(head: &[u8], log: Id, segment: &Sealed) -> Option<u64> {
         && LE::read_u64(&b[32..]) == segment.base.0
         && b[40..72] == segment.hash
         && keys <= segment.records
-        && LE::read_u32(&b[HEAD_BYTES - CRC_BYTES..])
-            == crc::crc32c(&b[..HEAD_BYTES - CRC_BYTES]);
+        && LE::read_u32(&b[HEAD_BYTES - CRC_BYTES..]) == crc::crc32c(&b[..HEAD_BYTES - CRC_BYTES]);
     if !ours {
         return None;
     }
@@ -184,9 +183,7 @@ impl Filters {
         let unique = u64::from_le_bytes(random);
         let temporary = path.with_extension(format!("keys.{unique:016x}.tmp"));
         let file = self.fs.open(&temporary, Open::Create)?;
-        let outcome = file
-            .write_all_at(bytes, 0)
-            .and_then(|()| self.fs.rename(&temporary, path));
+        let outcome = file.write_all_at(bytes, 0).and_then(|()| self.fs.rename(&temporary, path));
         if outcome.is_err() {
             let _ = self.fs.unlink(&temporary);
         }

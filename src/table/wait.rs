@@ -60,3 +60,78 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Epoch, Id};
+    use crate::record::Record;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn log() -> (tempfile::TempDir, Log) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log::options().create(true).open(directory.path().join("log")).unwrap();
+        // An epoch begins with its first record.
+        log.append(&Record::event(b"begin")).unwrap();
+        (directory, log)
+    }
+
+    /// The token of the record at `offset`, there or still to come.
+    fn token(log: &Log, offset: u64) -> Token {
+        Token { log: log.id(), epoch: log.stats().epoch, offset: Offset(offset) }
+    }
+
+    #[test]
+    fn a_read_of_a_write_waits_until_another_thread_has_applied_it() {
+        const RECORDS: u64 = 100;
+        let (_directory, log) = log();
+        let table = Table::new();
+        std::thread::scope(|scope| {
+            let (log, table) = (&log, &table);
+            let reader = scope.spawn(move || {
+                for i in 1..=RECORDS {
+                    let found = table.get_at_least(log, b"k", &token(log, i), LONG).unwrap();
+                    let AtLeast::Found(Some(row)) = found else { panic!("{i}: {found:?}") };
+                    assert!(row.offset >= Offset(i), "asked for {i}, found {}", row.offset);
+                    assert_eq!(*row.value, row.offset.0.to_le_bytes());
+                }
+            });
+            for i in 1..=RECORDS {
+                // Nothing is applied before somebody waits for it: a wake that is lost shows as
+                // a read that times out.
+                while table.inner.applied.sleepers() == 0 && !reader.is_finished() {
+                    std::thread::yield_now();
+                }
+                log.append(&Record::put(b"k", &i.to_le_bytes())).unwrap();
+                table.catch_up(log).unwrap();
+            }
+            reader.join().unwrap();
+        });
+        assert_eq!(table.inner.applied.sleepers(), 0);
+    }
+
+    #[test]
+    fn what_is_not_applied_in_time_was_lost_or_is_another_logs_is_told_apart() {
+        let (_directory, log) = log();
+        let table = Table::new();
+        let now = Duration::ZERO;
+        let get = |token: &Token| table.get_at_least(&log, b"k", token, now);
+        let timed_out = |applied| AtLeast::TimedOut { applied: Offset(applied) };
+        assert_eq!(get(&token(&log, 1)).unwrap(), timed_out(0));
+        log.append(&Record::put(b"k", b"v")).unwrap();
+        assert_eq!(get(&token(&log, 1)).unwrap(), timed_out(0), "there, and not applied");
+        table.catch_up(&log).unwrap();
+        let AtLeast::Found(Some(row)) = get(&token(&log, 1)).unwrap() else { panic!("applied") };
+        assert_eq!(*row.value, *b"v");
+        assert_eq!(get(&token(&log, 2)).unwrap(), timed_out(2));
+        log.append(&Record::delete(b"k")).unwrap();
+        table.catch_up(&log).unwrap();
+        assert_eq!(get(&token(&log, 2)).unwrap(), AtLeast::Found(None));
+
+        let lost = Token { epoch: Epoch { number: 1, nonce: 1 }, ..token(&log, 1) };
+        assert_eq!(get(&lost).unwrap(), AtLeast::NotInHistory);
+        let foreign = Token { log: Id([1; 16]), ..token(&log, 1) };
+        assert_eq!(get(&foreign).unwrap_err().kind(), Kind::WrongLog);
+    }
+}
