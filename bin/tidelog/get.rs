@@ -116,7 +116,6 @@ impl Get {
     /// The row, once the table holds what the token stands for.
     fn at_least(&self, log: &Log, table: &Table, token: &Token) -> Result<Option<Row>, Failure> {
         let deadline = Instant::now() + self.timeout;
-        let mut tail = log.tail(log.end())?;
         loop {
             // Nobody else applies to this table: what it has not by now, waiting brings not.
             let answer = table.get_at_least(log, self.key.as_bytes(), token, Duration::ZERO);
@@ -143,7 +142,13 @@ impl Get {
                     token.offset, self.timeout
                 )));
             }
-            tail.wait_timeout(left.min(Duration::from_millis(500)))?;
+            // A tail that stands where the table does: one left behind would never wait again.
+            match log.tail(applied)?.wait_timeout(left.min(Duration::from_millis(500))) {
+                Err(e) if e.kind() == Kind::Lost => {}
+                more => {
+                    more?;
+                }
+            }
             table.catch_up(log)?;
         }
     }
