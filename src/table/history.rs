@@ -175,7 +175,8 @@ pub fn history(log: &Log, key: &[u8], query: &HistoryQuery) -> Result<History> {
 }
 
 impl History {
-    /// The next record; `None` when there are no more.
+    /// The next record; `None` when there are no more. An error of [`Kind::Gone`] when retention
+    /// has dropped, since this was made, what comes next.
     #[expect(clippy::should_implement_trait, reason = "fails, and may be asked again")]
     pub fn next(&mut self) -> Result<Option<OwnedEntry>> {
         self.next_unless(&AtomicBool::new(false))

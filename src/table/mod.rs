@@ -1,8 +1,8 @@
 //! The table: for every key, the latest record at or below the applied offset.
 //!
 //! Driven by followers and leaders through [`Applier`]; read by everyone else while apply goes on.
-//! Uses `log` alone. `put` sets a key, `delete` removes it; events and keyless records leave the
-//! table alone and stay readable in the log.
+//! Uses `log`. `put` sets a key, `delete` removes it; events and keyless records leave the table
+//! alone and stay readable in the log, where [`history()`] finds every record of a key.
 //!
 //! Invariants:
 //! - the table shows whole batches, and at any time one applied offset: a [`View`] never sees
