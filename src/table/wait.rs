@@ -67,7 +67,7 @@ mod tests {
     use crate::position::{Epoch, Id};
     use crate::record::Record;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(20);
 
     fn log() -> (tempfile::TempDir, Log) {
         let directory = tempfile::tempdir().unwrap();
@@ -87,6 +87,7 @@ mod tests {
         const RECORDS: u64 = 100;
         let (_directory, log) = log();
         let table = Table::new();
+        let started = Instant::now();
         std::thread::scope(|scope| {
             let (log, table) = (&log, &table);
             let reader = scope.spawn(move || {
@@ -98,8 +99,7 @@ mod tests {
                 }
             });
             for i in 1..=RECORDS {
-                // Nothing is applied before somebody waits for it: a wake that is lost shows as
-                // a read that times out.
+                // Nothing is applied before somebody waits for it.
                 while table.inner.applied.sleepers() == 0 && !reader.is_finished() {
                     std::thread::yield_now();
                 }
@@ -109,6 +109,7 @@ mod tests {
             reader.join().unwrap();
         });
         assert_eq!(table.inner.applied.sleepers(), 0);
+        assert!(started.elapsed() < LONG, "a wake was lost: a read slept its whole time");
     }
 
     #[test]
