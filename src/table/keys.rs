@@ -107,7 +107,11 @@ pub(super) struct Hashes {
 
 impl Hashes {
     pub(super) fn add(&mut self, key: &[u8]) {
-        self.all.push(filter::hash(key));
+        let hash = filter::hash(key);
+        if self.all.last() == Some(&hash) {
+            return;
+        }
+        self.all.push(hash);
         // A segment has many records of few keys, as a rule: memory follows the keys.
         if self.all.len() >= 2 * self.settled + SETTLE_AT {
             self.settle();
