@@ -204,6 +204,21 @@ pub fn range_parse(data: &[u8]) {
     let _ = text.parse::<crate::position::Token>();
 }
 
+/// Any bytes as a run of the table, also behind checksums that hold.
+pub fn run_open(data: &[u8]) {
+    crate::table::fuzz::run_open(data);
+}
+
+/// Any bytes as the manifest of a checkpoint.
+pub fn checkpoint_manifest(data: &[u8]) {
+    crate::table::fuzz::checkpoint_manifest(data);
+}
+
+/// Any bytes as the manifest of a snapshot.
+pub fn snapshot_manifest(data: &[u8]) {
+    crate::table::fuzz::snapshot_manifest(data);
+}
+
 /// Reads a file of the seed corpus through the target it belongs to.
 pub fn replay(target: &str, data: &[u8]) -> bool {
     match target {
@@ -214,6 +229,9 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
         "ingest_ndjson" => ingest_ndjson(data),
         "ingest_csv" => ingest_csv(data),
         "range_parse" => range_parse(data),
+        "run_open" => run_open(data),
+        "checkpoint_manifest" => checkpoint_manifest(data),
+        "snapshot_manifest" => snapshot_manifest(data),
         _ => return false,
     }
     true

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tidelog::table::{RowRef, Scan, Table};
+use tidelog::table::{AtLeast, Row, RowRef, Scan, Table};
 use tidelog::{Entry, Kind, Log, Record, Token};
 
 use crate::args::LogDir;
@@ -131,11 +131,12 @@ impl Get {
     pub(crate) fn run(self) -> Outcome {
         let config = Config::load(Some(&self.at.dir))?;
         let (log, table) = open(&self.at.dir)?;
-        if let Some(token) = &self.at_least {
-            self.wait(&log, &table, token)?;
-        }
         let key = self.key.as_bytes();
-        let Some(row) = table.get(key)? else {
+        let row = match &self.at_least {
+            Some(token) => self.at_least(&log, &table, token)?,
+            None => table.get(key)?,
+        };
+        let Some(row) = row else {
             return Err(Failure::no(format!("no record of key {:?}", self.key)));
         };
         let mut printer: Printer = self.print.printer(&config)?;
@@ -143,35 +144,44 @@ impl Get {
         printer.finish()
     }
 
-    /// Waits until the table holds what the token stands for.
-    fn wait(&self, log: &Log, table: &Table, token: &Token) -> Outcome {
-        let check = || {
-            log.check_token(token).map_err(|e| match e.kind() {
+    /// The row, once the table holds what the token stands for.
+    fn at_least(&self, log: &Log, table: &Table, token: &Token) -> Result<Option<Row>, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            // Nobody else applies to this table: what it has not by now, waiting brings not.
+            let answer = table.get_at_least(log, self.key.as_bytes(), token, Duration::ZERO);
+            let applied = match answer.map_err(|e| match e.kind() {
                 Kind::WrongLog => Failure::usage(e.to_string()),
                 _ => e.into(),
-            })
-        };
-        let deadline = Instant::now() + self.timeout;
-        let mut tail = log.tail(log.end())?;
-        while log.end() <= token.offset {
-            check()?;
+            })? {
+                AtLeast::Found(row) => return Ok(row),
+                // The log says it with all it knows.
+                AtLeast::NotInHistory => {
+                    return Err(log.check_token(token).map_or_else(Failure::from, |()| {
+                        Failure::no(format!("the write of token {token} was lost"))
+                    }));
+                }
+                AtLeast::TimedOut { applied } => applied,
+            };
             if progress::interrupted() {
                 return Err(Failure::interrupted());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Failure::no(format!(
-                    "timed out: expected offset {} within {:?}, found the log's end at {}",
-                    token.offset,
-                    self.timeout,
-                    log.end()
+                    "timed out: expected offset {} within {:?}, found the log's end at {applied}",
+                    token.offset, self.timeout
                 )));
             }
-            tail.wait_timeout(left.min(Duration::from_millis(500)))?;
+            // A tail that stands where the table does: one left behind would never wait again.
+            match log.tail(applied)?.wait_timeout(left.min(Duration::from_millis(500))) {
+                Err(e) if e.kind() == Kind::Lost => {}
+                more => {
+                    more?;
+                }
+            }
+            table.catch_up(log)?;
         }
-        check()?;
-        table.catch_up(log)?;
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ mod exit;
 mod feed;
 mod follow;
 mod get;
+mod history;
 mod info;
 mod ingest;
 mod init;
@@ -58,7 +59,7 @@ enum Verb {
     Repair(repair::Repair),
     Get(get::Get),
     Scan(get::ScanArgs),
-    History(tail::History),
+    History(history::History),
     Count(get::Count),
     Follow(follow::Follow),
     Demo(demo::Demo),

@@ -46,31 +46,31 @@ pub(crate) struct TailArgs {
     print: PrintArgs,
 }
 
-/// Print every record of a key, deletes and events too
-#[derive(Args)]
-#[command(after_help = "Examples:
-  tidelog history mylog gate")]
-pub(crate) struct History {
-    #[command(flatten)]
-    at: LogDir,
-    /// The key
-    key: String,
-    #[command(flatten)]
-    print: PrintArgs,
+/// The range that was asked for; all without one.
+pub(crate) fn parse_range(text: Option<&str>) -> Result<Range, Failure> {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    text.map_or(Ok(Range::ALL), |text| Range::parse(text, now).map_err(Failure::usage))
 }
 
-impl History {
-    pub(crate) fn run(self) -> Outcome {
-        TailArgs {
-            at: self.at,
-            range: None,
-            follow: false,
-            limit: None,
-            key: Some(self.key),
-            prefix: None,
-            print: self.print,
-        }
-        .run()
+/// The offset that a bound stands for.
+pub(crate) fn place(log: &Log, bound: Bound, open: Offset) -> Result<Offset, Failure> {
+    Ok(match bound {
+        Bound::Open => open,
+        Bound::Offset(offset) => Offset(offset),
+        Bound::Last(n) => Offset(log.end().0.saturating_sub(n)).max(log.start()),
+        Bound::Time(time) => log.seek_time(time)?,
+    })
+}
+
+/// Says which records a power cut may take.
+pub(crate) fn warn_unconfirmed(log: &Log) {
+    if log.confirmed_end() < log.end() {
+        say(format_args!(
+            "records from offset {} on were read from a log whose writer is gone; until it is \
+             opened for writing again, a power cut may take them",
+            log.confirmed_end()
+        ));
     }
 }
 
@@ -85,35 +85,16 @@ impl TailArgs {
     }
 
     pub(crate) fn run(self) -> Outcome {
-        let now = jiff::Timestamp::now().as_nanosecond();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let range = match &self.range {
-            Some(text) => Range::parse(text, now).map_err(Failure::usage)?,
-            None => Range::ALL,
-        };
+        let range = parse_range(self.range.as_deref())?;
         let config = Config::load(Some(&self.at.dir))?;
         let log = Log::options().read_only(true).open(&self.at.dir)?;
         let (start, end) = (log.start(), log.end());
-        let place = |bound: Bound, open: Offset| -> Result<Offset, Failure> {
-            Ok(match bound {
-                Bound::Open => open,
-                Bound::Offset(offset) => Offset(offset),
-                Bound::Last(n) => Offset(end.0.saturating_sub(n)).max(start),
-                Bound::Time(time) => log.seek_time(time)?,
-            })
-        };
-        let from = place(range.from, start)?;
+        let from = place(&log, range.from, start)?;
         let to = match range.to {
             Bound::Open if self.follow => Offset(u64::MAX),
-            bound => place(bound, end)?,
+            bound => place(&log, bound, end)?,
         };
-        if log.confirmed_end() < end {
-            say(format_args!(
-                "records from offset {} on were read from a log whose writer is gone; until it is \
-                 opened for writing again, a power cut may take them",
-                log.confirmed_end()
-            ));
-        }
+        warn_unconfirmed(&log);
         let mut printer = self.print.printer(&config)?;
         let last_ones = self.limit.filter(|_| self.range.is_none());
         let outcome = match last_ones {

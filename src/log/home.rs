@@ -25,8 +25,13 @@ impl Log {
 }
 
 impl Home {
-    pub(crate) fn fs(&self) -> &dyn Fs {
-        &*self.0.fs
+    pub(crate) fn fs(&self) -> &Arc<dyn Fs> {
+        &self.0.fs
+    }
+
+    /// Whether the log is open for writing.
+    pub(crate) fn may_write(&self) -> bool {
+        self.0.refuses.is_none()
     }
 
     /// The table's directory.
@@ -63,7 +68,7 @@ impl Home {
 
     /// The epochs that began at or below `end`, oldest first.
     pub(crate) fn history(&self, end: LogByte) -> Result<Vec<EpochEntry>> {
-        let Epochs(mut epochs) = Epochs::read(self.fs(), &self.0.layout)?;
+        let Epochs(mut epochs) = Epochs::read(&**self.fs(), &self.0.layout)?;
         epochs.retain(|entry| entry.start <= end);
         Ok(epochs)
     }

@@ -40,7 +40,7 @@ mod sync;
 mod tail;
 mod turns;
 mod verify;
-mod wake;
+pub(crate) mod wake;
 pub(crate) mod watch;
 mod worker;
 mod writer;
@@ -320,6 +320,11 @@ impl Log {
     /// The log's identity.
     pub fn id(&self) -> Id {
         self.shared.log.id
+    }
+
+    /// Whether cursors check every body, once at least.
+    pub(crate) fn checks_bodies(&self) -> bool {
+        self.shared.options.verification != Verification::Never
     }
 
     /// This node's identity.

@@ -170,8 +170,8 @@ impl Options {
     setters! {
         /// Creates the log if there is none. Default: no.
         create: bool,
-        /// Opens for reading: takes no lock, writes nothing, works beside a writer, on a full
-        /// disk and on a read-only mount. Default: no.
+        /// Opens for reading: takes no lock, writes nothing to the log, works beside a writer, on
+        /// a full disk and on a read-only mount. Default: no.
         read_only: bool,
         /// Target size of a segment file, 64 KiB to 4 GiB; a larger frame gets its own segment.
         /// Default: 64 MiB.

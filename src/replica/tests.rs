@@ -11,7 +11,7 @@ use crate::log::{Append, Durability, Log, MIN_SEGMENT_BYTES, Options};
 use crate::position::Offset;
 use crate::record::{Batch, Record};
 use crate::ship::Directory;
-use crate::table::{Digest, Table};
+use crate::table::{Digest, Table, TableOptions};
 
 const LEADER: &str = "/leader";
 const COPY: &str = "/copy";
@@ -74,8 +74,13 @@ fn stages() -> Vec<Stage> {
 }
 
 fn open(disk: &Sim, stage: &Stage) -> Result<Follower> {
-    let options: Options = Log::options().fs(disk.shared());
-    Follower::open(options, COPY, Directory::open_in(stage.disk.shared(), LEADER).unwrap())
+    open_with(disk, stage, Table::options().delta_bytes(32 << 10).checkpoint_bytes(64 << 10))
+}
+
+fn open_with(disk: &Sim, stage: &Stage, table: TableOptions) -> Result<Follower> {
+    let options: Options = Log::options().fs(disk.shared()).worker(false);
+    let source = Directory::open_in(stage.disk.shared(), LEADER).unwrap();
+    Follower::open_with(options, table, COPY, source)
 }
 
 /// Goes through the stages; `told` is the end that the follower last called durable.
@@ -238,12 +243,15 @@ fn a_failed_call_never_leaves_a_copy_that_says_too_much() {
 fn a_full_disk_stops_copying_and_space_lets_it_go_on() {
     let stages = stages();
     let whole = Sim::new(1);
-    follow(&whole, &stages, &mut Offset(0)).unwrap();
+    let memory = Table::options().persist(false);
+    open_with(&whole, last(&stages), memory).unwrap().catch_up().unwrap();
     for share in 1..10 {
         let disk = Sim::new(1);
         open(&disk, &stages[0]).unwrap().close().unwrap();
         disk.set_capacity(Some(disk.used() + whole.used() * share / 10));
-        let mut follower = open(&disk, last(&stages)).unwrap();
+        // With a table on disk, or in memory: then it is the log's files that find no room.
+        let kept = Table::options().delta_bytes(32 << 10).persist(share % 2 == 0);
+        let mut follower = open_with(&disk, last(&stages), kept).unwrap();
         let error = follower.catch_up().unwrap_err();
         assert_eq!(error.kind(), Kind::DiskFull, "{error}");
         assert_eq!(follower.catch_up().unwrap_err().kind(), Kind::DiskFull);

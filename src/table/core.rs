@@ -24,6 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Open;
+use crate::log::wake::Wake;
 use crate::log::{Entries, Home};
 use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset, Position};
@@ -52,6 +53,8 @@ pub(super) struct Core {
     applying: Mutex<Applying>,
     /// Guards which layers there are, with the position they are seen at. Written once an apply.
     shown: RwLock<Shown>,
+    /// Tells who waits for an offset that more is shown.
+    pub(super) shown_wake: Wake,
     /// Guards what passes between apply and the writing of runs.
     flow: Mutex<Flow>,
     /// Tells those who wait for `flow` to change.
@@ -151,6 +154,7 @@ impl Core {
                 checkpointed: applied,
                 ..Flow::default()
             }),
+            shown_wake: Wake::default(),
             changed: Condvar::new(),
             applying: Mutex::new(Applying { writer, applied, mark: mark.unwrap_or_default() }),
             upkeep: store.map(|store| Mutex::new(Upkeep { store, retired: Vec::new() })),
@@ -207,6 +211,7 @@ impl Core {
         applying.note_lost(frames);
         self.show(&applying);
         drop(applying);
+        self.shown_wake.all();
         if self.upkeep.is_some() {
             let behind = self.flow().frozen.is_some();
             let shown = self.view().shown;
@@ -359,7 +364,7 @@ impl Core {
         let (dir, home) = self.place();
         let tmp = dir.join(format!("{:016x}.tmp", self.written.fetch_add(1, Relaxed)));
         let written = (|| {
-            let mut writer = run::Writer::create(home.fs(), &tmp, home.log())?;
+            let mut writer = run::Writer::create(&**home.fs(), &tmp, home.log())?;
             let mut rows = 0_u64;
             while let Some((key, version)) = merge.current() {
                 if version.value.is_some() || !oldest && !mutant::on(Mutant::ReviveDeletes) {
@@ -380,7 +385,7 @@ impl Core {
                 return self.revive(finished.id, &tmp).map(Some);
             }
             home.fs().rename(&tmp, &path).map_err(|e| Error::io("name", &path, e))?;
-            let run = Run::open(home.fs(), &path, home.log(), home.maps())?;
+            let run = Run::open(&**home.fs(), &path, home.log(), home.maps())?;
             self.written.fetch_add(run.entry().bytes, Relaxed);
             Ok(Some(Arc::new(Part {
                 run: Arc::new(run),
@@ -410,7 +415,7 @@ impl Core {
         }
         // Only a checkpoint names it, so it is durable.
         let path = upkeep.store.run_path(id);
-        let run = Run::open(home.fs(), &path, home.log(), home.maps())?;
+        let run = Run::open(&**home.fs(), &path, home.log(), home.maps())?;
         Ok(Arc::new(Part { run: Arc::new(run), unsynced: Mutex::new(None) }))
     }
 

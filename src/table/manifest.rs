@@ -108,7 +108,8 @@ impl Manifest {
         Manifest::decode(&meta).map(Some).map_err(|e| e.in_file(path))
     }
 
-    /// Reads bytes; for what came from elsewhere, and for fuzzing.
+    /// Reads bytes.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn parse(bytes: &[u8], name: &'static str) -> Result<Self> {
         Manifest::decode(&Meta::decode(name, bytes)?)
     }

@@ -1,8 +1,8 @@
 //! The table: for every key, the latest record at or below the applied offset.
 //!
 //! Driven by followers and leaders through [`Applier`]; read by everyone else while apply goes on.
-//! Uses `log` alone. `put` sets a key, `delete` removes it; events and keyless records leave the
-//! table alone and stay readable in the log.
+//! Uses `log`. `put` sets a key, `delete` removes it; events and keyless records leave the table
+//! alone and stay readable in the log, where [`history()`] finds every record of a key.
 //!
 //! ```text
 //! Frames ─► apply ─► delta (memory) ─► run files ─► merged run files
@@ -20,8 +20,15 @@ mod apply;
 mod core;
 mod delta;
 mod digest;
+mod filter;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
+mod history;
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod kept_tests;
+mod keys;
 mod layers;
 mod manifest;
 mod merge;
@@ -36,10 +43,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod view;
+mod wait;
 
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use core::TableStats;
 pub use digest::Digest;
+pub use history::{History, HistoryQuery, Walked, history};
 pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
     TableOptions,
@@ -51,6 +60,7 @@ pub use scan::Scan;
 pub use snapshot::{Published, Snapshot, Snapshots};
 pub use store::TableReport;
 pub use view::{Rows, View};
+pub use wait::AtLeast;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -107,7 +107,7 @@ impl Store {
         self.aside = Vec::new();
         for seq in numbers(ASIDE) {
             let path = self.dir.join(file_name(seq, ASIDE));
-            if let Ok(Some(manifest)) = Manifest::read(self.home.fs(), &path, CHECKPOINT) {
+            if let Ok(Some(manifest)) = Manifest::read(&**self.home.fs(), &path, CHECKPOINT) {
                 self.aside.extend(manifest.runs.iter().map(|run| run.id));
             }
         }
@@ -118,7 +118,7 @@ impl Store {
         let mut unusable = Vec::new();
         for seq in seqs {
             let path = self.dir.join(checkpoint_name(seq));
-            let manifest = match Manifest::read(self.home.fs(), &path, CHECKPOINT) {
+            let manifest = match Manifest::read(&**self.home.fs(), &path, CHECKPOINT) {
                 Ok(Some(manifest)) => manifest,
                 Ok(None) => continue,
                 Err(e) if e.kind() == Kind::Corrupt => {
@@ -208,7 +208,7 @@ impl Store {
         let mut parts = Vec::with_capacity(manifest.runs.len());
         for entry in &manifest.runs {
             let path = self.run_path(entry.id);
-            let run = Run::open(self.home.fs(), &path, self.home.log(), self.home.maps())?;
+            let run = Run::open(&**self.home.fs(), &path, self.home.log(), self.home.maps())?;
             if run.entry() != *entry {
                 return Err(Error::new(
                     Kind::Corrupt,
@@ -241,7 +241,7 @@ impl Store {
         }
         let from = self.dir.join(checkpoint_name(seq));
         let to = self.dir.join(file_name(seq, ASIDE));
-        let fs = self.home.fs();
+        let fs = &**self.home.fs();
         fs.rename(&from, &to).map_err(|e| Error::io("set aside", &from, e))?;
         fs.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;
         self.aside.extend(manifest.runs.iter().map(|run| run.id));
@@ -295,7 +295,7 @@ impl Store {
         runs: &[Arc<Part>],
         keep: usize,
     ) -> Result<u64> {
-        let fs = self.home.fs();
+        let fs = &**self.home.fs();
         for part in runs {
             let mut unsynced =
                 part.unsynced.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -361,7 +361,7 @@ pub(super) fn run_path(dir: &Path, id: RunId) -> PathBuf {
 /// Makes the directory if need be and takes its lock; `None` when another process has it or
 /// nothing may be written there.
 fn take_lock(home: &Home, dir: &Path) -> Result<Option<Box<dyn Lock>>> {
-    let fs = home.fs();
+    let fs = &**home.fs();
     let path = dir.join("LOCK");
     let take = || -> Result<Option<Box<dyn Lock>>> {
         let is_new = fs.list(dir).is_err();

@@ -381,6 +381,48 @@ fn csv_takes_records_of_every_kind_and_tables_hold_one_line_each() {
 }
 
 #[test]
+fn a_history_shows_every_record_of_its_key_and_passes_over_what_cannot_hold_it() {
+    let place = Place::new();
+    place.write("rows.csv", rows(5000));
+    place.ok("init log --segment-bytes 64KiB");
+    place.ok("append log gate open");
+    place.ok(&format!("ingest log rows.csv {CSV} --batch 100"));
+    for args in ["append log gate shut", "append log gate --delete", "append log gate rung --event"]
+    {
+        place.ok(args);
+    }
+    let all = place.ok("tail log --key gate -o ndjson");
+    assert_eq!(all.lines().count(), 4);
+    let run = |args: &str| {
+        let out = place.run(args);
+        assert_eq!(out.status.code(), Some(0), "{args}");
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (first, summary) = run("history log gate");
+    assert_eq!(first, all);
+    assert!(summary.contains("4 records of key \"gate\"; read "), "{summary}");
+    assert!(summary.contains("passed over 0"), "{summary}");
+    let (again, summary) = run("history log gate");
+    assert_eq!(again, all);
+    assert!(!summary.contains("passed over 0"), "{summary}");
+    let lines: Vec<&str> = all.lines().collect();
+    let history = |args: &str| place.ok(&format!("history log gate {args}"));
+    assert_eq!(history("-n 2"), format!("{}\n{}\n", lines[2], lines[3]));
+    assert_eq!(history("--range 0:5001"), format!("{}\n", lines[0]));
+    assert_eq!(history("--range -3 -n 1 -o raw"), "rung\n");
+    assert_eq!(history("-o csv --with op -n 3"), "op,value\nput,shut\ndelete,\nevent,rung\n");
+    assert_eq!(place.expect(1, "history log gate --range 10:20"), "");
+    assert_eq!(place.expect(1, "history log gate -n 0"), "");
+    assert_eq!(place.expect(1, "history log nobody -o json"), "[]\n");
+    place.expect(2, "history log gate --range 20");
+    place.expect(3, "history elsewhere gate");
+    place.ok("verify log");
+    place.ok("retain log --keep-bytes 64KiB --yes");
+    assert_eq!(history("-o raw"), "shut\n\nrung\n");
+    place.expect(1, "history log gate --range 0:");
+}
+
+#[test]
 fn a_follower_is_byte_identical_and_answers_the_same() {
     let place = Place::new();
     place.write("rows.csv", rows(5000));

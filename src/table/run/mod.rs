@@ -14,14 +14,19 @@
 mod block;
 mod cursor;
 mod footer;
+#[cfg(feature = "fuzz")]
+mod mend;
 mod section;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod writer;
 
+pub(super) use super::filter::hash;
 pub(super) use cursor::Cursor;
 pub(super) use footer::FOOTER_BYTES;
+#[cfg(feature = "fuzz")]
+pub(super) use mend::mend;
 pub use verify::RunProblem;
 pub(super) use writer::Writer;
 
@@ -31,8 +36,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::crc;
 use crate::error::{Error, Kind, Result};
@@ -79,12 +82,6 @@ impl FromStr for RunId {
         }
         Ok(RunId(id))
     }
-}
-
-/// The hash of a key, as runs use it: part of their format.
-#[inline]
-pub(super) fn hash(key: &[u8]) -> u64 {
-    xxh3_64(key)
 }
 
 /// An open run.

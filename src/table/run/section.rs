@@ -6,22 +6,18 @@
 //! ```
 //!
 //! Rows come in order, so a run is cut into sections of bounded size, each with an index of its
-//! own: writing one needs no more memory, whatever the run's size. The filter is a blocked Bloom
-//! filter: six bits in one line of 64 bytes for each key, about ten bits a key in all (Putze,
-//! Sanders, Singler, "Cache-, hash- and space-efficient Bloom filters", 2007). A prefix is the eight
-//! bytes of a block's first key behind what all first keys share; a start counts from the section's
+//! own: writing one needs no more memory, whatever the run's size. The filter is that of
+//! `table::filter`. A prefix is the eight bytes of a block's first key behind what all first keys share; a start counts from the section's
 //! first byte, in units of 8. Invariant: a section whose bytes make no sense is an error, never a
 //! panic; a wrong answer of the filter costs time when it says yes and is excluded by the checksum
 //! when it says no.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
+use crate::table::filter::{self, Filter};
+
 const HEAD_BYTES: usize = 64;
 const LINE_BYTES: usize = 64;
-/// Bits of the filter for each key.
-const BITS_A_KEY: usize = 10;
-/// Bits set for each key.
-const PROBES: u32 = 6;
 
 /// A section's index, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +50,6 @@ fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The line of a hash, and its bits there.
-#[inline]
-fn probe(hash: u64, lines: usize) -> (usize, impl Iterator<Item = usize>) {
-    #[expect(clippy::cast_possible_truncation, reason = "below the number of lines")]
-    let line = (u128::from(hash) * lines as u128 >> 64) as usize;
-    // Other bits than those that choose the line.
-    let bits = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (line, (0..PROBES).map(move |i| (bits >> (9 * i)) as usize & (8 * LINE_BYTES - 1)))
-}
-
 impl<'a> Section<'a> {
     /// Reads an index whose checksum holds; `None` if it makes no sense all the same.
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
@@ -93,9 +79,7 @@ impl<'a> Section<'a> {
     /// Whether a key with this hash may be here.
     #[inline]
     pub(super) fn may_hold(&self, hash: u64) -> bool {
-        let (line, mut bits) = probe(hash, self.filter.len() / LINE_BYTES);
-        let line = &self.filter[line * LINE_BYTES..][..LINE_BYTES];
-        bits.all(|bit| line[bit / 8] >> (bit % 8) & 1 == 1)
+        filter::may_hold(self.filter, hash)
     }
 
     /// Where block `i` starts, counted from the section's first byte.
@@ -180,17 +164,12 @@ impl Builder {
             &self.keys[start..self.ends[i] as usize]
         };
         let shared = shared_bytes(key(0), key(blocks - 1));
-        let lines = (self.hashes.len() * BITS_A_KEY).div_ceil(8 * LINE_BYTES).max(1);
-        let tables = HEAD_BYTES + lines * LINE_BYTES;
-        let mut bytes = vec![0; tables];
+        let filter = Filter::build(&self.hashes);
+        let mut bytes = vec![0; HEAD_BYTES];
         LE::write_u32(&mut bytes[..], u32::try_from(blocks).expect("blocks start below 32 GiB"));
         LE::write_u32(&mut bytes[4..], u32::try_from(shared).expect("a key's length"));
-        LE::write_u64(&mut bytes[8..], lines as u64);
-        for &hash in &self.hashes {
-            let (line, bits) = probe(hash, lines);
-            let line = &mut bytes[HEAD_BYTES + line * LINE_BYTES..][..LINE_BYTES];
-            bits.for_each(|bit| line[bit / 8] |= 1 << (bit % 8));
-        }
+        LE::write_u64(&mut bytes[8..], filter.bytes().len() as u64 / LINE_BYTES as u64);
+        bytes.extend_from_slice(filter.bytes());
         for i in 0..blocks {
             bytes.extend_from_slice(&prefix(key(i), shared).to_le_bytes());
         }

@@ -258,3 +258,11 @@ impl Writer {
         Ok(Finished { id: self.footer.id, file: self.file })
     }
 }
+
+#[cfg(feature = "fuzz")]
+impl Writer {
+    /// A run of small sections.
+    pub(in crate::table) fn small(fs: &dyn Fs, path: &Path, log: Id) -> Result<Self> {
+        Writer::with_sections(fs, path, log, (50, 1 << 20))
+    }
+}
