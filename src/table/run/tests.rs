@@ -212,7 +212,7 @@ fn every_flipped_bit_and_every_truncation_of_a_run_is_reported_and_no_row_is_wro
         assert!(interrogate(&path, &rows, &format!("byte {byte}")));
         flips += 1;
     }
-    assert!(flips > 3000, "{flips}");
+    assert!(flips > 1000, "{flips}");
     for len in (0..good.len()).step_by(61).chain(good.len() - 300..good.len()) {
         std::fs::write(&path, &good[..len]).unwrap();
         assert!(interrogate(&path, &rows, &format!("cut to {len} bytes")));
