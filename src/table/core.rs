@@ -214,10 +214,17 @@ impl Core {
         self.shown_wake.all();
         if self.upkeep.is_some() {
             let behind = self.flow().frozen.is_some();
-            let shown = self.view().shown;
-            self.pace.wait(behind, shown.layers.active.fill(), shown.layers.runs.len());
+            let (fill, runs) = self.fill();
+            self.pace.wait(behind, fill, runs);
         }
         outcome
+    }
+
+    /// How full the active delta is, and how many runs there are. Takes no share in them: whoever
+    /// drops the last one gives a delta's memory back, and that takes milliseconds.
+    fn fill(&self) -> (f32, usize) {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        (shown.layers.active.fill(), shown.layers.runs.len())
     }
 
     fn take_batches(&self, applying: &mut Applying, frames: &mut Frames<'_>) -> Result<()> {
