@@ -101,10 +101,22 @@ impl Bench {
         row: &'static str,
         entrants: &mut Vec<T>,
         name: impl Fn(&T) -> &'static str,
+        measure: impl FnMut(&mut T, u32) -> Result<Figures>,
+    ) -> Result<()> {
+        self.interleave_rounds(self.rounds, row, entrants, name, measure)
+    }
+
+    /// The same, for rows that take too long for as many rounds as others.
+    fn interleave_rounds<T>(
+        &self,
+        rounds: u32,
+        row: &'static str,
+        entrants: &mut Vec<T>,
+        name: impl Fn(&T) -> &'static str,
         mut measure: impl FnMut(&mut T, u32) -> Result<Figures>,
     ) -> Result<()> {
         let elsewhere = Elsewhere::watch();
-        for round in 0..=self.rounds {
+        for round in 0..=rounds {
             let set = self.report.borrow_mut().next_set(round);
             let mut out = Vec::new();
             for turn in 0..entrants.len() {

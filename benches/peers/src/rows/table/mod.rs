@@ -20,8 +20,8 @@ pub(super) use upserts::run as upserts;
 
 /// Memory that is touched before a measurement: what the largest contestant keeps.
 const FOOTPRINT_BYTES: u64 = 1 << 30;
-/// The same for files.
-const CACHE_BYTES: u64 = 1 << 30;
+/// The same for files, at most.
+const CACHE_BYTES: u64 = 8 << 30;
 
 pub(super) fn run(bench: &Bench) -> Result<()> {
     upserts(bench)?;
@@ -65,10 +65,11 @@ impl Bench {
         Ok(entrants)
     }
 
-    /// What comes right before a measurement that writes.
-    fn clear_the_way(&self, place: &Place) -> Result<()> {
+    /// What comes right before a measurement that writes: memory for it and for its files, which
+    /// are written more than once.
+    fn clear_the_way(&self, place: &Place, load: &Load) -> Result<()> {
         warm(self.scaled(FOOTPRINT_BYTES));
-        warm_cache(place.path(), self.scaled(CACHE_BYTES))?;
+        warm_cache(place.path(), (load.bytes() * 2).min(CACHE_BYTES))?;
         quiesce(self.workplace.root())
     }
 }

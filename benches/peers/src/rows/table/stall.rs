@@ -41,7 +41,7 @@ struct Told {
 fn measure(bench: &Bench, entrant: &Entrant<'_>, load: &Load) -> Result<Figures> {
     let place = bench.workplace.place(entrant.name())?;
     let snapshots = bench.workplace.place("snapshots")?;
-    bench.clear_the_way(&place)?;
+    bench.clear_the_way(&place, load)?;
     let store = entrant.contestant.open(&entrant.setup(&place, true, Job::Write))?;
     let batches = load.batches().len();
     let mut latencies = Latencies::with_room(batches);

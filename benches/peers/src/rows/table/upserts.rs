@@ -33,7 +33,7 @@ fn measure(
     expected: Option<&Expected>,
 ) -> Result<Figures> {
     let place = bench.workplace.place(entrant.name())?;
-    bench.clear_the_way(&place)?;
+    bench.clear_the_way(&place, load)?;
     let setup = entrant.setup(&place, true, Job::Write);
     let mut latencies = Latencies::with_room(load.batches().len());
     let mut longest = Duration::ZERO;
