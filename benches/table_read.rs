@@ -21,12 +21,14 @@ fn filled(log: &Log) -> Table {
             batch.clear();
         }
     }
+    // Visible from here on.
+    log.sync().unwrap();
     Table::from_log(log).unwrap()
 }
 
 fn table_read(c: &mut Criterion) {
     let directory = tempfile::tempdir().unwrap();
-    let options = Log::options().create(true).durability(Durability::Written);
+    let options = Log::options().create(true).durability(Durability::Buffered);
     let log = options.open(directory.path().join("log")).unwrap();
     let table = filled(&log);
     let view = table.view();

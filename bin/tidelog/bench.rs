@@ -48,7 +48,7 @@ pub(crate) struct Bench {
     /// Keys that applied records are spread over
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     keys: u64,
-    /// What appends wait for
+    /// What appends wait for; those of a log to be applied wait for nothing
     #[arg(long, value_enum, default_value = "durable")]
     durability: DurabilityArg,
     /// How long to measure
@@ -82,7 +82,10 @@ impl Bench {
     }
 
     fn measure(&self, dir: &std::path::Path) -> Result<Map<String, serde_json::Value>, Failure> {
-        let durability = Durability::from(self.durability);
+        let durability = match self.what {
+            What::Append | What::Read => self.durability.into(),
+            What::Apply => Durability::Buffered,
+        };
         let log = Log::options().create(true).durability(durability).open(dir)?;
         let limit = Duration::from_secs_f64(self.seconds);
         let mut bytes_written = None;
@@ -181,12 +184,13 @@ impl Bench {
         Ok(log.sync()?.0)
     }
 
-    /// Puts to keys in no order, for `limit`.
+    /// Puts to keys in no order, for `limit` or until the log is large.
     fn fill_with_keys(&self, log: &Log, limit: Duration) -> Result<(), Failure> {
+        const LARGE_BYTES: usize = 1 << 30;
         let value = vec![b'x'; self.size];
         let (mut batch, mut state) = (Batch::new(), 1u64);
-        let started = Instant::now();
-        while started.elapsed() < limit {
+        let (started, mut bytes) = (Instant::now(), 0);
+        while started.elapsed() < limit && bytes < LARGE_BYTES {
             batch.clear();
             for _ in 0..self.batch() {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -194,6 +198,7 @@ impl Bench {
                 batch.push(&Record::put(key.as_bytes(), &value))?;
             }
             log.append_batch(&batch)?;
+            bytes += batch.bytes();
         }
         log.sync()?;
         Ok(())
