@@ -194,6 +194,7 @@ fn wrong_calls_exit_2_and_change_nothing() {
         "retain log",
         "retain log --keep-bytes many",
         "bench append --seconds 0",
+        "bench apply --keys 0",
         "follow copy --from http://leader:7400 --once",
     ] {
         place.expect(2, args);

@@ -5,12 +5,14 @@
 mod bare;
 mod contestant;
 mod fill;
+mod gauge;
 mod machine;
 mod measure;
 mod payload;
 mod peers;
 mod report;
 mod rows;
+mod tables;
 mod targets;
 
 use std::cell::RefCell;
@@ -76,9 +78,11 @@ fn main() -> Result<ExitCode> {
         let contestant = all.iter().find(|contestant| contestant.name() == fill.contestant);
         rows::fill_and_die(&**contestant.context("there is no such contestant")?, fill)?;
     }
+    let tables = tables::all();
     ensure!(args.scale > 0.0 && args.scale <= 1.0, "expected a scale in 0..=1");
     for name in &args.contestants {
-        let names: Vec<_> = all.iter().map(|contestant| contestant.name()).collect();
+        let logs = all.iter().map(|contestant| contestant.name());
+        let names: Vec<_> = logs.chain(tables.iter().map(|table| table.name())).collect();
         ensure!(names.contains(&&**name), "no contestant is called {name}; there are {names:?}");
     }
 
@@ -88,7 +92,13 @@ fn main() -> Result<ExitCode> {
         |name: &str| args.contestants.is_empty() || args.contestants.iter().any(|c| c == name);
     let contestants: Vec<_> =
         all.into_iter().filter(|contestant| takes_part(contestant.name())).collect();
-    let names: Vec<_> = contestants.iter().map(|contestant| contestant.name()).collect();
+    let tables: Vec<_> = tables.into_iter().filter(|table| takes_part(table.name())).collect();
+    let mut names: Vec<_> = contestants.iter().map(|contestant| contestant.name()).collect();
+    for table in &tables {
+        if !names.contains(&table.name()) {
+            names.push(table.name());
+        }
+    }
     let mut report = Report::new(names.clone(), args.out.as_deref())?;
     report.begin(json!({
         "kind": "run",
@@ -99,7 +109,8 @@ fn main() -> Result<ExitCode> {
         "contestants": names,
     }))?;
     let report = RefCell::new(report);
-    let bench = Bench { workplace, contestants, rounds: args.rounds, scale: args.scale, report };
+    let bench =
+        Bench { workplace, contestants, tables, rounds: args.rounds, scale: args.scale, report };
     for rows in args.rows {
         bench.run(rows)?;
     }

@@ -21,6 +21,30 @@ pub struct Figures {
     pub open_ms: Option<f64>,
     /// How long an open took for each sealed segment.
     pub segment_us: Option<f64>,
+    /// The same, until nothing was left to be done in the background.
+    pub settled_per_s: Option<f64>,
+    /// The longest single batch.
+    pub longest_ms: Option<f64>,
+    /// Median latency of a read that finds nothing.
+    pub absent_p50_us: Option<f64>,
+    /// How long a snapshot took.
+    pub snapshot_ms: Option<f64>,
+    /// Time per record in the first tenth of the batches.
+    pub first_tenth_us: Option<f64>,
+    /// Time per record in the last tenth.
+    pub last_tenth_us: Option<f64>,
+    /// The most memory at a time, without pages of files; 10⁶ bytes.
+    pub peak_mb: Option<f64>,
+    /// What was written to files, each time it was; 10⁶ bytes.
+    pub written_mb: Option<f64>,
+    /// What files take at the end; 10⁶ bytes.
+    pub disk_mb: Option<f64>,
+    /// Bytes written, by bytes of keys and values.
+    pub write_amplification: Option<f64>,
+    /// What the disk takes, written in order and synced, right afterwards; 10⁶ bytes.
+    pub sequential_mb_per_s: Option<f64>,
+    /// Settled records, by as many as the disk takes of the bytes written for each.
+    pub of_disk: Option<f64>,
 }
 
 /// One of the [`Figures`].
@@ -33,11 +57,23 @@ pub enum Metric {
     CpuUs,
     OpenMs,
     SegmentUs,
+    SettledPerS,
+    LongestMs,
+    AbsentP50Us,
+    SnapshotMs,
+    FirstTenthUs,
+    LastTenthUs,
+    PeakMb,
+    WrittenMb,
+    DiskMb,
+    WriteAmplification,
+    SequentialMbPerS,
+    OfDisk,
 }
 
 impl Metric {
     /// All of them, in the order of the tables.
-    pub const ALL: [Metric; 7] = [
+    pub const ALL: [Metric; 19] = [
         Metric::RecordsPerS,
         Metric::P50Us,
         Metric::P99Us,
@@ -45,6 +81,18 @@ impl Metric {
         Metric::CpuUs,
         Metric::OpenMs,
         Metric::SegmentUs,
+        Metric::SettledPerS,
+        Metric::LongestMs,
+        Metric::AbsentP50Us,
+        Metric::SnapshotMs,
+        Metric::FirstTenthUs,
+        Metric::LastTenthUs,
+        Metric::PeakMb,
+        Metric::WrittenMb,
+        Metric::DiskMb,
+        Metric::WriteAmplification,
+        Metric::SequentialMbPerS,
+        Metric::OfDisk,
     ];
 
     /// Its name in the output file.
@@ -57,6 +105,18 @@ impl Metric {
             Metric::CpuUs => "cpu_us_per_record",
             Metric::OpenMs => "open_ms",
             Metric::SegmentUs => "segment_us",
+            Metric::SettledPerS => "settled_per_s",
+            Metric::LongestMs => "longest_ms",
+            Metric::AbsentP50Us => "absent_p50_us",
+            Metric::SnapshotMs => "snapshot_ms",
+            Metric::FirstTenthUs => "first_tenth_us",
+            Metric::LastTenthUs => "last_tenth_us",
+            Metric::PeakMb => "peak_mb",
+            Metric::WrittenMb => "written_mb",
+            Metric::DiskMb => "disk_mb",
+            Metric::WriteAmplification => "write_amplification",
+            Metric::SequentialMbPerS => "sequential_mb_per_s",
+            Metric::OfDisk => "of_disk",
         }
     }
 
@@ -70,12 +130,27 @@ impl Metric {
             Metric::CpuUs => figures.cpu_us_per_record,
             Metric::OpenMs => figures.open_ms,
             Metric::SegmentUs => figures.segment_us,
+            Metric::SettledPerS => figures.settled_per_s,
+            Metric::LongestMs => figures.longest_ms,
+            Metric::AbsentP50Us => figures.absent_p50_us,
+            Metric::SnapshotMs => figures.snapshot_ms,
+            Metric::FirstTenthUs => figures.first_tenth_us,
+            Metric::LastTenthUs => figures.last_tenth_us,
+            Metric::PeakMb => figures.peak_mb,
+            Metric::WrittenMb => figures.written_mb,
+            Metric::DiskMb => figures.disk_mb,
+            Metric::WriteAmplification => figures.write_amplification,
+            Metric::SequentialMbPerS => figures.sequential_mb_per_s,
+            Metric::OfDisk => figures.of_disk,
         }
     }
 
     /// Whether more is better.
     pub fn rises(self) -> bool {
-        self == Metric::RecordsPerS
+        matches!(
+            self,
+            Metric::RecordsPerS | Metric::SettledPerS | Metric::SequentialMbPerS | Metric::OfDisk
+        )
     }
 }
 
@@ -135,6 +210,12 @@ impl Latencies {
     /// How many were noted.
     pub fn len(&self) -> u64 {
         self.0.len() as u64
+    }
+
+    /// The mean of those numbered `range`, in microseconds.
+    pub fn mean_us(&self, range: std::ops::Range<usize>) -> Option<f64> {
+        let some = self.0.get(range).filter(|some| !some.is_empty())?;
+        Some(some.iter().map(|nanos| f64::from(*nanos)).sum::<f64>() / some.len() as f64 / 1e3)
     }
 
     /// Adds another thread's.

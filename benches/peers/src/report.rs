@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::bare;
 use crate::measure::{Figures, Metric, Spread};
 use crate::peers::TIDELOG;
+use crate::tables::HASH;
 use crate::targets::{self, Against, Target};
 
 /// Cores used by others from which on figures are worth little.
@@ -126,7 +127,7 @@ impl Report {
             println!("  others used {elsewhere:.1} cores meanwhile: do not trust these figures");
         }
         println!(
-            "  {:<18} {:>11} {:>21} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8}",
+            "  {:<21} {:>11} {:>21} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8}",
             metric.key(),
             "median",
             "min – max",
@@ -147,7 +148,7 @@ impl Report {
                 self.spread(row, name, metric).map_or("".into(), |spread| human(spread.median))
             };
             println!(
-                "  {name:<18} {:>11} {:>21} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8}",
+                "  {name:<21} {:>11} {:>21} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8}",
                 human(spread.median),
                 format!("{} – {}", human(spread.min), human(spread.max)),
                 ratio(name, bare::NAME),
@@ -159,6 +160,7 @@ impl Report {
             );
             contestants.insert(name.into(), self.summary(row, name));
         }
+        self.print_more(row, metric, &names);
         let targets = self.targets(row, &names);
         self.line(json!({
             "kind": "summary",
@@ -172,6 +174,19 @@ impl Report {
     /// How many targets were missed.
     pub fn missed(&self) -> u32 {
         self.missed
+    }
+
+    /// Prints medians of what the table of every row has no column for.
+    fn print_more(&self, row: &str, shown: Metric, names: &[&'static str]) {
+        let with_columns = [shown, Metric::P50Us, Metric::P99Us, Metric::P999Us, Metric::CpuUs];
+        let median = |name, metric| self.spread(row, name, metric).map(|spread| spread.median);
+        for metric in Metric::ALL.into_iter().filter(|metric| !with_columns.contains(metric)) {
+            let of = |name: &&'static str| Some(format!("{name} {}", human(median(name, metric)?)));
+            let medians: Vec<_> = names.iter().filter_map(of).collect();
+            if !medians.is_empty() {
+                println!("  {}: {}", metric.key(), medians.join("; "));
+            }
+        }
     }
 
     fn summary(&self, row: &str, name: &str) -> Value {
@@ -232,7 +247,8 @@ impl Report {
                 Some((spread.median, None))
             }
             Against::BestPeer => {
-                let peers = names.iter().filter(|name| ![TIDELOG, bare::NAME].contains(*name));
+                let peers =
+                    names.iter().filter(|name| ![TIDELOG, bare::NAME, HASH].contains(*name));
                 let ratios = peers.filter_map(|name| Some((ratio(name)?, Some(*name))));
                 let rises = target.metric.rises();
                 // Against the best peer tidelog looks worst.

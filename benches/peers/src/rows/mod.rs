@@ -6,6 +6,7 @@ mod open;
 mod read;
 #[cfg(feature = "tidelog")]
 mod roll;
+mod table;
 
 use std::cell::RefCell;
 
@@ -15,6 +16,7 @@ use crate::contestant::{Contestant, Game};
 use crate::machine::{Elsewhere, Workplace};
 use crate::measure::Figures;
 use crate::report::Report;
+use crate::tables;
 
 pub use open::fill_and_die;
 
@@ -34,12 +36,24 @@ pub enum Rows {
     Open,
     /// Durable appends while segments roll; tidelog only.
     Roll,
+    /// All of the rows about tables, which follow.
+    Table,
+    /// Upserts over few keys.
+    TableUpserts,
+    /// Upserts while a snapshot is taken.
+    TableSnapshotStall,
+    /// Reads of single rows, and scans.
+    TableRead,
+    /// Upserts over far more keys than memory would hold for long.
+    TableSustained,
 }
 
 /// What a run has at hand.
 pub struct Bench {
     pub workplace: Workplace,
     pub contestants: Vec<Box<dyn Contestant>>,
+    /// Those of the rows about tables.
+    pub tables: Vec<Box<dyn tables::Contestant>>,
     /// Rounds that count; one more warms up.
     pub rounds: u32,
     /// Shrinks sizes and times.
@@ -59,6 +73,11 @@ impl Bench {
             Rows::Roll => roll::run(self),
             #[cfg(not(feature = "tidelog"))]
             Rows::Roll => Ok(()),
+            Rows::Table => table::run(self),
+            Rows::TableUpserts => table::upserts(self),
+            Rows::TableSnapshotStall => table::snapshot_stall(self),
+            Rows::TableRead => table::read(self),
+            Rows::TableSustained => table::sustained(self),
         }
     }
 
@@ -82,10 +101,22 @@ impl Bench {
         row: &'static str,
         entrants: &mut Vec<T>,
         name: impl Fn(&T) -> &'static str,
+        measure: impl FnMut(&mut T, u32) -> Result<Figures>,
+    ) -> Result<()> {
+        self.interleave_rounds(self.rounds, row, entrants, name, measure)
+    }
+
+    /// The same, for rows that take too long for as many rounds as others.
+    fn interleave_rounds<T>(
+        &self,
+        rounds: u32,
+        row: &'static str,
+        entrants: &mut Vec<T>,
+        name: impl Fn(&T) -> &'static str,
         mut measure: impl FnMut(&mut T, u32) -> Result<Figures>,
     ) -> Result<()> {
         let elsewhere = Elsewhere::watch();
-        for round in 0..=self.rounds {
+        for round in 0..=rounds {
             let set = self.report.borrow_mut().next_set(round);
             let mut out = Vec::new();
             for turn in 0..entrants.len() {
