@@ -15,8 +15,9 @@
 //!   under its name only when it is whole, and counts only once a manifest names it;
 //! - a failed sync is never tried again: this process makes no checkpoint any more.
 //!
-//! Locks, in the order in which they are taken: `applying`, `upkeep`, `flow`, `shown`. None but
-//! `upkeep` is held during I/O, and neither apply nor readers ever take that.
+//! Locks, in the order in which they are taken: `applying`, `merging`, `upkeep`, `flow`, `shown`.
+//! Only `merging` and `upkeep` are held during I/O; readers never take them, nor does apply when
+//! there are threads.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -59,6 +60,8 @@ pub(super) struct Core {
     flow: Mutex<Flow>,
     /// Tells those who wait for `flow` to change.
     changed: Condvar,
+    /// Held by whoever merges: runs that are being merged stay side by side.
+    merging: Mutex<()>,
     /// Guards the directory; `None` when nothing is written.
     upkeep: Option<Mutex<Upkeep>>,
     home: Option<Home>,
@@ -91,6 +94,8 @@ struct Flow {
     delayed: Option<Error>,
     /// How often a run was added.
     added: u64,
+    /// `added` when there was last nothing to merge.
+    settled: u64,
     /// Why there will be no more checkpoints.
     poisoned: Option<Error>,
     stopping: bool,
@@ -156,6 +161,7 @@ impl Core {
             }),
             shown_wake: Wake::default(),
             changed: Condvar::new(),
+            merging: Mutex::new(()),
             applying: Mutex::new(Applying { writer, applied, mark: mark.unwrap_or_default() }),
             upkeep: store.map(|store| Mutex::new(Upkeep { store, retired: Vec::new() })),
             threads: home.as_ref().is_some_and(Home::has_threads),
@@ -434,6 +440,7 @@ impl Core {
 
     /// Merges runs, if some should be; whether it did.
     pub(super) fn merge(&self) -> Result<bool> {
+        let _one = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let layers = self.view().shown.layers;
         let sizes: Vec<u64> = layers.runs.iter().map(|part| part.run.entry().bytes).collect();
         let Some(window) = super::pace::window(&sizes, self.options.fan_in) else {
@@ -446,6 +453,41 @@ impl Core {
         let merged = self.merge_parts(old, oldest);
         self.note_upkeep(&merged);
         merged.map(|()| true)
+    }
+
+    /// Merges all runs into one.
+    pub(super) fn compact(&self) -> Result<bool> {
+        if !self.checkpoint()? {
+            return Ok(false);
+        }
+        let merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = self.view().shown.layers.runs.clone();
+        let deletes = runs.last().is_some_and(|oldest| oldest.run.entry().deletes > 0);
+        if runs.len() > 1 || deletes {
+            self.merge_parts(runs, true)?;
+        }
+        drop(merging);
+        Ok(true)
+    }
+
+    /// Returns once every frozen delta is written and nothing waits to be merged.
+    pub(super) fn settle(&self) -> Result<()> {
+        self.wait_flushed()?;
+        if self.upkeep.is_none() {
+            return Ok(());
+        }
+        if !self.threads {
+            while self.merge()? {}
+            return Ok(());
+        }
+        let mut flow = self.flow();
+        while flow.settled != flow.added || flow.frozen.is_some() {
+            if let Some(error) = flow.stalled.as_ref().or(flow.delayed.as_ref()) {
+                return Err(error.clone());
+            }
+            flow = self.changed.wait(flow).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     fn merge_parts(&self, old: Vec<Arc<Part>>, oldest: bool) -> Result<()> {
@@ -604,6 +646,8 @@ impl Core {
             match outcome {
                 Ok(true) => {}
                 Ok(false) => {
+                    flow.settled = added;
+                    self.changed.notify_all();
                     while flow.added == added && !flow.stopping {
                         flow = self.changed.wait(flow).unwrap_or_else(PoisonError::into_inner);
                     }

@@ -159,7 +159,6 @@ impl Table {
         let table = Table { handle: Arc::new(Handle { core, threads, report }) };
         // Dropping the table stops the thread that did start.
         failed.map_or(Ok(()), Err)?;
-        table.catch_up(log)?;
         Ok(table)
     }
 
@@ -211,6 +210,18 @@ impl Table {
     /// process keeps, or records that are not proven durable in a log that is open for reading.
     pub fn checkpoint(&self) -> Result<bool> {
         self.handle.core.checkpoint()
+    }
+
+    /// Waits until every delta that was frozen is written and no runs wait to be merged.
+    pub fn settle(&self) -> Result<()> {
+        self.handle.core.settle()
+    }
+
+    /// Makes a checkpoint and merges all runs into one, without deletes: reads are fastest then,
+    /// and the disk holds each row once as soon as older checkpoints are gone. It writes the whole
+    /// table. `false` where [`checkpoint`](Table::checkpoint) says so.
+    pub fn compact(&self) -> Result<bool> {
+        self.handle.core.compact()
     }
 
     /// What opening found.

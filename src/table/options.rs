@@ -89,6 +89,14 @@ impl TableOptions {
     /// [`Kind::Gone`] when the log's front was dropped and no checkpoint reaches behind it: a
     /// table of the rest would lack rows and not say so.
     pub fn open(self, log: &Log) -> Result<Table> {
+        let table = self.open_at_checkpoint(log)?;
+        table.catch_up(log)?;
+        Ok(table)
+    }
+
+    /// The same, without applying anything: the table shows what the checkpoint holds, at once,
+    /// and the caller applies the rest.
+    pub fn open_at_checkpoint(self, log: &Log) -> Result<Table> {
         self.check()?;
         Table::open_with(self, log)
     }

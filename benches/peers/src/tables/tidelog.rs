@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tidelog::table::{Applier, Frames, Scan, View};
+use tidelog::table::{Applier, Frames, Scan, Snapshots, View};
 use tidelog::{Apply, Batch, Durability, Log, Offset, Position, Record, Table, Verification};
 
-use super::{Contestant, Key, Load, Reader, RowFile, Setup, Shape, Store, Tally, stamp};
+use super::{Contestant, Key, Load, Reader, Setup, Shape, Store, Tally, stamp};
 
 pub(super) struct Tidelog;
 
@@ -147,30 +147,34 @@ impl Reader for Read {
 
 /// The table of `log` as it was left; `fresh`: without rows, to be filled by who asked.
 fn open_table(log: &Log, fresh: bool) -> Result<Table> {
-    if fresh { Ok(Table::new()) } else { Table::from_log(log).context("read the log again") }
+    let options = Table::options();
+    if fresh {
+        Ok(options.open_at_checkpoint(log)?)
+    } else {
+        options.open(log).context("go on from the checkpoint")
+    }
 }
 
 /// Waits for runs being written and for merges.
-fn settle(_table: &Table) -> Result<()> {
-    Ok(())
+fn settle(table: &Table) -> Result<()> {
+    table.checkpoint()?;
+    Ok(table.settle()?)
 }
 
 /// Moves what is in memory into a run and keeps it apart from the others.
-fn write_a_run(_table: &Table) -> Result<()> {
+fn write_a_run(table: &Table) -> Result<()> {
+    table.checkpoint()?;
     Ok(())
 }
 
 /// Moves everything into a single run.
-fn merge_into_one_run(_table: &Table) -> Result<()> {
+fn merge_into_one_run(table: &Table) -> Result<()> {
+    table.compact()?;
     Ok(())
 }
 
 /// What is consistent at one offset, as files in `to`.
 fn snapshot(table: &Table, to: &Path) -> Result<()> {
-    let mut file = RowFile::create(to)?;
-    let mut rows = table.view().scan(&Scan::all())?;
-    while let Some(row) = rows.next()? {
-        file.push(row.key, row.value)?;
-    }
-    file.finish()
+    Snapshots::at(to).publish(table, false)?;
+    Ok(())
 }
