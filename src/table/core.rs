@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::Open;
+use crate::fs::{Open, Os};
 use crate::log::wake::Wake;
 use crate::log::{Entries, Home};
 use crate::mutant::{self, Mutant};
@@ -38,10 +38,13 @@ use super::manifest::{Manifest, Mark};
 use super::merge::{Merge, Source};
 use super::options::TableOptions;
 use super::pace::Pace;
+use super::row::Version;
 use super::run::{self, Run, RunId};
 use super::store::{Store, Taken, run_path};
 use super::view::View;
 
+/// How full a delta is when the next one's memory is got ready.
+const WARM_FROM: f32 = 0.5;
 /// How often a failed flush is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -92,6 +95,8 @@ struct Flow {
     stalled: Option<Error>,
     /// Why the last merge or checkpoint failed; likewise.
     delayed: Option<Error>,
+    /// Whether the next delta's memory is ready, or a thread is to see to that.
+    warm: bool,
     /// How often a run was added.
     added: u64,
     /// `added` when there was last nothing to merge.
@@ -137,8 +142,13 @@ impl Core {
         home: Option<Home>,
         store: Option<Store>,
         taken: Option<Taken>,
-    ) -> Arc<Self> {
-        let pool = Pool::new(options.delta_bytes);
+    ) -> Result<Arc<Self>> {
+        let mut seed = [0; 8];
+        let fs = home.as_ref().map_or_else(Os::shared, |home| Arc::clone(home.fs()));
+        fs.random(&mut seed).map_err(|e| {
+            Error::new(Kind::Io, format!("cannot read randomness for the table's memory: {e}"))
+        })?;
+        let pool = Pool::new(options.delta_bytes, u64::from_le_bytes(seed));
         let (writer, active) = Delta::new(&pool, 0, 0);
         let (mark, runs) = match taken {
             Some(Taken { mark, runs }) => (Some(mark), runs),
@@ -146,7 +156,7 @@ impl Core {
         };
         let applied = mark.as_ref().map(|mark| mark.position);
         let lost = mark.as_ref().map_or_else(Vec::new, |mark| mark.lost.clone()).into();
-        Arc::new(Core {
+        Ok(Arc::new(Core {
             options,
             pool,
             shown: RwLock::new(Shown {
@@ -168,7 +178,7 @@ impl Core {
             home,
             pace: Pace::new(options.fan_in),
             written: AtomicU64::new(0),
-        })
+        }))
     }
 
     /// Whether runs are written, and by threads.
@@ -219,8 +229,14 @@ impl Core {
         drop(applying);
         self.shown_wake.all();
         if self.upkeep.is_some() {
-            let behind = self.flow().frozen.is_some();
             let (fill, runs) = self.fill();
+            let mut flow = self.flow();
+            let behind = flow.frozen.is_some();
+            if !behind && fill > WARM_FROM && !flow.warm {
+                flow.warm = true;
+                self.changed.notify_all();
+            }
+            drop(flow);
             self.pace.wait(behind, fill, runs);
         }
         outcome
@@ -241,7 +257,7 @@ impl Core {
                 self.show(applying);
                 self.freeze(applying, bytes, rows)?;
             }
-            applying.writer.insert(changes(&entries));
+            applying.writer.insert_all(changes(&entries));
             applying.reach(entries.end());
             applying.mark.fingerprint = Some(entries.fingerprint());
             applying.mark.newest = applying.mark.newest.max(entries.newest());
@@ -283,6 +299,7 @@ impl Core {
         }
         self.pace.froze();
         flow.frozen = Some((old, applying.mark.clone()));
+        flow.warm = false;
         drop(flow);
         self.changed.notify_all();
         if self.threads { Ok(()) } else { self.wait_flushed() }
@@ -361,7 +378,7 @@ impl Core {
         let mut merge = Merge::new(vec![Source::Delta(cursor)], false);
         merge.seek(None)?;
         let oldest = self.view().shown.layers.runs.is_empty();
-        let expected = delta.keys();
+        let expected = delta.keys() as u64;
         self.write_run(&mut merge, oldest, |done| self.pace.flushed(done, expected))
     }
 
@@ -621,11 +638,20 @@ impl Core {
     /// What one thread does: writes what is frozen, until told to stop.
     pub(super) fn flush_on(&self) {
         let mut flow = self.flow();
+        let mut warmed = false;
         while !flow.stopping {
             if flow.frozen.is_none() {
+                if flow.warm && !warmed {
+                    drop(flow);
+                    self.pool.warm();
+                    warmed = true;
+                    flow = self.flow();
+                    continue;
+                }
                 flow = self.changed.wait(flow).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
+            warmed = false;
             drop(flow);
             let failed = self.flush().is_err();
             flow = self.flow();
@@ -680,7 +706,7 @@ impl Core {
             runs: layers.runs.len(),
             run_bytes: layers.runs.iter().map(|part| part.run.entry().bytes).sum(),
             rows: shown.rows_at_most(),
-            delta_bytes: deltas.map(|delta| delta.bytes()).sum(),
+            delta_bytes: deltas.map(|delta| delta.bytes() as u64).sum(),
             written_bytes: self.written.load(Relaxed),
             checkpoint: flow.checkpointed.map(|position| position.offset),
             checkpoint_byte: flow.checkpointed.unwrap_or_default().log_byte,
@@ -730,6 +756,7 @@ fn changes<'a>(entries: &Entries<'a>) -> impl Iterator<Item = Change<'a>> + use<
             Op::Put => Some(entry.record.value),
         };
         let key = entry.record.key?;
-        Some(Change { key, value, offset: entry.offset, timestamp: entry.timestamp })
+        let version = Version { value, offset: entry.offset, timestamp: entry.timestamp };
+        Some(Change { key, version })
     })
 }

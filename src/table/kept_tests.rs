@@ -75,6 +75,9 @@ fn check(view: &View, rows: &BTreeMap<Vec<u8>, Row>, what: &str) {
     assert_eq!(backward, all, "{what}");
     assert_eq!(view.len().unwrap(), all.len() as u64, "{what}");
     assert!(view.len_estimate() >= all.len() as u64, "{what}");
+    let keys: Vec<&[u8]> = all.iter().map(|(key, _)| key.as_slice()).collect();
+    let many = view.get_many(&keys).unwrap().into_iter().flatten();
+    assert!(many.eq(all.iter().map(|(_, row)| row.clone())), "{what}");
     for (key, row) in &all {
         assert_eq!(view.get(key).unwrap().as_ref(), Some(row), "{what}");
         let absent = [key.as_slice(), b"\0"].concat();

@@ -59,16 +59,42 @@ impl Shown {
                 return Ok(version.to_row());
             }
         }
-        if layers.runs.is_empty() {
+        self.get_from_runs(key)
+    }
+
+    fn get_from_runs(&self, key: &[u8]) -> Result<Option<Row>> {
+        let runs = &self.layers.runs;
+        if runs.is_empty() {
             return Ok(None);
         }
         let hash = run::hash(key);
-        for part in &layers.runs {
+        for part in runs {
             if let Some(found) = part.run.get(key, hash)? {
                 return Ok(found.version().to_row());
             }
         }
         Ok(None)
+    }
+
+    /// The rows of `keys`; in deltas, what several need is fetched together.
+    pub(super) fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Row>>> {
+        let below = self.below();
+        let layers = &*self.layers;
+        let mut rows = vec![None; keys.len()];
+        let mut left: Vec<usize> = (0..keys.len()).collect();
+        for delta in std::iter::once(&layers.active).chain(&layers.frozen) {
+            let wanted: Vec<&[u8]> = left.iter().map(|&i| keys[i]).collect();
+            let mut missing = Vec::new();
+            delta.get_many(&wanted, below, |i, version| match version {
+                Some(version) => rows[left[i]] = version.to_row(),
+                None => missing.push(left[i]),
+            });
+            left = missing;
+        }
+        for i in left {
+            rows[i] = self.get_from_runs(keys[i])?;
+        }
+        Ok(rows)
     }
 
     /// All layers in key order, deletes included.
@@ -85,7 +111,7 @@ impl Shown {
     pub(super) fn rows_at_most(&self) -> u64 {
         let layers = &*self.layers;
         let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
-        deltas.map(|delta| delta.keys()).sum::<u64>()
+        deltas.map(|delta| delta.keys() as u64).sum::<u64>()
             + layers.runs.iter().map(|part| part.run.rows()).sum::<u64>()
     }
 }

@@ -127,7 +127,8 @@ impl Table {
 
     /// An empty table in memory, at the start of its log.
     pub fn new() -> Self {
-        let core = Core::new(TableOptions::default(), None, None, None);
+        let core = Core::new(TableOptions::default(), None, None, None)
+            .expect("the operating system has randomness");
         let report = TableReport::default();
         Table { handle: Arc::new(Handle { core, threads: Vec::new(), report }) }
     }
@@ -148,7 +149,7 @@ impl Table {
             }
             false => (None, None),
         };
-        let core = Core::new(options, Some(log.home()), store, taken);
+        let core = Core::new(options, Some(log.home()), store, taken)?;
         let mut threads = Vec::new();
         if core.has_threads() {
             threads.push(spawn(&core, "tidelog-flush", Core::flush_on));

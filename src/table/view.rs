@@ -28,7 +28,7 @@ impl View {
 
     /// The same for each of `keys`, in their order.
     pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Row>>> {
-        keys.iter().map(|key| self.get(key)).collect()
+        self.shown.get_many(keys)
     }
 
     /// The rows that `scan` asks for, in key order.
