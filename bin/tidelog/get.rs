@@ -73,7 +73,8 @@ fn token(text: &str) -> Result<Token, String> {
     text.parse().map_err(|()| "expected a token as `tidelog append` prints it".to_owned())
 }
 
-fn open(dir: &Path) -> Result<(Log, Table), Failure> {
+/// A log for reading, and its table; what was lost is said.
+pub(crate) fn open(dir: &Path) -> Result<(Log, Table), Failure> {
     let log = Log::options().read_only(true).open(dir)?;
     let table = Table::from_log(&log)?;
     for lost in table.lost() {

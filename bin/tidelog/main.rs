@@ -23,6 +23,7 @@ mod repair;
 mod retain;
 mod segments;
 mod shell;
+mod sql;
 mod tail;
 mod verify;
 
@@ -58,6 +59,7 @@ enum Verb {
     Scan(get::ScanArgs),
     History(tail::History),
     Count(get::Count),
+    Sql(sql::Sql),
     Follow(follow::Follow),
     Demo(demo::Demo),
     Retain(retain::Retain),
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Verb::Scan(verb) => verb.run(),
         Verb::History(verb) => verb.run(),
         Verb::Count(verb) => verb.run(),
+        Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
