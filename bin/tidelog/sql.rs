@@ -29,7 +29,7 @@ use crate::progress;
   tidelog sql mylog \"SELECT key, rfc3339(ts) AS time FROM kv ORDER BY key LIMIT 10\"
   tidelog sql mylog \"SELECT op, count(*) AS records FROM log GROUP BY op\" -o csv
   tidelog sql mylog \"SELECT * FROM kv WHERE key GLOB 'sensor/*'\"
-  tidelog sql mylog \"SELECT value ->> '$.carrier' AS carrier, count(*) FROM kv WHERE json_valid(value) GROUP BY 1\"
+  tidelog sql mylog \"SELECT key, value ->> '$.carrier' FROM kv WHERE json_valid(value)\"
   tidelog sql mylog \"SELECT offset, key FROM log WHERE ts >= ns('2026-11-23') ORDER BY offset\"
   echo \"SELECT count(*) AS keys FROM kv\" | tidelog sql mylog -")]
 pub(crate) struct Sql {
