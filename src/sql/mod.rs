@@ -25,7 +25,7 @@
 //! # What is fast
 //!
 //! On `kv`: `key =`, `key IN`, ranges and BETWEEN, `key GLOB 'prefix*'`, `ORDER BY key` both ways.
-//! On `log`: `offset` by value and range and `ORDER BY offset`; `ts >=` to start from; keys are
+//! On `log`: `offset` by value and range, `ORDER BY offset` both ways; `ts >=` to start from; keys are
 //! compared before records are copied. LIKE is only narrowed by what comes before its first letter
 //! since it takes either case: use GLOB. `EXPLAIN QUERY PLAN` names what was taken.
 
@@ -167,7 +167,7 @@ impl Database {
     ) -> Result<Vec<String>> {
         self.state.clear();
         let mut statement = self.prepare(sql)?;
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([]).map_err(|e| self.explain(sql, e))?;
         while let Some(row) = rows.next().map_err(|e| self.explain(sql, e))? {
             each(&Row { names: &names, row })?;

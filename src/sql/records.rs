@@ -3,16 +3,17 @@
 //!
 //! Called by `vtab`; reads through [`Cursor`]. Offsets bound where reading starts and ends, the
 //! lower bound of a time where it starts; times do not rise with offsets, so the upper one, like
-//! keys, is only held against each record before its bytes are copied. Records that a repair has
-//! recorded as lost are passed over: [`Database::lost`](super::Database::lost) tells them.
+//! keys, is only held against each record before its bytes are copied. A log is read forward; the
+//! last records first means a piece at a time from the end. Records that a repair has recorded as lost are passed over: [`Database::lost`](super::Database::lost) tells them.
 
 use std::ffi::CStr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 
 use crate::error::{Kind, Result};
-use crate::log::{Cursor, Log};
+use crate::log::{Cursor, Entry, Log, OwnedEntry};
 use crate::position::Offset;
 use crate::record::Op;
 
@@ -30,6 +31,11 @@ const KEY: i32 = 4;
 
 /// Records between two looks at whether to stop.
 const STOP_EVERY: u32 = 256;
+/// Records in a piece when reading backwards: the first piece, and at most.
+const FIRST_PIECE: u64 = 16;
+const MOST_PIECE: u64 = 4096;
+/// A piece with more bytes makes the next one smaller.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The table.
 #[derive(Clone)]
@@ -63,7 +69,10 @@ impl Source for Records {
             }
         }
         plan.unique = plan.has(Column::Offset, &[Test::Eq]);
-        plan.ordered = matches!(order.first(), Some((ROW_NUMBER | OFFSET, false)));
+        if let Some((ROW_NUMBER | OFFSET, down)) = order.first() {
+            plan.ordered = true;
+            plan.reverse = *down && !plan.unique;
+        }
         #[expect(clippy::cast_precision_loss, reason = "a guess")]
         let all = (self.end - self.start) as f64;
         let looked_at = match plan.unique {
@@ -87,9 +96,56 @@ impl Source for Records {
         RecordsWalk {
             table: self.clone(),
             cursor: None,
-            keys: None,
-            times: Integers::default(),
+            back: None,
+            wanted: Wanted::default(),
             row: Standing::default(),
+            done: true,
+        }
+    }
+}
+
+/// What is held against each record before it is copied.
+#[derive(Default)]
+struct Wanted {
+    /// Keys asked for; `None` when records without one are, too.
+    keys: Option<Keys>,
+    times: Integers,
+}
+
+impl Wanted {
+    fn holds(&self, entry: &Entry<'_>) -> bool {
+        let key = match (&self.keys, entry.record.key) {
+            (Some(keys), Some(key)) => keys.holds(key),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        key && self.times.range().contains(&entry.timestamp)
+    }
+
+    /// Hands the next record that is wanted to `take`; `false` behind the last.
+    fn next(
+        &self,
+        cursor: &mut Cursor,
+        state: &State,
+        take: impl FnOnce(&Entry<'_>),
+    ) -> Result<bool> {
+        let mut seen = 0_u32;
+        loop {
+            seen = seen.wrapping_add(1);
+            if seen.is_multiple_of(STOP_EVERY) {
+                state.check_stop()?;
+            }
+            match cursor.next() {
+                Ok(Some(entry)) if self.holds(&entry) => {
+                    take(&entry);
+                    return Ok(true);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(false),
+                // The cursor stands behind what was lost.
+                Err(e) if e.kind() == Kind::Lost => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 }
@@ -106,19 +162,64 @@ struct Standing {
     value: Vec<u8>,
 }
 
+impl Standing {
+    fn stand_on(&mut self, entry: &Entry<'_>) {
+        let record = &entry.record;
+        self.key.clear();
+        self.value.clear();
+        self.has_key = record.key.is_some();
+        self.key.extend_from_slice(record.key.unwrap_or_default());
+        self.value.extend_from_slice(record.value);
+        (self.offset, self.epoch) = (entry.offset.0, entry.epoch);
+        (self.timestamp, self.op) = (entry.timestamp, Some(record.op));
+    }
+}
+
+/// Reading from the last record to the first.
+struct Back {
+    /// What is still to be read.
+    left: Range<u64>,
+    /// The piece that is being handed out, its last record first.
+    piece: Vec<OwnedEntry>,
+    piece_records: u64,
+}
+
+impl Back {
+    /// The record before; `None` before the first.
+    fn next(&mut self, table: &Records, wanted: &Wanted) -> Result<Option<OwnedEntry>> {
+        while self.piece.is_empty() && !self.left.is_empty() {
+            table.state.check_stop()?;
+            let from = self.left.end.saturating_sub(self.piece_records).max(self.left.start);
+            let mut cursor = table.log.read_range(Offset(from)..Offset(self.left.end))?;
+            let mut bytes = 0;
+            let piece = &mut self.piece;
+            while wanted.next(&mut cursor, &table.state, |entry| {
+                bytes += entry.record.value.len();
+                piece.push(entry.to_owned());
+            })? {}
+            self.left.end = from;
+            self.piece_records = match bytes > PIECE_BYTES {
+                true => (self.piece_records / 2).max(1),
+                false => (self.piece_records * 2).min(MOST_PIECE),
+            };
+        }
+        Ok(self.piece.pop())
+    }
+}
+
 /// Reads records.
 pub(super) struct RecordsWalk {
     table: Records,
-    /// `None` behind the last record.
+    /// One of these reads.
     cursor: Option<Cursor>,
-    /// Keys asked for; `None` when records without one are, too.
-    keys: Option<Keys>,
-    times: Integers,
+    back: Option<Back>,
+    wanted: Wanted,
     row: Standing,
+    done: bool,
 }
 
 impl Walk for RecordsWalk {
-    fn start(&mut self, terms: &[(Term, ValueRef<'_>)], _reverse: bool) -> Result<()> {
+    fn start(&mut self, terms: &[(Term, ValueRef<'_>)], reverse: bool) -> Result<()> {
         let Records { log, start, end, state } = &self.table;
         state.check_stop()?;
         let pattern = terms.iter().any(|(term, _)| term.test.is_pattern());
@@ -131,7 +232,7 @@ impl Walk for RecordsWalk {
                 Column::Key => keys.get_or_insert_default().narrow(term.test, *value, pattern),
             }
         }
-        self.cursor = None;
+        (self.cursor, self.back, self.done) = (None, None, true);
         let nothing =
             offsets.is_empty() || times.is_empty() || keys.as_ref().is_some_and(Keys::is_empty);
         let (Ok(high), false) = (u64::try_from(offsets.high), nothing) else { return Ok(()) };
@@ -143,51 +244,32 @@ impl Walk for RecordsWalk {
         if from >= stop {
             return Ok(());
         }
-        self.cursor = Some(log.read_range(Offset(from)..Offset(stop))?);
-        (self.keys, self.times) = (keys, times);
+        if reverse {
+            let left = from..stop;
+            self.back = Some(Back { left, piece: Vec::new(), piece_records: FIRST_PIECE });
+        } else {
+            self.cursor = Some(log.read_range(Offset(from)..Offset(stop))?);
+        }
+        self.wanted = Wanted { keys, times };
+        self.done = false;
         self.advance()
     }
 
     fn advance(&mut self) -> Result<()> {
-        let Some(cursor) = &mut self.cursor else { return Ok(()) };
-        let (row, times) = (&mut self.row, self.times.range());
-        let mut seen = 0_u32;
-        loop {
-            seen = seen.wrapping_add(1);
-            if seen.is_multiple_of(STOP_EVERY) {
-                self.table.state.check_stop()?;
+        let RecordsWalk { table, cursor, back, wanted, row, done } = self;
+        if let Some(back) = back {
+            match back.next(table, wanted)? {
+                Some(entry) => row.stand_on(&entry.as_entry()),
+                None => *done = true,
             }
-            let entry = match cursor.next() {
-                Ok(Some(entry)) => entry,
-                Ok(None) => break,
-                // The cursor stands behind what was lost.
-                Err(e) if e.kind() == Kind::Lost => continue,
-                Err(e) => return Err(e),
-            };
-            let record = &entry.record;
-            let wanted = match (&self.keys, record.key) {
-                (Some(keys), Some(key)) => keys.holds(key),
-                (Some(_), None) => false,
-                (None, _) => true,
-            };
-            if !wanted || !times.contains(&entry.timestamp) {
-                continue;
-            }
-            row.key.clear();
-            row.value.clear();
-            row.has_key = record.key.is_some();
-            row.key.extend_from_slice(record.key.unwrap_or_default());
-            row.value.extend_from_slice(record.value);
-            (row.offset, row.epoch) = (entry.offset.0, entry.epoch);
-            (row.timestamp, row.op) = (entry.timestamp, Some(record.op));
-            return Ok(());
+        } else if let Some(cursor) = cursor {
+            *done = !wanted.next(cursor, &table.state, |entry| row.stand_on(entry))?;
         }
-        self.cursor = None;
         Ok(())
     }
 
     fn is_done(&self) -> bool {
-        self.cursor.is_none()
+        self.done
     }
 
     fn column(&self, number: i32) -> ValueRef<'_> {

@@ -128,10 +128,7 @@ impl SqliteSink {
             let mut statement = self
                 .connection
                 .prepare("SELECT start, \"end\" FROM tidelog_lost ORDER BY start")?;
-            let ranges = statement
-                .query_map([], |row| Ok(offset(row.get(0)?)..offset(row.get(1)?)))?
-                .collect();
-            ranges
+            statement.query_map([], |row| Ok(offset(row.get(0)?)..offset(row.get(1)?)))?.collect()
         };
         read().map_err(|e| failed("read", &self.path, &e))
     }

@@ -211,6 +211,7 @@ fn plans_are_named() {
         ("SELECT * FROM kv ORDER BY key DESC LIMIT 3", "0:all, desc"),
         ("SELECT * FROM log WHERE offset = 4", "log VIRTUAL TABLE INDEX 1:offset=?"),
         ("SELECT * FROM log WHERE rowid > 4", "1:offset>?"),
+        ("SELECT * FROM log ORDER BY offset DESC LIMIT 3", "log VIRTUAL TABLE INDEX 0:all, desc"),
         ("SELECT * FROM log WHERE ts >= 5 AND key = 'k'", "ts>=?"),
     ] {
         let details = texts(&database, &format!("EXPLAIN QUERY PLAN {sql}"));
