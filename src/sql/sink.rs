@@ -117,6 +117,11 @@ impl SqliteSink {
         Applier::new(log, self)?.run(self)
     }
 
+    /// Behind the last record applied; `None` before the first.
+    pub fn applied(&self) -> Option<Position> {
+        self.applied
+    }
+
     /// The log whose records it keeps.
     pub fn log(&self) -> Id {
         self.log

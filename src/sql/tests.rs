@@ -546,3 +546,75 @@ fn the_last_record_of_every_key_is_its_row() {
         assert_eq!(rows(&database, &sql), [[Owned::Integer(offset)]], "{sql}");
     }
 }
+
+#[test]
+fn the_last_records_come_first_across_pieces_of_any_size() {
+    let place = Place::new();
+    let mut random = Random(3);
+    let mut batch = Batch::new();
+    for i in 0..12_000_usize {
+        let value = vec![b'v'; if i % 1000 == 7 { 300_000 } else { i % 10 }];
+        let key = [b'k', b'0' + random.below(10) as u8];
+        batch.push(&Record::put(&key, &value).at(random.below(100) as i64)).unwrap();
+        if batch.len() == 500 {
+            place.log.append_with(&batch, &Append::default()).unwrap();
+            batch.clear();
+        }
+    }
+    let database = place.database();
+    for clause in ["1", "key = 'k3'", "ts > 50 AND offset < 11990", "offset BETWEEN 4000 AND 4001"]
+    {
+        let order = |down| {
+            format!(
+                "SELECT offset, key, length(value) FROM log WHERE {clause} ORDER BY offset {down}"
+            )
+        };
+        let mut upwards = rows(&database, &order(""));
+        upwards.reverse();
+        assert_eq!(rows(&database, &order("DESC")), upwards, "{clause}");
+        upwards.truncate(20);
+        assert_eq!(rows(&database, &format!("{} LIMIT 20", order("DESC"))), upwards, "{clause}");
+    }
+}
+
+#[test]
+fn records_lost_to_damage_have_no_rows_and_are_told() {
+    use crate::frame::{FrameKind, HEADER_BYTES, Header, Lost, NO_CLAIM, encode};
+    use crate::segment::SegmentHeader;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).open(&path).unwrap();
+    for i in 0..10u8 {
+        log.append(&Record::put(&[b'k', b'0' + i], &[i; 100])).unwrap();
+    }
+    log.close().unwrap();
+    // What a repair does to frames 3 and 4.
+    let file = path.join("segments").join("00000000000000000000.seg");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let seed = SegmentHeader::decode(&bytes).unwrap().seed();
+    let mut at = 4096;
+    while let Ok(head) = Header::decode(&bytes[at..], at as u64, bytes.len() as u64, seed) {
+        let stride = head.stride();
+        if head.count == 1 && matches!(head.rel_offset, 3 | 4) {
+            let mut body = Lost { count: 1, fingerprint: 9 }.encode().to_vec();
+            body.resize(stride - HEADER_BYTES, 0);
+            let place = (seed, at as u64);
+            let lost = encode(FrameKind::Lost, head.rel_offset, NO_CLAIM, 0, &body, place);
+            bytes[at..at + stride].copy_from_slice(&lost);
+        }
+        at += stride;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let log = Arc::new(Log::options().open(&path).unwrap());
+    let table = Table::from_log(&log).unwrap();
+    let database = Database::open(table.view(), Arc::clone(&log)).unwrap();
+    for order in ["", "DESC"] {
+        let sql = format!("SELECT key FROM log ORDER BY offset {order}");
+        assert_eq!(texts(&database, &sql).len(), 8);
+    }
+    assert_eq!(database.lost(), [Offset(3)..Offset(4), Offset(4)..Offset(5)]);
+    let mut sink = SqliteSink::open(dir.path().join("rows.db"), log.id()).unwrap();
+    sink.catch_up(&log).unwrap();
+    assert_eq!(sink.lost().unwrap(), database.lost());
+    assert_eq!(sink.applied(), table.applied());
+}
