@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use rusqlite::types::{ToSql, ToSqlOutput};
 use rusqlite::{
-    Connection, Error as SqliteError, ErrorCode, OptionalExtension, Transaction,
+    Connection, Error as SqliteError, ErrorCode, OptionalExtension, Statement, Transaction,
     TransactionBehavior, params,
 };
 
@@ -44,6 +44,9 @@ const TABLES: &str = "
                          log TEXT NOT NULL, epoch INTEGER, nonce TEXT, log_byte INTEGER,
                          offset INTEGER);
     CREATE TABLE tidelog_lost(start INTEGER NOT NULL, \"end\" INTEGER NOT NULL);";
+
+const PUT: &str = "INSERT OR REPLACE INTO kv VALUES (?1, ?2, ?3, ?4)";
+const DELETE: &str = "DELETE FROM kv WHERE key = ?1";
 
 /// How long another process's transaction is waited for.
 const BUSY: Duration = Duration::from_secs(5);
@@ -167,6 +170,8 @@ impl Apply for SqliteSink {
         let mut reached = stored;
         #[cfg(test)]
         let mut left = self.abort_after;
+        let mut put = transaction.prepare(PUT).map_err(write)?;
+        let mut delete = transaction.prepare(DELETE).map_err(write)?;
         let outcome = loop {
             let entries = match frames.next() {
                 Ok(Some(entries)) => entries,
@@ -178,12 +183,13 @@ impl Apply for SqliteSink {
             };
             #[cfg(test)]
             abort_among(&mut left, entries.len());
-            write_batch(&transaction, &entries).map_err(|e| match e {
+            write_batch(&mut put, &mut delete, &entries).map_err(|e| match e {
                 Failed::Read(error) => error,
                 Failed::Write(error) => failed("write", path, &error),
             })?;
             reached = frames.position();
         };
+        drop((put, delete));
         if reached != stored {
             let lost = frames.lost();
             advance(&transaction, reached, lost).map_err(write)?;
@@ -216,9 +222,11 @@ impl From<SqliteError> for Failed {
     }
 }
 
-fn write_batch(transaction: &Transaction<'_>, entries: &Entries<'_>) -> Result<(), Failed> {
-    let mut put = transaction.prepare("INSERT OR REPLACE INTO kv VALUES (?1, ?2, ?3, ?4)")?;
-    let mut delete = transaction.prepare("DELETE FROM kv WHERE key = ?1")?;
+fn write_batch(
+    put: &mut Statement<'_>,
+    delete: &mut Statement<'_>,
+    entries: &Entries<'_>,
+) -> Result<(), Failed> {
     for entry in entries.iter() {
         let entry = entry.map_err(Failed::Read)?;
         let Some(key) = entry.record.key.map(Bytes) else { continue };
