@@ -23,7 +23,8 @@ use crate::progress;
 /// log(offset, epoch, ts, op, key, value), every record. Both show the same moment. Times are
 /// nanoseconds since 1970: rfc3339(ts) shows one, ns('2026-11-23T04:00:00Z') makes one. Everything
 /// else is SQLite's, json_extract and aggregates included. Keys and values that are not UTF-8 are
-/// BLOBs. EXPLAIN QUERY PLAN says how a query would read.
+/// BLOBs: base64 under name_b64 in JSON, x'…' in tables and CSV, the bytes themselves in raw output.
+/// EXPLAIN QUERY PLAN says how a query would read.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog sql mylog \"SELECT key, rfc3339(ts) AS time FROM kv ORDER BY key LIMIT 10\"
