@@ -56,6 +56,8 @@ pub enum Kind {
     Rejected,
     /// The log was closed.
     Closed,
+    /// The caller asked for the work to stop, and it did.
+    Interrupted,
 }
 
 impl Kind {
@@ -82,6 +84,7 @@ impl Kind {
             Kind::NotInHistory => "not in this history",
             Kind::Rejected => "rejected",
             Kind::Closed => "closed",
+            Kind::Interrupted => "interrupted",
         }
     }
 }

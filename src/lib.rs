@@ -17,6 +17,8 @@ pub mod record;
 pub mod replica;
 pub mod segment;
 pub mod ship;
+#[cfg(feature = "sql")]
+pub mod sql;
 pub mod table;
 #[cfg(feature = "text")]
 pub mod text;

@@ -55,6 +55,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
+            Kind::Interrupted => return Failure::interrupted(),
             Kind::Lost | Kind::Gone | Kind::NotInHistory | Kind::Rejected => 1,
             Kind::InvalidInput | Kind::AlreadyExists => 2,
             Kind::Corrupt | Kind::WrongLog => 4,

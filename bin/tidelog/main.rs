@@ -26,6 +26,7 @@ mod retain;
 mod segments;
 mod shell;
 mod snapshot;
+mod sql;
 mod tail;
 mod verify;
 
@@ -61,6 +62,7 @@ enum Verb {
     Scan(get::ScanArgs),
     History(history::History),
     Count(get::Count),
+    Sql(sql::Sql),
     Follow(follow::Follow),
     Demo(demo::Demo),
     Retain(retain::Retain),
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Scan(verb) => verb.run(),
         Verb::History(verb) => verb.run(),
         Verb::Count(verb) => verb.run(),
+        Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),

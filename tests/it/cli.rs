@@ -493,6 +493,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 fn every_example_in_the_help_runs() {
     let place = Place::new();
     let verbs = "init ingest append tail info segments dump verify repair get scan history count \
+                 sql \
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");

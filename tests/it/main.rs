@@ -16,6 +16,8 @@ mod faults;
 mod follow;
 #[cfg(feature = "sim")]
 mod repair;
+#[cfg(feature = "cli")]
+mod sql;
 #[cfg(feature = "sim")]
 mod syscalls;
 mod tidy;
