@@ -149,7 +149,13 @@ impl Core {
             Error::new(Kind::Io, format!("cannot read randomness for the table's memory: {e}"))
         })?;
         let pool = Pool::new(options.delta_bytes, u64::from_le_bytes(seed));
+        if options.warm {
+            pool.warm();
+        }
         let (writer, active) = Delta::new(&pool, 0, 0);
+        if options.warm {
+            pool.warm();
+        }
         let (mark, runs) = match taken {
             Some(Taken { mark, runs }) => (Some(mark), runs),
             None => (None, Vec::new()),

@@ -22,6 +22,7 @@ pub struct TableOptions {
     pub(super) keep_checkpoints: usize,
     pub(super) fan_in: usize,
     pub(super) persist: bool,
+    pub(super) warm: bool,
 }
 
 impl Default for TableOptions {
@@ -32,6 +33,7 @@ impl Default for TableOptions {
             keep_checkpoints: DEFAULT_KEEP_CHECKPOINTS,
             fan_in: DEFAULT_FAN_IN,
             persist: true,
+            warm: false,
         }
     }
 }
@@ -64,6 +66,10 @@ impl TableOptions {
         /// process keeps it or the directory takes no writes, what was applied since the newest
         /// checkpoint is in memory only. Default: yes.
         persist: bool,
+        /// Whether the memory of both deltas is touched when the table is opened. Fresh memory is
+        /// slow where a hypervisor has to find it first; this way the first records do not wait
+        /// for it. Default: no, memory is touched as it fills.
+        warm: bool,
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -147,7 +147,8 @@ impl Reader for Read {
 
 /// The table of `log` as it was left; `fresh`: without rows, to be filled by who asked.
 fn open_table(log: &Log, fresh: bool) -> Result<Table> {
-    let options = Table::options();
+    // As in a process that has run for a while.
+    let options = Table::options().warm(true);
     if fresh {
         Ok(options.open_at_checkpoint(log)?)
     } else {
