@@ -15,7 +15,11 @@
 
 mod apply;
 mod digest;
+#[allow(dead_code, reason = "the table does not use runs yet")]
+mod row;
 mod rows;
+#[allow(dead_code, unused_imports, reason = "the table does not use runs yet")]
+mod run;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,216 @@
+//! A cursor over a run: one row after another, up or down.
+//!
+//! Made by `Run::cursor`; used by scans and merges. Invariants:
+//! - every block is held against both of its checksums each time the cursor enters it;
+//! - a cursor that met damage stays failed until it seeks again, so that nobody takes the place
+//!   for the end.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::frame::{Fault, HEADER_BYTES};
+use crate::table::row::Version;
+
+use super::block::Place;
+use super::{Run, block_of, block_range, check_frame};
+
+/// A place in a run. Owns what it reads.
+#[derive(Debug)]
+pub(in crate::table) struct Cursor {
+    run: Arc<Run>,
+    reverse: bool,
+    at: Option<At>,
+    failed: Option<Error>,
+    /// The frame it stands in, when the run is not mapped.
+    frame: Vec<u8>,
+}
+
+/// The row it stands on.
+#[derive(Debug)]
+struct At {
+    section: usize,
+    block: usize,
+    /// The frame's bytes in the map; unused without one.
+    mapped: Range<usize>,
+    row: usize,
+    rows: usize,
+    place: Place,
+}
+
+impl Cursor {
+    pub(super) fn new(run: Arc<Run>, reverse: bool) -> Self {
+        Cursor { run, reverse, at: None, failed: None, frame: Vec::new() }
+    }
+
+    /// Forward: stands on the first key at or behind `key` (`None`: the first key). Reverse: on
+    /// the last key before `key` (`None`: the last key).
+    pub(in crate::table) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.at = None;
+        self.failed = None;
+        let outcome = if self.reverse { self.seek_down(key) } else { self.seek_up(key) };
+        self.remember(outcome)
+    }
+
+    /// The row it stands on; `None` behind the end.
+    #[inline]
+    pub(in crate::table) fn current(&self) -> Option<(&[u8], Version<'_>)> {
+        let at = self.at.as_ref()?;
+        at.place.row(self.frame(at).get(HEADER_BYTES..)?)
+    }
+
+    /// Goes on by one key in its direction.
+    #[inline]
+    pub(in crate::table) fn advance(&mut self) -> Result<()> {
+        if let Some(at) = &self.at {
+            let next = if self.reverse { at.row.checked_sub(1) } else { Some(at.row + 1) };
+            if let Some(row) = next.filter(|&row| row < at.rows)
+                && let Ok(place) = block_of(self.frame(at)).and_then(|block| block.place(row))
+            {
+                let at = self.at.as_mut().expect("looked at above");
+                (at.row, at.place) = (row, place);
+                return Ok(());
+            }
+        }
+        self.leave()
+    }
+
+    /// Advances beyond the block, and names what was wrong with a row.
+    fn leave(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let Some(at) = self.at.take() else { return Ok(()) };
+        let outcome = if self.reverse {
+            match at.row.checked_sub(1) {
+                Some(_) => Err(self.fault(at.section, at.block, Fault::Body)),
+                None => self.enter_before(at.section, at.block),
+            }
+        } else if at.row + 1 < at.rows {
+            Err(self.fault(at.section, at.block, Fault::Body))
+        } else {
+            self.enter(at.section, at.block + 1, |_| 0)
+        };
+        self.remember(outcome)
+    }
+
+    fn remember(&mut self, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = &outcome {
+            self.at = None;
+            self.failed = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn seek_up(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let Some(key) = key else { return self.enter(0, 0, |_| 0) };
+        let Some(s) = self.run.top.sections_before(key, true).checked_sub(1) else {
+            return self.enter(0, 0, |_| 0);
+        };
+        let run = Arc::clone(&self.run);
+        let (section, _) = run.section(s)?;
+        let b = section.blocks_before(key, true).saturating_sub(1);
+        let row = self.load(s, b, |block| block.lower_bound(key))?;
+        match row {
+            Some(()) => Ok(()),
+            None => self.enter(s, b + 1, |_| 0),
+        }
+    }
+
+    fn seek_down(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let run = Arc::clone(&self.run);
+        let sections = match key {
+            Some(key) => run.top.sections_before(key, false),
+            None => run.top.spans.len(),
+        };
+        let Some(s) = sections.checked_sub(1) else { return Ok(()) };
+        let (section, _) = run.section(s)?;
+        let blocks = key.map_or(section.blocks(), |key| section.blocks_before(key, false));
+        let Some(b) = blocks.checked_sub(1) else { return self.enter_before(s, 0) };
+        let row = self.load(s, b, |block| match key {
+            // No row before the key wraps to a row that is not there.
+            Some(key) => Ok(block.lower_bound(key)?.wrapping_sub(1)),
+            None => Ok(block.len() - 1),
+        })?;
+        match row {
+            Some(()) => Ok(()),
+            None => self.enter_before(s, b),
+        }
+    }
+
+    /// Stands on a row of block `b` of section `s`, or of the first block behind it.
+    fn enter(&mut self, s: usize, b: usize, row: fn(usize) -> usize) -> Result<()> {
+        let run = Arc::clone(&self.run);
+        let (mut s, mut b) = (s, b);
+        if s < run.top.spans.len() && b >= run.section(s)?.0.blocks() {
+            (s, b) = (s + 1, 0);
+        }
+        if s >= run.top.spans.len() {
+            return Ok(());
+        }
+        self.load(s, b, |block| Ok(row(block.len()))).map(|_| ())
+    }
+
+    /// Stands on the last row before block `b` of section `s`.
+    fn enter_before(&mut self, s: usize, b: usize) -> Result<()> {
+        let last = |rows| rows - 1;
+        if let Some(b) = b.checked_sub(1) {
+            return self.enter(s, b, last);
+        }
+        let Some(s) = s.checked_sub(1) else { return Ok(()) };
+        let blocks = self.run.section(s)?.0.blocks();
+        self.enter(s, blocks - 1, last)
+    }
+
+    /// Enters block `b` of section `s`, checks it, and stands on the row that `choose` names;
+    /// `None` when it has no such row.
+    fn load(
+        &mut self,
+        s: usize,
+        b: usize,
+        choose: impl FnOnce(&super::Block<'_>) -> Result<usize, Fault>,
+    ) -> Result<Option<()>> {
+        let run = Arc::clone(&self.run);
+        let (section, _) = run.section(s)?;
+        let range = block_range(&run.top.spans[s], &section, b);
+        let fault = |fault| run.damaged_block(s, &section, b, fault);
+        let mut mapped = 0..0;
+        let frame = match run.map_of(range.clone()) {
+            Some(frame) => {
+                check_frame(frame, &range, run.seed).map_err(fault)?;
+                let place = |byte: u64| usize::try_from(byte).expect("it is mapped");
+                mapped = place(range.start)..place(range.end);
+                frame
+            }
+            None => {
+                run.read_block(s, &section, b, &mut self.frame)?;
+                &self.frame
+            }
+        };
+        let block = block_of(frame).map_err(fault)?;
+        let (row, rows) = (choose(&block).map_err(fault)?, block.len());
+        if row >= rows {
+            return Ok(None);
+        }
+        let place = block.place(row).map_err(fault)?;
+        self.at = Some(At { section: s, block: b, mapped, row, rows, place });
+        Ok(Some(()))
+    }
+
+    /// The frame it stands in.
+    #[inline]
+    fn frame(&self, at: &At) -> &[u8] {
+        match &self.run.map {
+            Some(map) => map.get(at.mapped.clone()).unwrap_or_default(),
+            None => &self.frame,
+        }
+    }
+
+    #[cold]
+    fn fault(&self, s: usize, b: usize, fault: Fault) -> Error {
+        match self.run.section(s) {
+            Ok((section, _)) => self.run.damaged_block(s, &section, b, fault),
+            Err(error) => error,
+        }
+    }
+}
