@@ -163,9 +163,9 @@ pub(super) fn filter(hashes: &[u64]) -> Vec<[u64; LINE_BYTES / 8]> {
 
 /// The line of a hash: its low half, spread over the lines.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the low half; the quotient is below `lines`")]
 fn line_of(hash: u64, lines: usize) -> usize {
-    ((hash & u64::from(u32::MAX)) as u128 * lines as u128 >> 32) as usize
+    // The format counts lines in 32 bits, so the product fits; the quotient is below `lines`.
+    ((hash & u64::from(u32::MAX)).wrapping_mul(lines as u64) >> 32) as usize
 }
 
 /// The bits of a hash within its line: 9 bits of a product for each, since the line and the tag
@@ -175,9 +175,7 @@ fn probes(hash: u64) -> impl Iterator<Item = (usize, u32)> {
     let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (0..PROBES).map(move |i| {
         let nine = mixed >> (55 - 9 * i);
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 3 and 6 bits")]
-        let probe = ((nine >> 6 & 7) as usize, (nine & 63) as u32);
-        probe
+        (((nine >> 6) & 7) as usize, (nine & 63) as u32)
     })
 }
 

@@ -14,9 +14,11 @@ const LOG: Id = Id(*b"an example's log");
 /// Several blocks and sections from few rows.
 const SMALL: Shape = Shape { block_bytes: 200, section_rows: 12, section_bytes: 1 << 20 };
 
-type Rows = BTreeMap<Vec<u8>, (Option<Vec<u8>>, u64, i64)>;
+/// Value, offset, timestamp.
+type Row = (Option<Vec<u8>>, u64, i64);
+type Rows = BTreeMap<Vec<u8>, Row>;
 
-fn version(row: &(Option<Vec<u8>>, u64, i64)) -> Version<'_> {
+fn version(row: &Row) -> Version<'_> {
     Version { value: row.0.as_deref(), offset: Offset(row.1), timestamp: row.2 }
 }
 
@@ -77,9 +79,8 @@ fn check(run: &Arc<Run>, rows: &Rows) {
     let offsets = rows.values().map(|row| Offset(row.1));
     assert_eq!(run.offsets(), offsets.clone().min().zip(offsets.max()));
     assert_eq!(run.max_timestamp(), rows.values().map(|row| row.2).max());
-    let bytes = |(key, row): (&Vec<u8>, &(Option<Vec<u8>>, u64, i64))| {
-        (key.len() + row.0.as_ref().map_or(0, Vec::len)) as u64
-    };
+    let bytes =
+        |(key, row): (&Vec<u8>, &Row)| (key.len() + row.0.as_ref().map_or(0, Vec::len)) as u64;
     assert_eq!(run.content_bytes(), rows.iter().map(bytes).sum());
     for (key, row) in rows {
         let found = run.get(key).unwrap().unwrap_or_else(|| panic!("{key:?} is there"));
