@@ -26,6 +26,8 @@ mod tests;
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use digest::Digest;
 pub use rows::{Row, Scan, View};
+#[cfg(feature = "fuzz")]
+pub(crate) use run::fuzz as fuzz_run;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

@@ -105,9 +105,22 @@ impl<'a> Block<'a> {
         Ok(block)
     }
 
+    /// The block of a body that `decode` took once with this count: for whoever comes back.
+    #[inline]
+    pub(super) fn again(body: &'a [u8], count: usize) -> Option<Self> {
+        let rows = table_bytes(count);
+        let ends = body.get(count.next_multiple_of(2)..rows)?.as_chunks::<2>().0;
+        Some(Block { body, tags: body.get(..count)?, ends, rows })
+    }
+
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.tags.len()
+    }
+
+    /// Bytes of the body.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len()
     }
 
     /// Their tags, one a row.

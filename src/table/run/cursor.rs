@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Fault, HEADER_BYTES};
 use crate::table::row::Version;
 
-use super::block::Place;
+use super::block::{Block, Place};
 use super::{Run, block_of, block_range, check_frame};
 
 /// A place in a run. Owns what it reads.
@@ -31,8 +31,8 @@ pub(in crate::table) struct Cursor {
 struct At {
     section: usize,
     block: usize,
-    /// The frame's bytes in the map; unused without one.
-    mapped: Range<usize>,
+    /// The block's bytes in the map, or in the frame that was read.
+    body: Range<usize>,
     row: usize,
     rows: usize,
     place: Place,
@@ -56,7 +56,7 @@ impl Cursor {
     #[inline]
     pub(in crate::table) fn current(&self) -> Option<(&[u8], Version<'_>)> {
         let at = self.at.as_ref()?;
-        at.place.row(self.frame(at).get(HEADER_BYTES..)?)
+        at.place.row(self.body(at))
     }
 
     /// Goes on by one key in its direction.
@@ -65,7 +65,8 @@ impl Cursor {
         if let Some(at) = &self.at {
             let next = if self.reverse { at.row.checked_sub(1) } else { Some(at.row + 1) };
             if let Some(row) = next.filter(|&row| row < at.rows)
-                && let Ok(place) = block_of(self.frame(at)).and_then(|block| block.place(row))
+                && let Some(block) = Block::again(self.body(at), at.rows)
+                && let Ok(place) = block.place(row)
             {
                 let at = self.at.as_mut().expect("looked at above");
                 (at.row, at.place) = (row, place);
@@ -168,18 +169,17 @@ impl Cursor {
         &mut self,
         s: usize,
         b: usize,
-        choose: impl FnOnce(&super::Block<'_>) -> Result<usize, Fault>,
+        choose: impl FnOnce(&Block<'_>) -> Result<usize, Fault>,
     ) -> Result<Option<()>> {
         let run = Arc::clone(&self.run);
         let (section, _) = run.section(s)?;
         let range = block_range(&run.top.spans[s], &section, b);
         let fault = |fault| run.damaged_block(s, &section, b, fault);
-        let mut mapped = 0..0;
+        let mut start = 0;
         let frame = match run.map_of(range.clone()) {
             Some(frame) => {
                 check_frame(frame, &range, run.seed).map_err(fault)?;
-                let place = |byte: u64| usize::try_from(byte).expect("it is mapped");
-                mapped = place(range.start)..place(range.end);
+                start = usize::try_from(range.start).expect("it is mapped");
                 frame
             }
             None => {
@@ -193,17 +193,16 @@ impl Cursor {
             return Ok(None);
         }
         let place = block.place(row).map_err(fault)?;
-        self.at = Some(At { section: s, block: b, mapped, row, rows, place });
+        let body = start + HEADER_BYTES..start + HEADER_BYTES + block.bytes();
+        self.at = Some(At { section: s, block: b, body, row, rows, place });
         Ok(Some(()))
     }
 
-    /// The frame it stands in.
+    /// The block it stands in.
     #[inline]
-    fn frame(&self, at: &At) -> &[u8] {
-        match &self.run.map {
-            Some(map) => map.get(at.mapped.clone()).unwrap_or_default(),
-            None => &self.frame,
-        }
+    fn body(&self, at: &At) -> &[u8] {
+        let bytes = self.run.map.as_deref().unwrap_or(&self.frame);
+        bytes.get(at.body.clone()).unwrap_or_default()
     }
 
     #[cold]

@@ -19,6 +19,8 @@
 mod block;
 mod cursor;
 mod footer;
+#[cfg(feature = "fuzz")]
+mod fuzz;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ mod verify;
 mod writer;
 
 #[cfg(feature = "fuzz")]
-pub(crate) use verify::fuzz;
+pub(crate) use fuzz::fuzz;
 
 pub(super) use block::hash;
 pub(super) use cursor::Cursor;
@@ -78,6 +80,8 @@ struct Loaded {
     /// A bit for each block whose checksums were seen to hold. Relaxed: the bits order nothing,
     /// since the bytes they speak of never change.
     verified: Box<[AtomicU64]>,
+    /// See [`Section::samples`].
+    samples: Box<[u64]>,
 }
 
 /// A row that was found; borrows from the map where there is one.
@@ -260,7 +264,7 @@ impl Run {
             None => self.map_of(index_range(&self.top.spans[s])).unwrap_or_default(),
         };
         match Section::decode(bytes) {
-            Some(section) => Ok((section, loaded)),
+            Some(section) => Ok((section.sampled(&loaded.samples), loaded)),
             None => Err(self.damaged_index(s)),
         }
     }
@@ -276,7 +280,9 @@ impl Run {
         };
         let section = checked_section(bytes, span).ok_or_else(|| self.damaged_index(s))?;
         let words = section.blocks().div_ceil(64);
-        Ok(Loaded { verified: (0..words).map(|_| AtomicU64::new(0)).collect(), index })
+        let samples = section.samples();
+        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Ok(Loaded { index, verified, samples })
     }
 
     /// Block `b` of section `s` in the map, its checksums held at first touch; `None` without map.

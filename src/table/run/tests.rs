@@ -402,3 +402,43 @@ fn a_failed_write_is_an_error() {
     writer.push(b"a", version).unwrap();
     assert_eq!(writer.finish().unwrap_err().kind(), Kind::DiskFull);
 }
+
+/// The run of the worked example: a delete and two puts.
+fn example() -> Vec<u8> {
+    let at = 1_700_000_000_000_000_000;
+    let rows: Rows = [
+        (b"alarm".to_vec(), (None, 2, at + 2)),
+        (b"gate".to_vec(), (Some(b"open".to_vec()), 0, at)),
+        (b"light".to_vec(), (Some(Vec::new()), 3, at + 3)),
+    ]
+    .into();
+    written(&rows, Shape::RUN).0.read(path())
+}
+
+#[test]
+fn the_worked_example_in_the_format_document_is_what_the_code_writes() {
+    let document = include_str!("../../../docs/FORMAT.md");
+    let mut dump = String::new();
+    for (i, line) in example().chunks(16).enumerate() {
+        if line.iter().any(|&b| b != 0) {
+            let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+            dump += &format!("{:06} {}\n", 16 * i, hex.join(" "));
+        }
+    }
+    let shown = document
+        .split("## A worked run\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```hexdump\n").nth(1)?.split("```").next())
+        .expect("the document has a dump");
+    assert_eq!(shown, dump, "docs/FORMAT.md shows other bytes; the code writes\n{dump}");
+}
+
+#[test]
+fn the_format_document_gives_the_sizes_of_the_code() {
+    let document = include_str!("../../../docs/FORMAT.md");
+    let Shape { block_bytes, section_rows, section_bytes } = Shape::RUN;
+    assert_eq!((block_bytes, section_rows, section_bytes), (16_384, 1_048_576, 201_326_592));
+    for words in ["beyond 16,384 bytes", "1,048,576 rows", "201,326,592 bytes of frames"] {
+        assert!(document.contains(words), "{words}");
+    }
+}
