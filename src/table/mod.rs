@@ -28,6 +28,7 @@ pub use digest::Digest;
 pub use rows::{Row, Scan, View};
 #[cfg(feature = "fuzz")]
 pub(crate) use run::fuzz as fuzz_run;
+pub use run::{RunLine, dump_run, is_run};
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

@@ -36,7 +36,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const HEAD_BYTES: usize = 64;
 /// Bytes of a footer.
 pub(super) const FOOTER_BYTES: usize = 256;
-const HEAD_MAGIC: &[u8; 8] = b"TLOGRUN\0";
+pub(super) const HEAD_MAGIC: &[u8; 8] = b"TLOGRUN\0";
 const FOOTER_MAGIC: &[u8; 8] = b"TLOGRUNF";
 /// Bytes of a section's entry in the top index.
 const ENTRY_BYTES: usize = 40;
@@ -82,7 +82,8 @@ fn corrupt(what: impl Into<String>, byte: u64) -> Error {
     Error::new(Kind::Corrupt, what).at_byte(byte).help(super::HELP)
 }
 
-fn check_version(b: &[u8], log: Option<Id>) -> Result<()> {
+/// The log that head or footer name; with `log`, only that one.
+fn check_version(b: &[u8], log: Option<Id>) -> Result<Id> {
     let version = LE::read_u32(&b[8..]);
     if version != VERSION || LE::read_u32(&b[12..]) != 0 {
         return Err(Error::new(
@@ -99,7 +100,7 @@ fn check_version(b: &[u8], log: Option<Id>) -> Result<()> {
             format!("expected a run of log {log}, found one of log {}", Id(found)),
         )
         .help("take the file away: it is not this table's")),
-        _ => Ok(()),
+        _ => Ok(Id(found)),
     }
 }
 
@@ -114,8 +115,8 @@ pub(super) fn encode_head(log: Id) -> [u8; HEAD_BYTES] {
     b
 }
 
-/// Checks a head; `log` is whose it must be.
-pub(super) fn check_head(b: &[u8], log: Id) -> Result<()> {
+/// Checks a head and says whose it is; with `log`, only that log's will do.
+pub(super) fn check_head(b: &[u8], log: Option<Id>) -> Result<Id> {
     let Some(b) = b.first_chunk::<HEAD_BYTES>() else {
         let found = b.len();
         return Err(corrupt(
@@ -129,7 +130,7 @@ pub(super) fn check_head(b: &[u8], log: Id) -> Result<()> {
     if crc::crc32c(&b[..60]) != LE::read_u32(&b[60..]) {
         return Err(corrupt("the checksum of the run's head does not hold", 0));
     }
-    check_version(b, Some(log))
+    check_version(b, log)
 }
 
 /// What a run says of itself.
@@ -191,9 +192,8 @@ impl Footer {
         if crc::crc32c(&b[..252]) != LE::read_u32(&b[252..]) {
             return Err(corrupt("the checksum of the run's footer does not hold", byte));
         }
-        check_version(b, log)?;
         let mut footer = Footer {
-            log: Id::default(),
+            log: check_version(b, log)?,
             rows: LE::read_u64(&b[32..]),
             deletes: LE::read_u64(&b[40..]),
             min_offset: Offset(LE::read_u64(&b[48..])),
@@ -207,7 +207,6 @@ impl Footer {
             top_bytes: LE::read_u64(&b[104..]),
             id: RunId([0; 32]),
         };
-        footer.log.0.copy_from_slice(&b[16..32]);
         footer.id.0.copy_from_slice(&b[112..144]);
         // A checksum proves who wrote it, not that it fits this file.
         let end = footer.top_byte.checked_add(footer.top_bytes);
@@ -364,11 +363,11 @@ mod tests {
     fn every_flipped_bit_of_head_and_footer_is_found() {
         let log = Id([7; 16]);
         let head = encode_head(log);
-        check_head(&head, log).unwrap();
+        check_head(&head, Some(log)).unwrap();
         for bit in 0..head.len() * 8 {
             let mut bad = head;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(check_head(&bad, log).unwrap_err().kind(), Kind::Corrupt, "bit {bit}");
+            assert_eq!(check_head(&bad, Some(log)).unwrap_err().kind(), Kind::Corrupt, "bit {bit}");
         }
         let footer = Footer {
             log,

@@ -18,6 +18,7 @@
 
 mod block;
 mod cursor;
+mod dump;
 mod footer;
 #[cfg(feature = "fuzz")]
 mod fuzz;
@@ -32,6 +33,7 @@ pub(crate) use fuzz::fuzz;
 
 pub(super) use block::hash;
 pub(super) use cursor::Cursor;
+pub use dump::{RunLine, dump_run, is_run};
 pub(super) use footer::RunId;
 pub(super) use verify::Problem;
 pub(super) use writer::{Finished, Writer};
@@ -115,7 +117,7 @@ impl Run {
         }
         let mut head = [0; HEAD_BYTES];
         file.read_exact_at(&mut head, 0).map_err(io)?;
-        check_head(&head, log).map_err(|e| e.in_file(path))?;
+        check_head(&head, Some(log)).map_err(|e| e.in_file(path))?;
         let mut end = [0; FOOTER_BYTES];
         file.read_exact_at(&mut end, file_bytes - FOOTER_BYTES as u64).map_err(io)?;
         let footer = Footer::decode(&end, file_bytes, Some(log)).map_err(|e| e.in_file(path))?;
