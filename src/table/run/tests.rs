@@ -81,7 +81,7 @@ fn check(run: &Arc<Run>, rows: &Rows) {
     assert_eq!(run.max_timestamp(), rows.values().map(|row| row.2).max());
     let bytes =
         |(key, row): (&Vec<u8>, &Row)| (key.len() + row.0.as_ref().map_or(0, Vec::len)) as u64;
-    assert_eq!(run.content_bytes(), rows.iter().map(bytes).sum());
+    assert_eq!(run.content_bytes(), rows.iter().map(bytes).sum::<u64>());
     for (key, row) in rows {
         let found = run.get(key).unwrap().unwrap_or_else(|| panic!("{key:?} is there"));
         assert_eq!(found.version(), version(row));
