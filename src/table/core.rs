@@ -385,7 +385,7 @@ impl Core {
         merge.seek(None)?;
         let oldest = self.view().shown.layers.runs.is_empty();
         let expected = delta.keys() as u64;
-        self.write_run(&mut merge, oldest, |done| self.pace.flushed(done, expected))
+        self.write_run(&mut merge, expected, oldest, |done| self.pace.flushed(done, expected))
     }
 
     /// Writes what `merge` yields as a run; `None` if that is nothing. Deletes are left out of the
@@ -393,6 +393,7 @@ impl Core {
     fn write_run(
         &self,
         merge: &mut Merge,
+        rows_at_most: u64,
         oldest: bool,
         mut progress: impl FnMut(u64),
     ) -> Result<Option<Arc<Part>>> {
@@ -400,7 +401,7 @@ impl Core {
         let (dir, home) = self.place();
         let tmp = dir.join(format!("{:016x}.tmp", self.written.fetch_add(1, Relaxed)));
         let written = (|| {
-            let mut writer = run::Writer::create(&**home.fs(), &tmp, home.log())?;
+            let mut writer = run::Writer::create(&**home.fs(), &tmp, home.log(), rows_at_most)?;
             let mut rows = 0_u64;
             while let Some((key, version)) = merge.current() {
                 if version.value.is_some() || !oldest && !mutant::on(Mutant::ReviveDeletes) {
@@ -416,13 +417,14 @@ impl Core {
                 return Ok(None);
             }
             let finished = writer.finish()?;
+            debug_assert_eq!(finished.rows + finished.deletes, rows);
+            self.written.fetch_add(finished.file_bytes, Relaxed);
             let path = run_path(&dir, finished.id);
             if home.fs().open(&path, Open::Read).is_ok() {
                 return self.revive(finished.id, &tmp).map(Some);
             }
             home.fs().rename(&tmp, &path).map_err(|e| Error::io("name", &path, e))?;
             let run = Run::open(&**home.fs(), &path, home.log(), home.maps())?;
-            self.written.fetch_add(run.entry().bytes, Relaxed);
             Ok(Some(Arc::new(Part {
                 run: Arc::new(run),
                 unsynced: Mutex::new(Some(finished.file)),
@@ -514,10 +516,11 @@ impl Core {
     }
 
     fn merge_parts(&self, old: Vec<Arc<Part>>, oldest: bool) -> Result<()> {
+        let rows = old.iter().map(|part| part.run.entry().rows + part.run.entry().deletes).sum();
         let cursors = old.iter().map(|part| Source::Run(part.run.cursor(false))).collect();
         let mut merge = Merge::new(cursors, false);
         merge.seek(None)?;
-        let part = self.write_run(&mut merge, oldest, |_| {})?;
+        let part = self.write_run(&mut merge, rows, oldest, |_| {})?;
         drop(merge);
         // Only deletes were dropped: one of the old runs stays.
         let stays = part.clone();
