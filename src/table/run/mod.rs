@@ -150,6 +150,7 @@ impl Run {
         })
     }
 
+    #[cfg(any(test, feature = "fuzz"))]
     /// The row of `key`, deletes included.
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Found<'_>>> {
@@ -191,6 +192,7 @@ impl Run {
         Ok(found)
     }
 
+    #[cfg(any(test, feature = "fuzz"))]
     /// Whether the run may have a row of `key`, whose [`hash`] is given: no when its filter says
     /// so, without a look at any block.
     pub(super) fn may_hold(&self, key: &[u8], hash: u64) -> Result<bool> {
@@ -223,6 +225,7 @@ impl Run {
         self.footer.rows
     }
 
+    #[cfg(any(test, feature = "fuzz"))]
     /// Rows that are deletes.
     pub(super) fn deletes(&self) -> u64 {
         self.footer.deletes
