@@ -129,6 +129,11 @@ impl Snapshots {
             manifest.state = Some((view.digest()?, view.len()?));
         }
         self.fs.create_dir(&self.dir).map_err(|e| Error::io("create", &self.dir, e))?;
+        if let Some(parent) = self.dir.parent() {
+            // Closes the crash that forgets the directory with all its snapshots.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            self.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+        }
         let name =
             Name { offset: manifest.mark.position.offset, epoch: manifest.mark.position.epoch };
         let path = self.path(&name.to_string());
@@ -147,7 +152,7 @@ impl Snapshots {
                 continue;
             }
             let from = part.run.path();
-            fetch(&*self.fs, from, &self.fs, &self.dir, &entry)?;
+            fetch(&*self.fs, from, &self.fs, &self.dir, manifest.log, &entry)?;
             copied += 1;
             copied_bytes += entry.bytes;
         }
@@ -244,6 +249,7 @@ pub(super) fn fetch(
     from: &Path,
     fs: &Arc<dyn Fs>,
     dir: &Path,
+    log: Id,
     entry: &RunEntry,
 ) -> Result<()> {
     let part = dir.join(format!("{}.{PART}", entry.id));
@@ -267,7 +273,9 @@ pub(super) fn fetch(
                 fs.open(&part, Open::Create).map_err(|e| Error::io("create", &part, e))?
             }
         };
-        if copy(&*source, from, &*target, &part, entry)? {
+        // The hash does not cover the footer, which has a checksum of its own: what an interrupted
+        // copy left may lack just that.
+        if copy(&*source, from, &*target, &part, entry)? && is_run(&**fs, &part, log, entry)? {
             target.sync_data().map_err(|e| Error::io("sync", &part, e))?;
             let to = run_path(dir, entry.id);
             return fs.rename(&part, &to).map_err(|e| Error::io("name", &to, e));
@@ -281,6 +289,15 @@ pub(super) fn fetch(
             .in_file(from)
             .help("take it from another copy; `tidelog verify` says what is damaged"));
         }
+    }
+}
+
+/// Whether the file opens as the run that a manifest names.
+fn is_run(fs: &dyn Fs, path: &Path, log: Id, entry: &RunEntry) -> Result<bool> {
+    match Run::open(fs, path, log, false) {
+        Ok(run) => Ok(run.entry() == *entry),
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -364,18 +364,20 @@ fn take_lock(home: &Home, dir: &Path) -> Result<Option<Box<dyn Lock>>> {
     let fs = &**home.fs();
     let path = dir.join("LOCK");
     let take = || -> Result<Option<Box<dyn Lock>>> {
-        let is_new = fs.list(dir).is_err();
         fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
-        if is_new {
-            let root = dir.parent().expect("a table lies in its log's directory");
-            fs.sync_dir(root).map_err(|e| Error::io("sync", root, e))?;
-        }
         match fs.open(&path, Open::Create) {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &path, e)),
         }
-        fs.lock(&path, true).map_err(|e| Error::io("lock", &path, e))
+        let lock = fs.lock(&path, true).map_err(|e| Error::io("lock", &path, e))?;
+        if lock.is_some() {
+            // Closes the crash that forgets the directory with all its checkpoints. It may be there
+            // and not durable: whoever made it may have died before he came to this.
+            let root = dir.parent().expect("a table lies in its log's directory");
+            fs.sync_dir(root).map_err(|e| Error::io("sync", root, e))?;
+        }
+        Ok(lock)
     };
     match take() {
         Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::DiskFull) => Ok(None),
