@@ -312,7 +312,7 @@ fn hold_snapshots(stage: &mut Stage, dir: &str) -> Step {
         let own = Table::new();
         own.catch_up_to(stage.log(), offset).map_err(|e| stage.stopped("apply", &e))?;
         let digest = own.digest().map_err(|e| stage.stopped("digest", &e))?;
-        let to = PathBuf::from(format!("/tried-{}-{number}", stage.machine.operations()));
+        let to = PathBuf::from(format!("/tried-{}-{number}", stage.dice.roll()));
         restore_on(&fs, Path::new(dir), &to, RestoreAt::Offset(offset))
             .map_err(|e| stage.stopped("restore a snapshot", &e))?;
         let log = stage.options().open(&to).map_err(|e| stage.stopped("open it", &e))?;
@@ -340,6 +340,7 @@ pub fn published(plan: Plan, dice: &mut Dice) -> (Sim, Told) {
                 stage.append(4, 14_000, Durability::Durable)?;
             }
             if round > 0 {
+                stage.sync()?;
                 publish(&mut stage, OWN, false)?;
             }
         }
