@@ -226,6 +226,9 @@ impl Core {
             let (bytes, rows) = weigh(&entries)?;
             if !applying.writer.fits(bytes, rows) {
                 self.show(applying);
+                if mutant::on(Mutant::MarkAhead) {
+                    applying.mark.position = entries.end();
+                }
                 self.freeze(applying, bytes, rows)?;
             }
             applying.writer.insert(changes(&entries));
@@ -313,10 +316,6 @@ impl Core {
                 });
                 flow.frozen = None;
                 flow.stalled = None;
-                let mut mark = mark;
-                if mutant::on(Mutant::MarkAhead) {
-                    mark.position = self.view().shown.applied.unwrap_or(mark.position);
-                }
                 flow.installed = Some(mark);
                 flow.added += 1;
             }

@@ -119,7 +119,17 @@ impl Store {
         for seq in seqs {
             let path = self.dir.join(checkpoint_name(seq));
             let manifest = match Manifest::read(&**self.home.fs(), &path, CHECKPOINT) {
-                Ok(Some(manifest)) => manifest,
+                Ok(Some(manifest)) if manifest.seq == seq => manifest,
+                Ok(Some(manifest)) => {
+                    report.findings.push(format!(
+                        "expected checkpoint {seq}, found {} (file {}): the checkpoint before it \
+                         is taken",
+                        manifest.seq,
+                        path.display()
+                    ));
+                    unusable.push((seq, manifest.runs.iter().map(|run| run.id).collect()));
+                    continue;
+                }
                 Ok(None) => continue,
                 Err(e) if e.kind() == Kind::Corrupt => {
                     report.findings.push(format!("{e}: the checkpoint before it is taken"));

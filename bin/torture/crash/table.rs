@@ -131,6 +131,13 @@ fn some(stage: &mut Stage, most: u32) -> Step {
 /// The life of a table, in several lives of its process.
 pub fn script(stage: &mut Stage) -> Step {
     stage.open()?;
+    if stage.dice.once_in(2) {
+        // Nothing that the log does from here on makes the table's directory durable.
+        some(stage, 3)?;
+        stage.sync()?;
+        open(stage)?;
+        checkpoint(stage)?;
+    }
     open(stage)?;
     for _ in 0..stage.dice.between(5, 8) {
         some(stage, 3)?;
