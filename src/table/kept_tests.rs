@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
 use crate::fs::{Open, Os};
-use crate::log::{Append, Durability, MIN_SEGMENT_BYTES, Options, Retention};
+use crate::log::{Append, Durability, MIN_SEGMENT_BYTES, Options, Retention, Visibility};
 use crate::record::{Batch, Op, Record};
 
 const LOG: &str = "/log";
@@ -462,4 +462,21 @@ fn a_copy_that_was_cut_before_its_footer_is_made_again() {
     }
     assert_eq!(snapshots.publish(&table, false).unwrap().snapshot, snapshot);
     assert_eq!(snapshots.verify(&snapshot).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_checkpoint_of_records_that_are_only_written_makes_them_durable_first() {
+    let sim = Sim::new(15);
+    let written = |sim: &Sim| options(sim).visibility(Visibility::Written);
+    let log = written(&sim).open(LOG).unwrap();
+    let how = Append { durability: Some(Durability::Written), ..Append::default() };
+    log.append_with(&batch(&mut Dice(15), 40), &how).unwrap();
+    assert_eq!((log.durable_end(), log.confirmed_end()), (Offset(0), Offset(0)));
+    let table = small().open(&log).unwrap();
+    assert!(table.checkpoint().unwrap());
+    assert_eq!((log.durable_end(), log.confirmed_end()), (log.end(), log.end()));
+    let left = sim.crash(&Crash::DropAll);
+    let again = written(&left).open(LOG).unwrap();
+    let table = small().open(&again).unwrap();
+    assert_eq!(table.report().checkpoint.unwrap().1, log.end(), "{:?}", table.report());
 }

@@ -222,13 +222,13 @@ fn op(dice: &mut Dice) -> Op {
         94..96 => Op::CutInAppend { after: after / 3, durability, cut },
         96..97 => Op::CutInClose { after, cut },
         97..99 => Op::CutInOpen { after, cut },
+        99 => Op::Repair,
         100..103 => Op::Table,
         103..107 => Op::Checkpoint,
         107..109 => Op::TableReopen,
         109..111 => Op::HoldView,
         111..112 => Op::CompareViews,
         112..114 => Op::Publish { digest: right },
-        114..116 => Op::RestoreAt,
-        _ => Op::Repair,
+        _ => Op::RestoreAt,
     }
 }

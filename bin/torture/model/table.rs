@@ -154,7 +154,11 @@ impl Run {
     }
 
     fn restore(&mut self, dice: &mut Dice) -> Result<(), String> {
-        let target = dice.below(self.book.durable + 1);
+        // It reads the log as another process does, and so no further than it proves.
+        let beside = self.options().read_only(true).fs(self.sim.process().shared());
+        let reader = beside.open(DIR).map_err(|e| format!("reader: {e}"))?;
+        let target = dice.below(reader.confirmed_end().0 + 1);
+        drop(reader);
         self.rows.restores += 1;
         let to = PathBuf::from(format!("/restored{}", self.rows.restores));
         let fs = self.sim.shared();
