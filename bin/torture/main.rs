@@ -14,6 +14,7 @@ mod model;
 mod mutants;
 mod oracle;
 mod powercut;
+mod rows;
 mod sched;
 mod soak;
 mod told;

@@ -38,6 +38,10 @@ const LIKELY: &[(&str, &[&str])] = &[
     ("retain", &["unlink-before-floor"]),
     ("repair", &["repair-noted-late", "move-unsynced"]),
     ("follow", &["skip-follower-sync", "ship-unproven"]),
+    ("table", &["skip-run-sync", "skip-run-names", "unlink-named-run", "mark-ahead"]),
+    ("table", &["revive-deletes", "merge-keeps-older", "filter-says-no"]),
+    ("table", &["replay-past-checkpoint", "skip-table-name"]),
+    ("snapshot", &["manifest-before-runs", "trust-resumed-copy"]),
     ("append", &["skip-data-sync", "refuse-frame-behind", "quarantine-unsynced"]),
 ];
 /// A child that takes longer has hung.

@@ -86,10 +86,10 @@ impl Home {
 impl Shared {
     /// Below this, records are proven durable.
     pub(super) fn confirmed(&self) -> Offset {
-        let durable = match self.refuses {
+        match self.refuses {
+            // Who writes knows: what readers see may be written and no more.
             None => self.ends.durable().1,
-            Some(_) => Offset(0),
-        };
-        Offset(self.confirmed.load(Acquire)).min(self.visible().1).max(durable)
+            Some(_) => Offset(self.confirmed.load(Acquire)).min(self.visible().1),
+        }
     }
 }

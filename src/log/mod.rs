@@ -267,7 +267,8 @@ impl Log {
     }
 
     /// Behind the last record that is proven durable. Below [`end`](Log::end) only when a log is
-    /// read whose writer died: a power cut may take what lies between.
+    /// read whose writer died, or when records are shown that are written and no more: a power cut
+    /// may take what lies between.
     pub fn confirmed_end(&self) -> Offset {
         self.shared.confirmed()
     }

@@ -28,6 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Os;
 use crate::log::wake::Wake;
 use crate::log::{Entries, Home};
+use crate::mutant::{self, Mutant};
 use crate::position::{LogByte, Offset, Position};
 use crate::record::Op;
 
@@ -260,6 +261,9 @@ impl Core {
             let (bytes, rows) = weigh(&entries)?;
             if !applying.writer.fits(bytes, rows) {
                 self.show(applying);
+                if mutant::on(Mutant::MarkAhead) {
+                    applying.mark.position = entries.end();
+                }
                 self.freeze(applying, bytes, rows)?;
             }
             applying.writer.insert_all(changes(&entries));

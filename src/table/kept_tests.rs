@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
 use crate::fs::{Open, Os};
-use crate::log::{Append, Durability, MIN_SEGMENT_BYTES, Options, Retention};
+use crate::log::{Append, Durability, MIN_SEGMENT_BYTES, Options, Retention, Visibility};
 use crate::record::{Batch, Op, Record};
 
 const LOG: &str = "/log";
@@ -423,4 +423,63 @@ fn threads_write_and_merge_runs_while_apply_and_readers_go_on() {
     let table = options.open(&log).unwrap();
     assert_eq!(table.report().checkpoint.unwrap().1, log.end());
     check(&table.view(), &rows_of(&log, log.end()), "opened again");
+}
+
+#[test]
+fn the_directories_of_checkpoints_and_snapshots_outlive_a_power_cut() {
+    let sim = Sim::new(13);
+    let log = options(&sim).open(LOG).unwrap();
+    log.append(&Record::put(b"a", b"1")).unwrap();
+    // Another process made the directory, and died before it made that durable.
+    sim.shared().create_dir(&Path::new(LOG).join("table")).unwrap();
+    let table = small().open(&log).unwrap();
+    assert!(table.checkpoint().unwrap());
+    let snapshots = Snapshots::at_on(sim.shared(), Path::new("/snapshots"));
+    let published = snapshots.publish(&table, true).unwrap().snapshot;
+    let left = sim.crash(&Crash::DropAll);
+    let log = options(&left).open(LOG).unwrap();
+    let table = small().open(&log).unwrap();
+    assert_eq!(table.report().checkpoint.unwrap().1, Offset(1), "{:?}", table.report());
+    let snapshots = Snapshots::at_on(left.shared(), Path::new("/snapshots"));
+    assert_eq!(snapshots.list().unwrap(), [published]);
+}
+
+#[test]
+fn a_copy_that_was_cut_before_its_footer_is_made_again() {
+    let sim = Sim::new(14);
+    let (log, _, _) = two_checkpoints(&sim);
+    let table = small().open(&log).unwrap();
+    let dir = Path::new("/snapshots");
+    let snapshots = Snapshots::at_on(sim.shared(), dir);
+    let snapshot = snapshots.publish(&table, false).unwrap().snapshot;
+    for name in sim.shared().list(dir).unwrap() {
+        // The sectors of the footer never came, the length did; and no name is there.
+        let path = dir.join(&name);
+        if name.ends_with(".run") {
+            let footer = (sim.read(&path).len() - run::FOOTER_BYTES) as u64;
+            overwrite(&sim, &path, footer, &[0; 256]);
+            sim.shared().rename(&path, &path.with_extension("part")).unwrap();
+        } else {
+            sim.shared().unlink(&path).unwrap();
+        }
+    }
+    assert_eq!(snapshots.publish(&table, false).unwrap().snapshot, snapshot);
+    assert_eq!(snapshots.verify(&snapshot).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_checkpoint_of_records_that_are_only_written_makes_them_durable_first() {
+    let sim = Sim::new(15);
+    let written = |sim: &Sim| options(sim).visibility(Visibility::Written);
+    let log = written(&sim).open(LOG).unwrap();
+    let how = Append { durability: Some(Durability::Written), ..Append::default() };
+    log.append_with(&batch(&mut Dice(15), 40), &how).unwrap();
+    assert_eq!((log.durable_end(), log.confirmed_end()), (Offset(0), Offset(0)));
+    let table = small().open(&log).unwrap();
+    assert!(table.checkpoint().unwrap());
+    assert_eq!((log.durable_end(), log.confirmed_end()), (log.end(), log.end()));
+    let left = sim.crash(&Crash::DropAll);
+    let again = written(&left).open(LOG).unwrap();
+    let table = small().open(&again).unwrap();
+    assert_eq!(table.report().checkpoint.unwrap().1, log.end(), "{:?}", table.report());
 }

@@ -8,6 +8,7 @@
 use std::cmp::Ordering;
 
 use crate::error::Result;
+use crate::mutant::{self, Mutant};
 
 use super::delta;
 use super::row::Version;
@@ -149,6 +150,9 @@ impl Merge {
                 Ordering::Less => {
                     (winner, least) = (i, *first);
                     self.equal.clear();
+                }
+                Ordering::Equal if mutant::on(Mutant::MergeKeepsOlder) => {
+                    self.equal.push(std::mem::replace(&mut winner, i));
                 }
                 Ordering::Equal => self.equal.push(i),
                 Ordering::Greater => {}

@@ -73,6 +73,7 @@ use std::thread::JoinHandle;
 use self::core::Core;
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
+use crate::mutant::{self, Mutant};
 use crate::position::{Offset, Position};
 use store::Store;
 
@@ -153,6 +154,13 @@ impl Table {
             }
             false => (None, None),
         };
+        let mut taken = taken;
+        if let Some(taken) = &mut taken
+            && mutant::on(Mutant::ReplayPastCheckpoint)
+            && taken.mark.position.offset < log.end()
+        {
+            taken.mark.position.offset.0 += 1;
+        }
         let core = Core::new(options, Some(log.home()), store, taken)?;
         let mut threads = Vec::new();
         if core.has_threads() {

@@ -89,7 +89,7 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
             let there = run_path(&layout.table(), entry.id);
             if fs.open(&there, Open::Read).is_err() {
                 let run = run_path(&source.snapshots.dir, entry.id);
-                fetch(&**fs, &run, fs, &layout.table(), entry)?;
+                fetch(&**fs, &run, fs, &layout.table(), manifest.log, entry)?;
             }
             restored.bytes += entry.bytes;
         }

@@ -22,6 +22,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Open, Os};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Offset, Position};
 
 use super::Table;
@@ -129,6 +130,11 @@ impl Snapshots {
             manifest.state = Some((view.digest()?, view.len()?));
         }
         self.fs.create_dir(&self.dir).map_err(|e| Error::io("create", &self.dir, e))?;
+        if let Some(parent) = self.dir.parent() {
+            // Closes the crash that forgets the directory with all its snapshots.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            self.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+        }
         let name =
             Name { offset: manifest.mark.position.offset, epoch: manifest.mark.position.epoch };
         let path = self.path(&name.to_string());
@@ -139,6 +145,9 @@ impl Snapshots {
             let snapshot = describe(name.to_string(), &there);
             return Ok(Published { snapshot, copied: 0, copied_bytes: 0 });
         }
+        if mutant::on(Mutant::ManifestBeforeRuns) {
+            manifest.meta(SNAPSHOT).replace(&*self.fs, &path)?;
+        }
         let names = self.names()?;
         let (mut copied, mut copied_bytes) = (0, 0);
         for part in &view.shown.layers.runs {
@@ -147,7 +156,7 @@ impl Snapshots {
                 continue;
             }
             let from = part.run.path();
-            fetch(&*self.fs, from, &self.fs, &self.dir, &entry)?;
+            fetch(&*self.fs, from, &self.fs, &self.dir, manifest.log, &entry)?;
             copied += 1;
             copied_bytes += entry.bytes;
         }
@@ -243,6 +252,7 @@ pub(super) fn fetch(
     from: &Path,
     fs: &Arc<dyn Fs>,
     dir: &Path,
+    log: Id,
     entry: &RunEntry,
 ) -> Result<()> {
     let part = dir.join(format!("{}.{PART}", entry.id));
@@ -266,7 +276,9 @@ pub(super) fn fetch(
                 fs.open(&part, Open::Create).map_err(|e| Error::io("create", &part, e))?
             }
         };
-        if copy(&*source, from, &*target, &part, entry)? {
+        // The hash does not cover the footer, which has a checksum of its own: what an interrupted
+        // copy left may lack just that.
+        if copy(&*source, from, &*target, &part, entry)? && is_run(&**fs, &part, log, entry)? {
             target.sync_data().map_err(|e| Error::io("sync", &part, e))?;
             let to = run_path(dir, entry.id);
             return fs.rename(&part, &to).map_err(|e| Error::io("name", &to, e));
@@ -280,6 +292,18 @@ pub(super) fn fetch(
             .in_file(from)
             .help("take it from another copy; `tidelog verify` says what is damaged"));
         }
+    }
+}
+
+/// Whether the file opens as the run that a manifest names.
+fn is_run(fs: &dyn Fs, path: &Path, log: Id, entry: &RunEntry) -> Result<bool> {
+    if mutant::on(Mutant::TrustResumedCopy) {
+        return Ok(true);
+    }
+    match Run::open(fs, path, log, false) {
+        Ok(run) => Ok(run.entry() == *entry),
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

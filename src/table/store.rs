@@ -119,7 +119,17 @@ impl Store {
         for seq in seqs {
             let path = self.dir.join(checkpoint_name(seq));
             let manifest = match Manifest::read(&**self.home.fs(), &path, CHECKPOINT) {
-                Ok(Some(manifest)) => manifest,
+                Ok(Some(manifest)) if manifest.seq == seq => manifest,
+                Ok(Some(manifest)) => {
+                    report.findings.push(format!(
+                        "expected checkpoint {seq}, found {} (file {}): the checkpoint before it \
+                         is taken",
+                        manifest.seq,
+                        path.display()
+                    ));
+                    unusable.push((seq, manifest.runs.iter().map(|run| run.id).collect()));
+                    continue;
+                }
                 Ok(None) => continue,
                 Err(e) if e.kind() == Kind::Corrupt => {
                     report.findings.push(format!("{e}: the checkpoint before it is taken"));
@@ -364,18 +374,20 @@ fn take_lock(home: &Home, dir: &Path) -> Result<Option<Box<dyn Lock>>> {
     let fs = &**home.fs();
     let path = dir.join("LOCK");
     let take = || -> Result<Option<Box<dyn Lock>>> {
-        let is_new = fs.list(dir).is_err();
         fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
-        if is_new {
-            let root = dir.parent().expect("a table lies in its log's directory");
-            fs.sync_dir(root).map_err(|e| Error::io("sync", root, e))?;
-        }
         match fs.open(&path, Open::Create) {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &path, e)),
         }
-        fs.lock(&path, true).map_err(|e| Error::io("lock", &path, e))
+        let lock = fs.lock(&path, true).map_err(|e| Error::io("lock", &path, e))?;
+        if lock.is_some() && !mutant::on(Mutant::SkipTableName) {
+            // Closes the crash that forgets the directory with all its checkpoints. It may be there
+            // and not durable: whoever made it may have died before he came to this.
+            let root = dir.parent().expect("a table lies in its log's directory");
+            fs.sync_dir(root).map_err(|e| Error::io("sync", root, e))?;
+        }
+        Ok(lock)
     };
     match take() {
         Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::DiskFull) => Ok(None),

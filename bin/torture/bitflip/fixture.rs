@@ -8,6 +8,9 @@
 //! | `residual` | the same, and the last durable group has no evidence behind it |
 //! | `rolled` | segments of full size, two index entries each, a retention floor, cleanly closed |
 //!
+//! | `table` | a table of several runs and two checkpoints; only its files are damaged |
+//! | `snapshot` | two snapshots of it; only theirs are |
+//!
 //! All have producers, keys, deletes, timestamps, and batches; compression is the seed's choice.
 //! Invariant: every record below `acknowledged` was acknowledged as durable, and the undamaged
 //! disk gives exactly these records back; [`Fixture::new`] holds itself to that.
@@ -22,6 +25,7 @@ use tidelog::log::Retention;
 use tidelog::segment::{Footer, SegmentHeader, Tally, Window, walk};
 use tidelog::{Append, Batch, Compression, Durability, Id, Log, Offset, Op, Options, Preallocate};
 
+use super::table;
 use crate::dice::Dice;
 use crate::told::Told;
 
@@ -30,7 +34,8 @@ pub const DIR: &str = "/log";
 const PAGE_BYTES: u64 = 4096;
 
 /// Every kind of fixture.
-pub const NAMES: [&str; 5] = ["closed", "active", "torn", "residual", "rolled"];
+pub const NAMES: [&str; 7] =
+    ["closed", "active", "torn", "residual", "rolled", table::KEPT, table::STORE];
 
 /// A log on a disk, and what clients know of it.
 pub struct Fixture {
@@ -76,6 +81,9 @@ pub struct Span {
 impl Fixture {
     /// Builds the fixture `name` with the contents that `seed` chooses.
     pub fn new(name: &'static str, seed: u64) -> Result<Self, String> {
+        if [table::KEPT, table::STORE].contains(&name) {
+            return table::fixture(name, seed);
+        }
         let foreign = Self::build(name, seed ^ 0xF0E1_D2C3)?;
         let mut fixture = Self::build(name, seed)?;
         fixture.foreign =

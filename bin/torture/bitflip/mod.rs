@@ -2,7 +2,7 @@
 //!
 //! Proves the promise that damage is noticed, always, and never read as a record; and that repair
 //! keeps everything that is whole. `fixture` builds the logs, `damage` what is done to them,
-//! `check` looks at the result, `harmless` lists what may go unreported. Invariants:
+//! `check` and `table` look at the result, `harmless` lists what may go unreported. Invariants:
 //! - the oracle knows only what was appended and acknowledged;
 //! - whatever is counted as harmless was read back whole.
 
@@ -10,6 +10,7 @@ mod check;
 mod damage;
 mod fixture;
 mod harmless;
+mod table;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +100,19 @@ fn batter(
     sum: &mut Sum,
     line: &mut Line,
 ) -> Result<(), String> {
-    let base = Baseline::of(fixture)?;
+    let base = match table::is_about(fixture) {
+        true => None,
+        false => Some(Baseline::of(fixture)?),
+    };
+    if fixture.name == table::KEPT && args.only.is_none() {
+        let caught = catch_unwind(|| table::branches(fixture.seed));
+        let caught = caught.unwrap_or_else(|p| Err(format!("panic: {}", crate::told::said(&*p))));
+        sum.file_operations += 1;
+        if let Err(found) = caught {
+            let steps = vec!["the table of another branch of the log's history".to_owned()];
+            line.violation(Reproduction { seed: fixture.seed, steps, found });
+        }
+    }
     let mut damages = coarse(fixture, every);
     for (file, bits) in bits(fixture, flips) {
         let file = &fixture.files[file].0;
@@ -112,7 +125,10 @@ fn batter(
         .par_iter()
         .enumerate()
         .map(|(i, damage)| {
-            let caught = catch_unwind(AssertUnwindSafe(|| check(fixture, &base, damage)));
+            let caught = catch_unwind(AssertUnwindSafe(|| match &base {
+                Some(base) => check(fixture, base, damage),
+                None => table::check(fixture, damage),
+            }));
             (
                 i,
                 caught

@@ -2,7 +2,7 @@
 //!
 //! Nothing, everything; then all subsets when few changes are pending, otherwise each one alone
 //! lost and alone kept; then torn ones: each written range and each length torn alone among the
-//! kept and among the lost, and all of them by chance. A choice is a list of fates, one for each
+//! kept and among the lost, each range without its last sector, and all of them by chance. A choice is a list of fates, one for each
 //! pending change.
 
 use tidelog::fs::sim::{Fate, PendingChange, PendingOp};
@@ -40,6 +40,10 @@ pub fn choices(pending: &[PendingOp], limits: Limits, dice: &mut Dice) -> Vec<Ve
         for _ in 0..limits.chance {
             choices.push(with(&all, i, Fate::Torn(dice.roll())));
             choices.push(with(&none, i, Fate::Torn(dice.roll())));
+        }
+        // What ends a file is there to vouch for the rest, and may be the one thing missing.
+        if let PendingChange::Data { sectors: last @ 2..=64, .. } = pending[i].change {
+            choices.push(with(&all, i, Fate::Torn(!(1 << (last - 1)))));
         }
     }
     for _ in 0..2 * limits.chance {

@@ -9,6 +9,9 @@ use std::path::Path;
 
 use tidelog::{Durability, Follower, Log, ship};
 
+use super::table;
+use crate::rows;
+
 use super::stage::{DIR, Stage, Step};
 
 const COPY: &str = "/copy";
@@ -19,6 +22,10 @@ pub fn script(stage: &mut Stage) -> Step {
     for _ in 0..stage.dice.between(4, 6) {
         for _ in 0..stage.dice.between(1, 3) {
             let most = if stage.dice.once_in(2) { 14_000 } else { 900 };
+            if stage.told.table.rows {
+                let (count, len) = (stage.dice.between(1, 5), stage.dice.between(0, 800));
+                stage.append(count, len, Durability::Durable)?;
+            }
             let len = stage.dice.between(1, most);
             let durability = match stage.dice.below(3) {
                 0 => Durability::Written,
@@ -48,6 +55,9 @@ pub fn script(stage: &mut Stage) -> Step {
             _ => {}
         }
         catch_up(stage)?;
+        if stage.told.table.rows && stage.dice.once_in(3) {
+            checkpoint(stage)?;
+        }
     }
     Ok(())
 }
@@ -68,8 +78,14 @@ fn open(stage: &mut Stage) -> Step {
     let source = ship::Directory::open_in(process.shared(), DIR)
         .map_err(|e| stage.stopped("look at the leader", &e))?;
     let options = Log::options().fs(process.shared()).map(stage.plan.map);
-    let follower = Follower::open(options, COPY, source)
-        .map_err(|e| stage.stopped("open the follower", &e))?;
+    let follower = match stage.told.table.rows {
+        true => {
+            let rows = table::options(2 + stage.told.line.len() % 2);
+            Follower::open_with(options.worker(false), rows, COPY, source)
+        }
+        false => Follower::open(options, COPY, source),
+    };
+    let follower = follower.map_err(|e| stage.stopped("open the follower", &e))?;
     let (report, end) = (follower.report().clone(), follower.end().0);
     if report.unclean {
         return stage.violation(format!("the follower lost what was durable: {report:?}"));
@@ -77,6 +93,27 @@ fn open(stage: &mut Stage) -> Step {
     if end < stage.told.copied {
         return stage
             .violation(format!("the follower holds {end} records, it said {}", stage.told.copied));
+    }
+    let table = follower.table().report();
+    let found = table.checkpoint.map_or(0, |(_, offset)| offset.0);
+    if !table.findings.is_empty() || found < stage.told.table.checkpoint {
+        return stage.violation(format!(
+            "the follower's table had a checkpoint at {}: {table:?}",
+            stage.told.table.checkpoint
+        ));
+    }
+    stage.follower = Some(follower);
+    Ok(())
+}
+
+/// The follower is told to make a checkpoint of its table now and then.
+fn checkpoint(stage: &mut Stage) -> Step {
+    let Some(follower) = stage.follower.take() else { return Ok(()) };
+    let applied = follower.table().applied().map_or(0, |position| position.offset.0);
+    match follower.table().checkpoint() {
+        Ok(true) => stage.told.table.checkpoint = applied,
+        Ok(false) => return stage.violation("the follower's table made no checkpoint"),
+        Err(error) => return Err(stage.stopped("the follower's checkpoint", &error)),
     }
     stage.follower = Some(follower);
     Ok(())
@@ -149,7 +186,17 @@ fn alike(stage: &mut Stage) -> Step {
     if end != follower.end().0 {
         return stage.violation(format!("the follower shows {end}, holds {}", follower.end()));
     }
-    Ok(())
+    if !stage.told.table.rows {
+        return Ok(());
+    }
+    let (view, end) = (follower.table().view(), follower.end());
+    let applied = view.applied().map_or(0, |position| position.offset.0);
+    let held = match rows::of_log(&follower.log(), end) {
+        _ if applied != end.0 => Err(format!("applied up to {applied} of {end}")),
+        Ok(rows) => rows::hold(&view, &rows).map_err(|amiss| amiss.said()),
+        Err(error) => Err(error.to_string()),
+    };
+    stage.judge("the follower's table", held)
 }
 
 /// Every segment file of the leader is the follower's, byte for byte.

@@ -2,7 +2,7 @@
 //!
 //! `workloads` lists what is done; `stage` does it and remembers what clients were told (`told`);
 //! `choices` says what a cut may leave; `explore` goes through all of it; `check`, `repair`,
-//! `damage` and `follow` hold what is left against the promises; `shrink` makes a violation short.
+//! `damage`, `follow` and `table` hold what is left against the promises; `shrink` makes a violation short.
 
 mod check;
 mod choices;
@@ -12,6 +12,7 @@ mod follow;
 mod repair;
 mod shrink;
 mod stage;
+mod table;
 mod told;
 mod workloads;
 

@@ -9,12 +9,12 @@ use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::{Level, OpenReport, verify_on};
 use tidelog::{
     Append, Appended, Batch, Compression, Durability, Error, Expect, Follower, Id, Kind, Log,
-    Offset, Options, Preallocate, Record, Ticket,
+    Offset, Op, Options, Preallocate, Record, Table, Ticket,
 };
 
 use tidelog::frame::Producer;
 
-use super::told::{Dice, Newest, Told, index, key, value};
+use super::told::{Dice, Newest, Told, index, value};
 
 /// The leader's directory.
 pub const DIR: &str = "/log";
@@ -64,6 +64,8 @@ pub struct Stage {
     pub log: Option<Log>,
     pub report: Option<OpenReport>,
     pub follower: Option<Follower>,
+    /// Goes before its log.
+    pub table: Option<Table>,
 }
 
 impl Stage {
@@ -71,7 +73,18 @@ impl Stage {
     pub fn on(machine: Sim, told: Told, plan: Plan, dice: Dice, stop: usize) -> Self {
         machine.stop_after(stop);
         let process = machine.process();
-        Stage { machine, process, stop, told, plan, dice, log: None, report: None, follower: None }
+        Stage {
+            machine,
+            process,
+            stop,
+            told,
+            plan,
+            dice,
+            log: None,
+            report: None,
+            follower: None,
+            table: None,
+        }
     }
 
     /// The same machine, with power for good.
@@ -143,11 +156,10 @@ impl Stage {
     pub fn append_one(&mut self, len: u32) -> Step {
         let first = self.told.send(1, len, None);
         let id = self.told.line[index(first)].id;
-        let (key, value) = (key(id), value(id, len));
-        let appended = self
-            .log()
-            .append(&Record::put(&key, &value))
-            .map_err(|e| self.stopped("append", &e))?;
+        let (op, key, value) = (self.told.op(id), self.told.key(id), value(id, len));
+        let len = self.told.line[index(first)].len as usize;
+        let record = Record { op, key: Some(&key), value: &value[..len], timestamp: None };
+        let appended = self.log().append(&record).map_err(|e| self.stopped("append", &e))?;
         self.acknowledge(first, &appended, Durability::Durable)
     }
 
@@ -211,9 +223,11 @@ impl Stage {
             if there.is_none() {
                 // It was lost, so it is appended now: the same records, at the end.
                 for i in 0..newest.count {
+                    let id = newest.first_id + i;
+                    let is_delete = self.told.op(id) == Op::Delete;
                     self.told.line.push(super::told::Sent {
-                        id: newest.first_id + i,
-                        len: newest.len,
+                        id,
+                        len: if is_delete { 0 } else { newest.len },
                         last: i + 1 == newest.count,
                         issued: None,
                         producer: Some((producer, newest.sequence)),
@@ -243,7 +257,7 @@ impl Stage {
     fn send_as(&mut self, producer: u8, newest: Newest, durability: Durability) -> Step<Appended> {
         let mut batch = Batch::new();
         for id in newest.first_id..newest.first_id + newest.count {
-            push(&mut batch, id, newest.len);
+            push(&mut batch, &self.told, id, newest.len);
         }
         let id = Id([producer; 16]);
         let how = Append {
@@ -293,6 +307,7 @@ impl Stage {
 
     /// Closes cleanly.
     pub fn close(&mut self) -> Step {
+        self.table = None;
         let log = self.log.take().expect("the script opened it");
         log.close().map_err(|e| self.stopped("close", &e))?;
         self.told.durable = self.told.line.len() as u64;
@@ -304,6 +319,7 @@ impl Stage {
     /// The process dies; the machine goes on, and the page cache with it.
     pub fn kill(&mut self) {
         self.process.kill();
+        self.table = None;
         self.log = None;
         self.follower = None;
         self.process = self.machine.process();
@@ -352,7 +368,7 @@ impl Stage {
     fn batch(&self, first: u64, count: u32) -> Batch {
         let mut batch = Batch::new();
         for sent in &self.told.line[index(first)..][..count as usize] {
-            push(&mut batch, sent.id, sent.len);
+            push(&mut batch, &self.told, sent.id, sent.len);
         }
         batch
     }
@@ -367,6 +383,9 @@ pub fn quarantined(machine: &Sim) -> Vec<Vec<u8>> {
     files.map(|path| machine.read(path)).collect()
 }
 
-fn push(batch: &mut Batch, id: u32, len: u32) {
-    batch.push(&Record::put(&key(id), &value(id, len))).expect("small records are accepted");
+fn push(batch: &mut Batch, told: &Told, id: u32, len: u32) {
+    let (op, key) = (told.op(id), told.key(id));
+    let value = if op == Op::Delete { Vec::new() } else { value(id, len) };
+    let record = Record { op, key: Some(&key), value: &value, timestamp: None };
+    batch.push(&record).expect("small records are accepted");
 }

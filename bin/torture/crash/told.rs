@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidelog::{Epoch, Kind, Log, Offset, Record};
+use tidelog::{Epoch, Kind, Log, Offset, Op, Record};
 
 /// How a verdict begins when the engine itself said that it cannot read on.
 pub const READING: &str = "reading";
@@ -60,8 +60,24 @@ pub struct Told {
     pub kept: Arc<Vec<Vec<u8>>>,
     pub producers: BTreeMap<u8, Newest>,
     pub next_id: u32,
+    pub table: TableTold,
     /// Offsets that were given out and lost again, with their epochs.
     spent: Vec<(u64, Epoch)>,
+}
+
+/// What clients know of a table.
+#[derive(Clone, Debug, Default)]
+pub struct TableTold {
+    /// Records delete and tell events, too, and have more keys: the log is there for its table.
+    pub rows: bool,
+    /// Everything below this is in a checkpoint.
+    pub checkpoint: u64,
+    /// Where snapshots stand that were published.
+    pub published: Vec<u64>,
+    /// Where a restore is to end, and where another one may be asked to.
+    pub target: (u64, u64),
+    /// A restore said that it was done.
+    pub restored: bool,
 }
 
 impl Told {
@@ -76,6 +92,12 @@ impl Told {
         for part in [self.floor.0, self.floor.1, self.copied, u64::from(self.closed)] {
             digest = mix(digest ^ part);
         }
+        let TableTold { checkpoint, published, restored, .. } = &self.table;
+        if self.table.rows {
+            for part in [*checkpoint, published.len() as u64, u64::from(*restored)] {
+                digest = mix(digest ^ part);
+            }
+        }
         mix(digest ^ self.producers.values().filter_map(|p| p.acknowledged).sum::<u64>())
     }
 
@@ -85,6 +107,7 @@ impl Told {
         for i in 0..count {
             let id = self.next_id;
             self.next_id += 1;
+            let len = if self.op(id) == Op::Delete { 0 } else { len };
             self.line.push(Sent { id, len, last: i + 1 == count, issued: None, producer });
         }
         first
@@ -198,7 +221,7 @@ impl Told {
     }
 
     /// Holds one record against what was sent at its offset.
-    fn is_sent(&self, offset: u64, record: &Record<'_>) -> Result<(), String> {
+    pub fn is_sent(&self, offset: u64, record: &Record<'_>) -> Result<(), String> {
         let Some(sent) = self.line.get(index(offset)) else {
             return Err(format!("offset {offset} holds a record that was never sent"));
         };
@@ -207,10 +230,37 @@ impl Told {
         let same = record.value.len() == sent.len as usize
             && parts.iter().all(|part| *part == pattern)
             && *rest == pattern[..rest.len()];
-        if same && record.key == Some(&key(sent.id)[..]) {
+        if same && record.op == self.op(sent.id) && record.key == Some(&self.key(sent.id)[..]) {
             return Ok(());
         }
         Err(format!("offset {offset} holds another record than the one sent (number {})", sent.id))
+    }
+
+    /// What the record of this number does.
+    pub fn op(&self, id: u32) -> Op {
+        match mix(u64::from(id)) % 9 {
+            0 | 1 if self.table.rows => Op::Delete,
+            2 if self.table.rows => Op::Event,
+            _ => Op::Put,
+        }
+    }
+
+    /// Its key: few records share each.
+    pub fn key(&self, id: u32) -> Vec<u8> {
+        match self.table.rows {
+            // Some keys begin others.
+            true => {
+                let number = mix(u64::from(id)) >> 32;
+                format!("row/{:0width$}", number % 29, width = 1 + index(number % 5)).into_bytes()
+            }
+            false => key(id).to_vec(),
+        }
+    }
+
+    /// Where the last whole batch at or below this offset ends.
+    pub fn batch_end(&self, target: u64) -> u64 {
+        let line = &self.line[..index(target)];
+        line.iter().rposition(|sent| sent.last).map_or(0, |last| last as u64 + 1)
     }
 
     fn is_lost(&self, offset: u64) -> bool {

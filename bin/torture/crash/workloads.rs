@@ -12,7 +12,7 @@ use tidelog::{Compression, Durability, Expect, Kind, Offset, Preallocate};
 use super::check::{check, recover};
 use super::stage::{DIR, Plan, Stage, Step, Stop};
 use super::told::{Dice, Told, key};
-use super::{damage, follow, repair};
+use super::{damage, follow, repair, table};
 
 /// A listed workload.
 #[derive(Clone, Copy)]
@@ -37,6 +37,9 @@ const PLAIN: Workload = Workload {
     recovery: recover,
     check,
 };
+
+/// Those of a table: small parts, for they hold every row.
+const ROWS: Workload = Workload { share: 2, base: table::filled, ..PLAIN };
 
 /// Every workload.
 pub const ALL: &[Workload] = &[
@@ -91,6 +94,39 @@ pub const ALL: &[Workload] = &[
         recovery: follow::recovery,
         check: follow::check,
         ..PLAIN
+    },
+    Workload {
+        name: "table",
+        plan: any_zeros,
+        base: table::created,
+        script: table::script,
+        recovery: table::recover,
+        check: table::check,
+        ..ROWS
+    },
+    Workload {
+        name: "snapshot",
+        script: table::publish_script,
+        recovery: table::publish_recovery,
+        check: table::publish_check,
+        ..ROWS
+    },
+    Workload {
+        name: "restore",
+        base: table::published,
+        script: table::restore_script,
+        recovery: table::restore_recovery,
+        check: table::restore_check,
+        ..ROWS
+    },
+    Workload {
+        name: "follow-table",
+        plan: |_| Plan { preallocate: Preallocate::Grow, ..Plan::default() },
+        base: table::created,
+        script: follow::script,
+        recovery: follow::recovery,
+        check: follow::check,
+        ..ROWS
     },
 ];
 

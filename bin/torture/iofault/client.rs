@@ -41,6 +41,8 @@ pub struct Client {
     pub opens: u64,
     /// The disks that power cuts left, by hash.
     pub disks: BTreeSet<u128>,
+    /// Records have many keys, for a table.
+    pub rows: bool,
     options: fn(&Sim) -> Options,
     log: Option<Log>,
     fault: Fault,
@@ -69,6 +71,7 @@ impl Client {
             outcomes: BTreeMap::new(),
             opens: 0,
             disks: BTreeSet::new(),
+            rows: false,
             options,
             log: None,
             trouble: 0,
@@ -87,6 +90,11 @@ impl Client {
         self.healed = false;
     }
 
+    /// The fault that is armed, or was.
+    pub fn fault(&self) -> Fault {
+        self.fault.clone()
+    }
+
     /// Takes the fault away for good.
     pub fn heal(&mut self) {
         self.sim.heal();
@@ -97,6 +105,7 @@ impl Client {
     fn beside(&self, sim: Sim) -> Client {
         let mut other = Client::new(sim, self.options, self.fault.clone());
         other.told = self.told.clone();
+        other.rows = self.rows;
         other
     }
 
@@ -157,7 +166,11 @@ impl Client {
         let mut batch = Batch::new();
         for n in 0..count {
             let value = value(serial + n, len);
-            batch.push(&Record::put(b"key", &value)).map_err(|e| e.to_string())?;
+            let key = match self.rows {
+                true => format!("row/{}", (serial + n) * 7 % 31),
+                false => "key".to_owned(),
+            };
+            batch.push(&Record::put(key.as_bytes(), &value)).map_err(|e| e.to_string())?;
         }
         let mut answer = self.ask(serial, &batch, how)?;
         if let (Some(_), Some(kind)) = (&how.producer, answer)

@@ -10,6 +10,7 @@
 mod client;
 mod follow;
 mod strace;
+mod table;
 mod variants;
 mod workloads;
 

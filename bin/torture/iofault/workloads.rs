@@ -10,8 +10,8 @@ use tidelog::log::Level;
 use tidelog::{Compression, Durability, Log, Offset, Options, Preallocate};
 
 use super::client::{Broke, Client, DIR, End, Held, read, small};
-use super::follow;
 use super::variants::Asked;
+use super::{follow, table};
 
 use Durability::{Buffered, Durable, Written};
 
@@ -22,7 +22,7 @@ pub struct Workload {
 }
 
 /// All of them.
-pub const ALL: [Workload; 12] = [
+pub const ALL: [Workload; 15] = [
     Workload { name: "create", run: create },
     Workload { name: "append", run: append },
     Workload { name: "roll", run: roll },
@@ -35,6 +35,9 @@ pub const ALL: [Workload; 12] = [
     Workload { name: "read", run: reads },
     Workload { name: "repair", run: repair },
     Workload { name: "follow", run: follow::run },
+    Workload { name: "table", run: table::kept },
+    Workload { name: "snapshot", run: table::published },
+    Workload { name: "restore", run: table::restored },
 ];
 
 fn client(seed: u64, options: fn(&Sim) -> Options, fault: &Fault) -> Client {

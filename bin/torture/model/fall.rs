@@ -22,6 +22,7 @@ use super::run::{DIR, Run, read_all, same};
 
 impl Run {
     pub(super) fn fall(&mut self, dice: &mut Dice, op: Op) -> Result<(), String> {
+        self.rows.let_go();
         match op {
             Op::Reopen => {
                 self.close()?;
@@ -78,6 +79,7 @@ impl Run {
 
     /// Ends the sequence: a clean close, a reopen, everything read; notes the state of the disk.
     pub(super) fn finish(&mut self) -> Result<(), String> {
+        self.finish_table()?;
         self.stats.rolled = self.log().segments().len() as u64;
         self.stats.state = self.sim.crash(&Crash::KeepAll).durable_hash();
         self.close()?;

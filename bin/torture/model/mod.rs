@@ -2,7 +2,7 @@
 //!
 //! Proves that what the log returns is what the model says, after any order of appends, reads,
 //! rolls, retention, closes, kills and power cuts that chance comes to. `op` makes a sequence from
-//! its seed, `run` and `fall` do its steps, `book` is the model, `shrink` makes a failing sequence
+//! its seed, `run`, `fall` and `table` do its steps, `book` is the model, `shrink` makes a failing sequence
 //! short. Invariant: a sequence's seed alone says all that happens in it.
 
 mod book;
@@ -10,6 +10,7 @@ mod fall;
 mod op;
 mod run;
 mod shrink;
+mod table;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -85,6 +85,19 @@ pub enum Op {
     },
     /// Repairs a closed log that has nothing to repair.
     Repair,
+    /// Opens the table, or brings it up to date and holds all of it against the model.
+    Table,
+    Checkpoint,
+    TableReopen,
+    /// Keeps a view; later it must show what it showed.
+    HoldView,
+    /// Looks at the views that are held.
+    CompareViews,
+    Publish {
+        digest: bool,
+    },
+    /// Restores the log as it was at some offset into a new directory.
+    RestoreAt,
 }
 
 /// What a power cut leaves of what was not synced.
@@ -124,6 +137,13 @@ impl Op {
             Op::CutInClose { .. } => "power_cut_in_close",
             Op::CutInOpen { .. } => "power_cut_in_open",
             Op::Repair => "repair",
+            Op::Table => "table",
+            Op::Checkpoint => "checkpoint",
+            Op::TableReopen => "table_reopen",
+            Op::HoldView => "hold_view",
+            Op::CompareViews => "compare_views",
+            Op::Publish { .. } => "publish",
+            Op::RestoreAt => "restore_at",
         }
     }
 }
@@ -172,7 +192,7 @@ fn op(dice: &mut Dice) -> Op {
     let dry = dice.chance(1, 4);
     // A cut in an append comes early or late in it; recoveries and closes take more operations.
     let after = usize::try_from(dice.below(40)).expect("small");
-    match dice.below(100) {
+    match dice.below(116) {
         0..8 => Op::AppendOne,
         8..28 => Op::AppendBatch { durability, timed: dice.chance(1, 2) },
         28..34 => {
@@ -202,6 +222,13 @@ fn op(dice: &mut Dice) -> Op {
         94..96 => Op::CutInAppend { after: after / 3, durability, cut },
         96..97 => Op::CutInClose { after, cut },
         97..99 => Op::CutInOpen { after, cut },
-        _ => Op::Repair,
+        99 => Op::Repair,
+        100..103 => Op::Table,
+        103..107 => Op::Checkpoint,
+        107..109 => Op::TableReopen,
+        109..111 => Op::HoldView,
+        111..112 => Op::CompareViews,
+        112..114 => Op::Publish { digest: right },
+        _ => Op::RestoreAt,
     }
 }

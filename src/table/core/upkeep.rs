@@ -41,10 +41,6 @@ impl Core {
                 });
                 flow.frozen = Some((None, mark.clone()));
                 flow.stalled = None;
-                let mut mark = mark;
-                if mutant::on(Mutant::MarkAhead) {
-                    mark.position = self.view().shown.applied.unwrap_or(mark.position);
-                }
                 flow.installed = Some(mark);
                 flow.added += 1;
             }
