@@ -34,6 +34,7 @@ mod manifest;
 mod merge;
 mod options;
 mod pace;
+mod repair;
 mod restore;
 mod row;
 mod run;
@@ -42,6 +43,7 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod view;
 mod wait;
 
@@ -53,12 +55,14 @@ pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
     TableOptions,
 };
+pub use repair::{TableRepair, repair, repair_on};
 pub use restore::{RestoreAt, Restored, restore, restore_on};
 pub use row::{Row, RowRef};
 pub use run::RunProblem;
 pub use scan::Scan;
 pub use snapshot::{Published, Snapshot, Snapshots};
 pub use store::TableReport;
+pub use verify::{TableVerify, verify, verify_on};
 pub use view::{Rows, View};
 pub use wait::AtLeast;
 
