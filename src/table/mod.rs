@@ -20,6 +20,7 @@ mod apply;
 mod core;
 mod delta;
 mod digest;
+mod dump;
 mod filter;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
@@ -50,6 +51,7 @@ mod wait;
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use core::TableStats;
 pub use digest::Digest;
+pub use dump::{ManifestLines, Stored, dump_manifest, stored};
 pub use history::{History, HistoryQuery, Walked, history};
 pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
