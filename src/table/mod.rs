@@ -22,6 +22,7 @@ mod delta;
 mod digest;
 mod dump;
 mod filter;
+mod fork;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod history;
@@ -52,6 +53,7 @@ pub use apply::{Applied, Applier, Apply, Frames};
 pub use core::TableStats;
 pub use digest::Digest;
 pub use dump::{ManifestLines, Stored, dump_manifest, stored};
+pub use fork::{fork, fork_on};
 pub use history::{History, HistoryQuery, Walked, history};
 pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
