@@ -1,4 +1,4 @@
-//! `dump`: a file as it is: a segment frame by frame, a manifest line by line.
+//! `dump`: a file as it is: a segment or a run frame by frame, a manifest line by line.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -7,13 +7,14 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use tidelog::fs::Os;
 use tidelog::segment::{DumpLine, dump};
-use tidelog::table::{ManifestLines, dump_manifest};
+use tidelog::table::{ManifestLines, RunLine, dump_manifest, dump_run, is_run};
 use tidelog::text::format_time;
 
 use crate::exit::{Failure, Outcome};
 use crate::output;
 
-/// Print a segment's frames and checksums as NDJSON, or a checkpoint's or snapshot's lines as JSON
+/// Print a segment's or run's frames and checksums as NDJSON, a checkpoint's or snapshot's lines as
+/// one object
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog dump mylog/segments/00000000000000000000.seg
@@ -21,7 +22,7 @@ use crate::output;
 
 Exit 1 when a frame does not hold.")]
 pub(crate) struct Dump {
-    /// A segment file, a checkpoint or a snapshot
+    /// A segment, or a run, a checkpoint or a snapshot of a table
     file: PathBuf,
 }
 
@@ -33,14 +34,19 @@ impl Dump {
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut damaged = false;
         let mut failed = None;
-        let dumped = dump(&Os, &self.file, &mut |line| {
-            damaged |= matches!(line, DumpLine::Damage { .. });
-            if let Err(e) = writeln!(out, "{}", describe(&line)) {
+        let mut print = |line: Value| {
+            damaged |= line["what"] == "damage";
+            if let Err(e) = writeln!(out, "{line}") {
                 failed = Some(Failure::from(e));
                 return Err(tidelog::Error::new(tidelog::Kind::Io, "stdout is closed"));
             }
             Ok(())
-        });
+        };
+        let dumped = if is_run(&Os, &self.file)? {
+            dump_run(&Os, &self.file, &mut |line| print(describe_run(&line)))
+        } else {
+            dump(&Os, &self.file, &mut |line| print(describe(&line)))
+        };
         if let Some(failure) = failed {
             return Err(failure);
         }
@@ -121,6 +127,34 @@ fn describe(line: &DumpLine) -> Value {
             "index_byte": f.index_byte, "index_entries": f.index_entries,
             "producers": f.producers_count, "hash": hex(&f.hash),
             "previous_hash": hex(&f.previous_hash),
+        }),
+        _ => Value::Null,
+    }
+}
+
+fn describe_run(line: &RunLine) -> Value {
+    let key = |key: &[u8]| key.escape_ascii().to_string();
+    match line {
+        RunLine::Head { log } => json!({ "what": "head", "byte": 0, "log": log.to_string() }),
+        RunLine::Frame { byte, header, first_key, last_key } => json!({
+            "what": "frame", "byte": byte, "kind": header.kind.as_str(), "len": header.len,
+            "row": header.rel_offset, "count": header.count,
+            "ts": format_time(header.max_timestamp), "first_key": key(first_key),
+            "last_key": key(last_key), "head_crc": format!("{:08x}", header.head_crc),
+            "body_crc": format!("{:08x}", header.body_crc),
+        }),
+        RunLine::Index { byte, bytes, blocks, rows, filter_lines } => json!({
+            "what": "index", "byte": byte, "len": bytes, "blocks": blocks, "rows": rows,
+            "filter_lines": filter_lines,
+        }),
+        RunLine::Damage { byte, end, what } => json!({
+            "what": "damage", "byte": byte, "end": end, "found": what,
+        }),
+        RunLine::Footer { rows, deletes, offsets, blocks, sections, top_byte, hash } => json!({
+            "what": "footer", "rows": rows, "deletes": deletes,
+            "min_offset": offsets.map(|(min, _)| min.0),
+            "max_offset": offsets.map(|(_, max)| max.0), "blocks": blocks, "sections": sections,
+            "top_byte": top_byte, "hash": hex(hash),
         }),
         _ => Value::Null,
     }

@@ -144,7 +144,7 @@ fn write(fs: &dyn Fs, layout: &Layout, id: Id, view: &View) -> Result<Option<(Ru
             None => {
                 // What an interrupted fork left.
                 let _ = fs.unlink(&tmp);
-                writer.insert(run::Writer::create(fs, &tmp, id)?)
+                writer.insert(run::Writer::create(fs, &tmp, id, view.len_estimate())?)
             }
         };
         newest = newest.max(row.timestamp);

@@ -69,7 +69,7 @@ impl Shown {
         }
         let hash = run::hash(key);
         for part in runs {
-            if let Some(found) = part.run.get(key, hash)? {
+            if let Some(found) = part.run.get_hashed(key, hash)? {
                 return Ok(found.version().to_row());
             }
         }

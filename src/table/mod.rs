@@ -36,6 +36,7 @@ mod manifest;
 mod merge;
 mod options;
 mod pace;
+mod problem;
 mod repair;
 mod restore;
 mod row;
@@ -59,10 +60,13 @@ pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
     TableOptions,
 };
+pub use problem::RunProblem;
 pub use repair::{TableRepair, repair, repair_on};
 pub use restore::{RestoreAt, Restored, restore, restore_on};
 pub use row::{Row, RowRef};
-pub use run::RunProblem;
+#[cfg(feature = "fuzz")]
+pub(crate) use run::fuzz as fuzz_run;
+pub use run::{RunLine, dump_run, is_run};
 pub use scan::Scan;
 pub use snapshot::{Published, Snapshot, Snapshots};
 pub use store::TableReport;

@@ -22,6 +22,7 @@ use crate::log::start::quarantine_whole;
 use crate::position::{Id, Offset};
 
 use super::manifest::Manifest;
+use super::problem::RunProblem;
 use super::run::RunId;
 use super::verify::{FoundManifest, Survey};
 
@@ -83,7 +84,7 @@ pub fn repair_on(fs: &Arc<dyn Fs>, dir: &Path, dry_run: bool) -> Result<TableRep
     }
     let mut work = Work { fs, layout: &layout, report };
     for found in survey.runs.values().filter(|found| !found.problems.is_empty() && found.is_there) {
-        work.aside(&found.path, &in_words(found.problems.iter().map(|p| p.to_string())))?;
+        work.aside(&found.path, &in_words(found.problems.iter().map(place)))?;
     }
     // What was set aside holds rows that this log may not have: none of it is swept.
     for found in damaged.iter().filter(|found| found.aside) {
@@ -99,7 +100,7 @@ pub fn repair_on(fs: &Arc<dyn Fs>, dir: &Path, dry_run: bool) -> Result<TableRep
     work.sync()?;
     for found in damaged {
         let why = match &found.manifest {
-            Err(problem) => problem.to_string(),
+            Err(problem) => place(problem),
             Ok(_) => "it names a run that is damaged or gone".to_owned(),
         };
         work.aside(&found.path, &why)?;
@@ -149,9 +150,14 @@ fn lost_keys(survey: &Survey, damaged: &[&FoundManifest]) -> Vec<String> {
     let mut lost = Vec::new();
     for entry in &newest.runs {
         let Some(run) = survey.runs.get(&entry.id) else { continue };
-        lost.extend(run.problems.iter().map(|p| format!("{}: {p}", run.path.display())));
+        lost.extend(run.problems.iter().map(ToString::to_string));
     }
     lost
+}
+
+/// A problem of a file that is named elsewhere.
+fn place(problem: &RunProblem) -> String {
+    format!("byte {}: {}", problem.byte, problem.problem)
 }
 
 fn in_words(problems: impl Iterator<Item = String>) -> String {

@@ -186,8 +186,7 @@ impl Snapshots {
             if run.entry() != *entry {
                 return Ok(vec![format!("{} is not what the manifest says", path.display())]);
             }
-            let problems = run.verify(&*self.fs)?;
-            Ok(problems.iter().map(|p| format!("{}: {p}", path.display())).collect())
+            Ok(run.problems().iter().map(ToString::to_string).collect())
         };
         let problems: Result<Vec<Vec<String>>> = manifest.runs.par_iter().map(check).collect();
         Ok(problems?.concat())
@@ -292,7 +291,7 @@ fn copy(
     to: &Path,
     entry: &RunEntry,
 ) -> Result<bool> {
-    let hashed = entry.bytes.saturating_sub(FOOTER_BYTES);
+    let hashed = entry.bytes.saturating_sub(FOOTER_BYTES as u64);
     let there = target.len().map_err(|e| Error::io("read", to, e))?;
     let mut hasher = blake3::Hasher::new();
     let mut block = vec![0; BLOCK];

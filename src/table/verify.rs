@@ -18,7 +18,8 @@ use crate::log::Level;
 use crate::log::files::{CHECKPOINT, Layout, LogFile};
 
 use super::manifest::{Manifest, RunEntry, checkpoint_name, file_name, parse_name};
-use super::run::{Run, RunId, RunProblem};
+use super::problem::RunProblem;
+use super::run::{Run, RunId};
 use super::store::{ASIDE, run_path};
 
 /// What verification of a table found.
@@ -159,7 +160,7 @@ fn check(
         if is != *entry {
             return Ok(vec![RunProblem {
                 file: path.clone(),
-                byte: is.bytes.saturating_sub(super::run::FOOTER_BYTES),
+                byte: is.bytes.saturating_sub(super::run::FOOTER_BYTES as u64),
                 problem: format!(
                     "expected a run of {} bytes, {} rows and {} deletes, as {} says, found {}, {} \
                      and {}",
@@ -175,7 +176,7 @@ fn check(
         }
         match level {
             Level::Quick => Ok(Vec::new()),
-            Level::Full => run.verify(&**fs),
+            Level::Full => Ok(run.problems()),
         }
     };
     let (is_there, problems) = match read() {

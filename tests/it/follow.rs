@@ -166,6 +166,8 @@ fn a_sealed_segment_that_rots_in_the_copy_is_fetched_again() {
     let mut leader = Leader::new(Log::options().worker(false));
     leader.append(60, 4000);
     leader.check("copy");
+    // Without its table the copy reads all of its log when it is opened.
+    fs::remove_dir_all(leader.copy("copy").join("table")).unwrap();
     let (name, whole) = segments(&leader.copy("copy")).into_iter().nth(1).unwrap();
     let path = leader.copy("copy").join("segments").join(&name);
     let mut bytes = whole.clone();

@@ -377,12 +377,13 @@ impl Arena {
         prefetch(self.slots.as_ptr().wrapping_add(slot as usize).cast());
     }
 
-    /// Has a record's head and the beginning of its key brought near.
+    /// Has a record's head, its key and the beginning of its value brought near.
     #[inline]
     pub(super) fn prefetch_record(&self, at: Address) {
         let at = self.records.as_ptr().wrapping_add(at.byte());
         prefetch(at);
         prefetch(at.wrapping_add(size_of::<Head>() + 15));
+        prefetch(at.wrapping_add(128));
     }
 }
 

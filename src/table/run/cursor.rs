@@ -1,165 +1,215 @@
-//! A walk over a run's rows, in order or backwards.
+//! A cursor over a run: one row after another, up or down.
+//!
+//! Made by `Run::cursor`; used by scans and merges. Invariants:
+//! - every block is held against both of its checksums each time the cursor enters it;
+//! - a cursor that met damage stays failed until it seeks again, so that nobody takes the place
+//!   for the end.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::Result;
-use crate::frame::Fault;
-
-use super::block::{Block, RowAt};
-use super::{Data, Run, range};
+use crate::error::{Error, Result};
+use crate::frame::{Fault, HEADER_BYTES};
 use crate::table::row::Version;
 
-/// Walks in one direction. Made by [`Run::cursor`].
+use super::block::{Block, Place};
+use super::{Run, block_of, block_range, check_frame};
+
+/// A place in a run. Owns what it reads.
 #[derive(Debug)]
 pub(in crate::table) struct Cursor {
     run: Arc<Run>,
     reverse: bool,
-    /// Section and block; behind the last section, or without one, there is no row.
+    at: Option<At>,
+    failed: Option<Error>,
+    /// The frame it stands in, when the run is not mapped.
+    frame: Vec<u8>,
+}
+
+/// The row it stands on.
+#[derive(Debug)]
+struct At {
     section: usize,
     block: usize,
-    body: Body,
-    count: u16,
-    at: usize,
-    row: Option<RowAt>,
-}
-
-/// The body of the block: a place in the map, or its bytes.
-#[derive(Debug)]
-enum Body {
-    Mapped(u64, u64),
-    Owned(Vec<u8>),
-}
-
-impl Run {
-    /// All rows, deletes included; it stands nowhere until it is told.
-    pub(in crate::table) fn cursor(self: &Arc<Self>, reverse: bool) -> Cursor {
-        let body = Body::Owned(Vec::new());
-        let run = Arc::clone(self);
-        Cursor { run, reverse, section: 0, block: 0, body, count: 0, at: 0, row: None }
-    }
+    /// The block's bytes in the map, or in the frame that was read.
+    body: Range<usize>,
+    row: usize,
+    rows: usize,
+    place: Place,
 }
 
 impl Cursor {
-    /// Goes to the first key at or behind `key`; backwards, to the last one before it. `None` is
-    /// the first of all, or the last.
-    pub(in crate::table) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
-        let run = Arc::clone(&self.run);
-        let Some(key) = key else {
-            let s = if self.reverse { run.top.sections.len() - 1 } else { 0 };
-            let b = if self.reverse { run.index(s)?.blocks() - 1 } else { 0 };
-            self.enter(s, b)?;
-            return self.stand(if self.reverse { usize::from(self.count) - 1 } else { 0 });
-        };
-        let Some(s) = run.section(key) else {
-            // Before the first key.
-            self.row = None;
-            return if self.reverse { Ok(()) } else { self.seek(None) };
-        };
-        let b = run.index(s)?.find(key).unwrap_or(0);
-        self.enter(s, b)?;
-        let found = self.decoded(|block| block.lower_bound(key))?;
-        if !self.reverse {
-            return match found < usize::from(self.count) {
-                true => self.stand(found),
-                false => self.next_block(),
-            };
-        }
-        match found.checked_sub(1) {
-            Some(before) => self.stand(before),
-            None => self.next_block(),
-        }
+    pub(super) fn new(run: Arc<Run>, reverse: bool) -> Self {
+        Cursor { run, reverse, at: None, failed: None, frame: Vec::new() }
     }
 
-    /// The row it stands on.
+    /// Forward: stands on the first key at or behind `key` (`None`: the first key). Reverse: on
+    /// the last key before `key` (`None`: the last key).
+    pub(in crate::table) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.at = None;
+        self.failed = None;
+        let outcome = if self.reverse { self.seek_down(key) } else { self.seek_up(key) };
+        self.remember(outcome)
+    }
+
+    /// The row it stands on; `None` behind the end.
     #[inline]
     pub(in crate::table) fn current(&self) -> Option<(&[u8], Version<'_>)> {
-        let row = self.row.as_ref()?;
-        let body = self.body();
-        Some((row.key(body), row.version(body)))
+        let at = self.at.as_ref()?;
+        at.place.row(self.body(at))
     }
 
-    /// Goes on by one row.
+    /// Goes on by one key in its direction.
     #[inline]
     pub(in crate::table) fn advance(&mut self) -> Result<()> {
-        if self.row.is_none() {
+        if let Some(at) = &self.at {
+            let next = if self.reverse { at.row.checked_sub(1) } else { Some(at.row + 1) };
+            if let Some(row) = next.filter(|&row| row < at.rows)
+                && let Some(block) = Block::again(self.body(at), at.rows)
+                && let Ok(place) = block.place(row)
+            {
+                let at = self.at.as_mut().expect("looked at above");
+                (at.row, at.place) = (row, place);
+                return Ok(());
+            }
+        }
+        self.leave()
+    }
+
+    /// Advances beyond the block, and names what was wrong with a row.
+    fn leave(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let Some(at) = self.at.take() else { return Ok(()) };
+        let outcome = if self.reverse {
+            match at.row.checked_sub(1) {
+                Some(_) => Err(self.fault(at.section, at.block, Fault::Body)),
+                None => self.enter_before(at.section, at.block),
+            }
+        } else if at.row + 1 < at.rows {
+            Err(self.fault(at.section, at.block, Fault::Body))
+        } else {
+            self.enter(at.section, at.block + 1, |_| 0)
+        };
+        self.remember(outcome)
+    }
+
+    fn remember(&mut self, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = &outcome {
+            self.at = None;
+            self.failed = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn seek_up(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let Some(key) = key else { return self.enter(0, 0, |_| 0) };
+        let Some(s) = self.run.top.sections_before(key, true).checked_sub(1) else {
+            return self.enter(0, 0, |_| 0);
+        };
+        let run = Arc::clone(&self.run);
+        let (section, _) = run.section(s)?;
+        let b = section.blocks_before(key, true).saturating_sub(1);
+        let row = self.load(s, b, |block| block.lower_bound(key))?;
+        match row {
+            Some(()) => Ok(()),
+            None => self.enter(s, b + 1, |_| 0),
+        }
+    }
+
+    fn seek_down(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let run = Arc::clone(&self.run);
+        let sections = match key {
+            Some(key) => run.top.sections_before(key, false),
+            None => run.top.spans.len(),
+        };
+        let Some(s) = sections.checked_sub(1) else { return Ok(()) };
+        let (section, _) = run.section(s)?;
+        let blocks = key.map_or(section.blocks(), |key| section.blocks_before(key, false));
+        let Some(b) = blocks.checked_sub(1) else { return self.enter_before(s, 0) };
+        let row = self.load(s, b, |block| match key {
+            // No row before the key wraps to a row that is not there.
+            Some(key) => Ok(block.lower_bound(key)?.wrapping_sub(1)),
+            None => Ok(block.len() - 1),
+        })?;
+        match row {
+            Some(()) => Ok(()),
+            None => self.enter_before(s, b),
+        }
+    }
+
+    /// Stands on a row of block `b` of section `s`, or of the first block behind it.
+    fn enter(&mut self, s: usize, b: usize, row: fn(usize) -> usize) -> Result<()> {
+        let run = Arc::clone(&self.run);
+        let (mut s, mut b) = (s, b);
+        if s < run.top.spans.len() && b >= run.section(s)?.0.blocks() {
+            (s, b) = (s + 1, 0);
+        }
+        if s >= run.top.spans.len() {
             return Ok(());
         }
-        match self.reverse {
-            false if self.at + 1 < usize::from(self.count) => self.stand(self.at + 1),
-            true if self.at > 0 => self.stand(self.at - 1),
-            _ => self.next_block(),
-        }
+        self.load(s, b, |block| Ok(row(block.len()))).map(|_| ())
     }
 
-    #[inline]
-    fn body(&self) -> &[u8] {
-        match (&self.body, &self.run.data) {
-            (Body::Mapped(at, len), Data::Mapped(map)) => range(map, *at, *len),
-            (Body::Owned(bytes), _) => bytes,
-            (Body::Mapped(..), Data::Read(_)) => &[],
+    /// Stands on the last row before block `b` of section `s`.
+    fn enter_before(&mut self, s: usize, b: usize) -> Result<()> {
+        let last = |rows| rows - 1;
+        if let Some(b) = b.checked_sub(1) {
+            return self.enter(s, b, last);
         }
+        let Some(s) = s.checked_sub(1) else { return Ok(()) };
+        let blocks = self.run.section(s)?.0.blocks();
+        self.enter(s, blocks - 1, last)
     }
 
-    /// Stands on row `i` of the block.
-    #[inline]
-    fn stand(&mut self, i: usize) -> Result<()> {
-        let row = Block::decode(self.body(), self.count).and_then(|block| block.row(i));
-        match row {
-            Ok(row) => {
-                (self.at, self.row) = (i, Some(row));
-                Ok(())
+    /// Enters block `b` of section `s`, checks it, and stands on the row that `choose` names;
+    /// `None` when it has no such row.
+    fn load(
+        &mut self,
+        s: usize,
+        b: usize,
+        choose: impl FnOnce(&Block<'_>) -> Result<usize, Fault>,
+    ) -> Result<Option<()>> {
+        let run = Arc::clone(&self.run);
+        let (section, _) = run.section(s)?;
+        let range = block_range(&run.top.spans[s], &section, b);
+        let fault = |fault| run.damaged_block(s, &section, b, fault);
+        let mut start = 0;
+        let frame = match run.map_of(range.clone()) {
+            Some(frame) => {
+                check_frame(frame, &range, run.seed).map_err(fault)?;
+                start = usize::try_from(range.start).expect("it is mapped");
+                frame
             }
-            Err(fault) => Err(self.damaged(fault)),
+            None => {
+                run.read_block(s, &section, b, &mut self.frame)?;
+                &self.frame
+            }
+        };
+        let block = block_of(frame).map_err(fault)?;
+        let (row, rows) = (choose(&block).map_err(fault)?, block.len());
+        if row >= rows {
+            return Ok(None);
         }
+        let place = block.place(row).map_err(fault)?;
+        let body = start + HEADER_BYTES..start + HEADER_BYTES + block.bytes();
+        self.at = Some(At { section: s, block: b, body, row, rows, place });
+        Ok(Some(()))
     }
 
-    fn decoded<T>(&self, read: impl FnOnce(&Block<'_>) -> Result<T, Fault>) -> Result<T> {
-        let read = Block::decode(self.body(), self.count).and_then(|block| read(&block));
-        read.map_err(|fault| self.damaged(fault))
+    /// The block it stands in.
+    #[inline]
+    fn body(&self, at: &At) -> &[u8] {
+        let bytes = self.run.map.as_deref().unwrap_or(&self.frame);
+        bytes.get(at.body.clone()).unwrap_or_default()
     }
 
     #[cold]
-    fn damaged(&self, fault: Fault) -> crate::error::Error {
-        match self.run.index(self.section) {
-            Ok(index) => self.run.damaged(self.section, &index, self.block, fault),
-            Err(e) => e,
+    fn fault(&self, s: usize, b: usize, fault: Fault) -> Error {
+        match self.run.section(s) {
+            Ok((section, _)) => self.run.damaged_block(s, &section, b, fault),
+            Err(error) => error,
         }
-    }
-
-    /// Checks a block and takes it as the current one.
-    fn enter(&mut self, s: usize, b: usize) -> Result<()> {
-        self.row = None;
-        let run = Arc::clone(&self.run);
-        let index = run.index(s)?;
-        (self.section, self.block) = (s, b);
-        let (body, count) = run.block(s, &index, b, true)?;
-        self.count = count;
-        self.body = match body {
-            std::borrow::Cow::Owned(bytes) => Body::Owned(bytes),
-            std::borrow::Cow::Borrowed(bytes) => {
-                let at = run.top.sections[s].start + index.start(b);
-                Body::Mapped(at + crate::frame::HEADER_BYTES as u64, bytes.len() as u64)
-            }
-        };
-        Ok(())
-    }
-
-    /// Goes on to the first row of the block behind, or the last of the one before.
-    fn next_block(&mut self) -> Result<()> {
-        let run = Arc::clone(&self.run);
-        let (s, b) = (self.section, self.block);
-        let next = match self.reverse {
-            false if b + 1 < run.index(s)?.blocks() => Some((s, b + 1)),
-            false => (s + 1 < run.top.sections.len()).then_some((s + 1, 0)),
-            true if b > 0 => Some((s, b - 1)),
-            true if s > 0 => Some((s - 1, run.index(s - 1)?.blocks() - 1)),
-            true => None,
-        };
-        let Some((s, b)) = next else {
-            self.row = None;
-            return Ok(());
-        };
-        self.enter(s, b)?;
-        self.stand(if self.reverse { usize::from(self.count) - 1 } else { 0 })
     }
 }

@@ -1,396 +1,465 @@
-//! Runs: immutable files of rows in key order.
+//! Runs: immutable files of rows in key order, named by their content.
+//!
+//! Made by [`Writer`] from a frozen delta or by a merge; read by views through [`Run::get`] and
+//! [`Cursor`]; held against themselves by [`Run::verify`].
 //!
 //! ```text
-//! | head | block | block | … | section's index | block | … | section's index | top index | footer |
+//! | head | frames of section 0 | index 0 | frames of section 1 | index 1 | ... | top | footer |
+//! 0      64                    ^ multiple of 64                                  ^ last 256 bytes
 //! ```
 //!
-//! Written by the flushing of deltas and by merging ([`Writer`]); read by views, point by point and
-//! in order; published in snapshots as they are. `docs/FORMAT.md` has the bytes. Invariants:
-//! - a run is a function of its rows and its log's id alone, and its name is the hash of it;
-//! - every block is checked, both checksums, before a row of it is shown: once for point reads,
-//!   at every entry for scans; every index before its first use;
-//! - a wrong index can cost time or an error, never a wrong row: keys are compared.
+//! A get finds the section by its first key (there are few), asks the section's filter, finds the
+//! block by its first key's prefix, the row by a byte of its hash. Invariants:
+//! - a run never changes once it has its name, so it may be mapped and read without locks;
+//! - nothing is believed before its checksum was seen to hold: head, footer and top index when the
+//!   run is opened, a section's index at its first use, a block at the first get that enters it
+//!   and each time a cursor does;
+//! - damage is an error that names file, byte and keys, never a wrong or a missing row.
 
 mod block;
 mod cursor;
+mod dump;
 mod footer;
 #[cfg(feature = "fuzz")]
-mod mend;
+mod fuzz;
 mod section;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod writer;
 
-pub(super) use super::filter::hash;
-pub(super) use cursor::Cursor;
-pub(super) use footer::FOOTER_BYTES;
 #[cfg(feature = "fuzz")]
-pub(super) use mend::mend;
-pub use verify::RunProblem;
+pub(crate) use fuzz::fuzz;
+
+pub(super) use block::hash;
+pub(super) use cursor::Cursor;
+pub use dump::{RunLine, dump_run, is_run};
+pub(super) use footer::{FOOTER_BYTES, RunId};
+#[cfg(test)]
+use writer::Finished;
 pub(super) use writer::Writer;
 
 use std::borrow::Cow;
-use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::crc;
 use crate::error::{Error, Kind, Result};
-use crate::frame::{Fault, Frame, FrameKind, Header, Seed};
+use crate::frame::{Fault, FrameKind, HEADER_BYTES, Header, Seed};
 use crate::fs::{File, Fs, Map};
-use crate::position::Id;
+use crate::position::{Id, Offset};
 
 use super::manifest::RunEntry;
 use super::row::Version;
-use block::{Block, RowAt};
-use footer::{Footer, HEAD_BYTES, Top};
+use block::Block;
+use footer::{Footer, HEAD_BYTES, Span, Top, check_head};
 use section::Section;
 
-/// No index of a section is larger: more is damage.
-const MOST_INDEX_BYTES: u64 = 1 << 30;
-const REPAIR: &str =
-    "run `tidelog repair`: the table is made again, from an older checkpoint or from the log";
+/// What to do about a damaged run.
+const HELP: &str = "run `tidelog repair`: the table is made again from the log";
 
-/// A run's name: the blake3 hash of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RunId(pub(super) [u8; 32]);
-
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl FromStr for RunId {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let digit = |b: u8| match b {
-            b'0'..=b'9' => Ok(b - b'0'),
-            b'a'..=b'f' => Ok(b - b'a' + 10),
-            _ => Err(()),
-        };
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        if pairs.len() != 32 || !rest.is_empty() {
-            return Err(());
-        }
-        let mut id = [0; 32];
-        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Ok(RunId(id))
-    }
-}
-
-/// An open run.
+/// An open run. Shared by views and cursors through an `Arc`.
 #[derive(Debug)]
 pub(super) struct Run {
     path: PathBuf,
-    data: Data,
+    file: Arc<dyn File>,
+    file_bytes: u64,
+    /// The whole file; without it every block is read when it is needed.
+    map: Option<Map>,
+    log: Id,
     seed: Seed,
     footer: Footer,
     top: Top,
-    file_bytes: u64,
-    sections: Vec<Checked>,
+    /// One a section, filled when its index was found whole.
+    sections: Box<[OnceLock<Loaded>]>,
 }
 
-/// Where bytes come from.
+/// A section whose index was found whole.
 #[derive(Debug)]
-enum Data {
-    Mapped(Map),
-    Read(Arc<dyn File>),
+struct Loaded {
+    /// The index's bytes, when they are not mapped.
+    index: Option<Vec<u8>>,
+    /// A bit for each block whose checksums were seen to hold. Relaxed: the bits order nothing,
+    /// since the bytes they speak of never change.
+    verified: Box<[AtomicU64]>,
+    /// See [`Section::samples`].
+    samples: Box<[u64]>,
 }
 
-/// What was checked of a section.
-#[derive(Debug, Default)]
-struct Checked {
-    /// The index, or nothing when it lies in the map; set once its checksum was seen to hold.
-    index: OnceLock<Option<Vec<u8>>>,
-    /// A bit for each block whose checksums were seen to hold.
-    blocks: OnceLock<Box<[AtomicU64]>>,
-}
-
-/// A row that was found; borrows from the run, or owns its block.
+/// A row that was found; borrows from the map where there is one.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
-    body: Cow<'a, [u8]>,
-    row: RowAt,
+    value: Option<Cow<'a, [u8]>>,
+    offset: Offset,
+    timestamp: i64,
 }
 
 impl Found<'_> {
+    /// What the row says.
+    #[inline]
     pub(super) fn version(&self) -> Version<'_> {
-        self.row.version(&self.body)
+        Version { value: self.value.as_deref(), offset: self.offset, timestamp: self.timestamp }
     }
 }
 
 impl Run {
-    /// Opens a run of this log: reads its footer and its top index.
+    /// Opens a run of `log`; reads its head, footer and top index and nothing else. With `map`,
+    /// rows are read through a map where the system gives one. A file with a run's name must have
+    /// the hash that its name says.
     pub(super) fn open(fs: &dyn Fs, path: &Path, log: Id, map: bool) -> Result<Self> {
-        let io = |e| Error::io("read", path, e);
-        let file = fs.open_plain(path).map_err(|e| Error::io("open", path, e))?;
+        let io = |e| Error::io("read the run", path, e);
+        let file = fs.open_plain(path).map_err(io)?;
         let file_bytes = file.len().map_err(io)?;
-        let corrupt = |what: &str, byte: u64| {
-            Error::new(Kind::Corrupt, what.to_owned()).in_file(path).at_byte(byte).help(REPAIR)
-        };
-        let Some(footer_byte) = file_bytes.checked_sub(FOOTER_BYTES).filter(|&b| b >= HEAD_BYTES)
-        else {
-            return Err(corrupt("expected a run, found a file too short for one", 0));
-        };
-        let mut bytes = [0; 256];
-        file.read_exact_at(&mut bytes, footer_byte).map_err(io)?;
-        let footer =
-            Footer::decode(&bytes, file_bytes).map_err(|e| e.in_file(path).at_byte(footer_byte))?;
-        if footer.log != log {
-            return Err(Error::new(
-                Kind::WrongLog,
-                format!("expected a run of log {log}, found one of log {}", footer.log),
-            )
-            .in_file(path)
-            .help("move this file out of the table's directory"));
+        if file_bytes < (HEAD_BYTES + FOOTER_BYTES) as u64 {
+            let least = HEAD_BYTES + FOOTER_BYTES;
+            let what = format!("expected a run of at least {least} bytes, found {file_bytes}");
+            return Err(Error::new(Kind::Corrupt, what).in_file(path).at_byte(0).help(HELP));
         }
-        let mut head = [0; 64];
+        let mut head = [0; HEAD_BYTES];
         file.read_exact_at(&mut head, 0).map_err(io)?;
-        if !footer.fits_head(&head) {
-            return Err(corrupt("expected the head of this run, found something else", 0));
+        check_head(&head, Some(log)).map_err(|e| e.in_file(path))?;
+        let mut end = [0; FOOTER_BYTES];
+        file.read_exact_at(&mut end, file_bytes - FOOTER_BYTES as u64).map_err(io)?;
+        let footer = Footer::decode(&end, file_bytes, Some(log)).map_err(|e| e.in_file(path))?;
+        let named = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".run"));
+        if let Some(named) = named.and_then(|name| name.parse::<RunId>().ok())
+            && named != footer.id
+        {
+            let what = format!("expected the run its name says, found run {}", footer.id);
+            let error = Error::new(Kind::Corrupt, what).in_file(path);
+            return Err(error.at_byte(file_bytes - FOOTER_BYTES as u64).help(HELP));
         }
-        // The footer's checksum vouches for the length, which the file has room for.
-        let mut top = vec![0; usize::try_from(footer.top_len).unwrap_or(usize::MAX).min(1 << 31)];
-        file.read_exact_at(&mut top, footer.top).map_err(io)?;
-        if crc::crc32c(&top) != footer.top_crc {
-            return Err(corrupt("the checksum of the run's index does not hold", footer.top));
+        // Bounded by the file's length, which the footer was held against.
+        let too_large = |_| io(std::io::ErrorKind::FileTooLarge.into());
+        let mut top = vec![0; usize::try_from(footer.top_bytes).map_err(too_large)?];
+        file.read_exact_at(&mut top, footer.top_byte).map_err(io)?;
+        let top = Top::decode(&top, &footer).map_err(|e| e.in_file(path))?;
+        Ok(Run {
+            // A system that gives no map still reads.
+            map: if map { file.map(file_bytes).ok() } else { None },
+            sections: top.spans.iter().map(|_| OnceLock::new()).collect(),
+            path: path.to_path_buf(),
+            file,
+            file_bytes,
+            log,
+            seed: Seed::new(log, 0),
+            footer,
+            top,
+        })
+    }
+
+    /// The row of `key`, deletes included.
+    #[inline]
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Found<'_>>> {
+        self.get_hashed(key, hash(key))
+    }
+
+    /// The same for a key whose [`hash`] is known: gets look in many runs.
+    #[inline]
+    pub(super) fn get_hashed(&self, key: &[u8], hash: u64) -> Result<Option<Found<'_>>> {
+        let Some(s) = self.top.sections_before(key, true).checked_sub(1) else { return Ok(None) };
+        let (section, loaded) = self.section(s)?;
+        if !section.filter.may_hold(hash) {
+            return Ok(None);
         }
-        let top = Top::decode(&top, footer.sections, footer.top)
-            .ok_or_else(|| corrupt("expected sections in order, found others", footer.top))?;
-        let data = match map {
-            true => Data::Mapped(file.map(file_bytes).map_err(|e| Error::io("map", path, e))?),
-            false => Data::Read(file),
+        let Some(b) = section.blocks_before(key, true).checked_sub(1) else { return Ok(None) };
+        let fault = |fault| self.damaged_block(s, &section, b, fault);
+        let tag = block::tag(hash);
+        let found = match self.mapped(s, &section, loaded, b)? {
+            Some(frame) => block_of(frame)
+                .and_then(|block| block.find(tag, key))
+                .map_err(fault)?
+                .map(|version| Found {
+                    value: version.value.map(Cow::Borrowed),
+                    offset: version.offset,
+                    timestamp: version.timestamp,
+                }),
+            None => {
+                let mut frame = Vec::new();
+                self.read_block(s, &section, b, &mut frame)?;
+                block_of(&frame).and_then(|block| block.find(tag, key)).map_err(fault)?.map(
+                    |version| Found {
+                        value: version.value.map(|value| Cow::Owned(value.to_vec())),
+                        offset: version.offset,
+                        timestamp: version.timestamp,
+                    },
+                )
+            }
         };
-        let sections = top.sections.iter().map(|_| Checked::default()).collect();
-        let seed = Seed::new(log, 0);
-        Ok(Run { path: path.to_path_buf(), data, seed, footer, top, file_bytes, sections })
+        Ok(found)
+    }
+
+    /// Whether the run may have a row of `key`, whose [`hash`] is given: no when its filter says
+    /// so, without a look at any block.
+    pub(super) fn may_hold(&self, key: &[u8], hash: u64) -> Result<bool> {
+        let Some(s) = self.top.sections_before(key, true).checked_sub(1) else { return Ok(false) };
+        Ok(self.section(s)?.0.filter.may_hold(hash))
+    }
+
+    /// A cursor that stands nowhere until it seeks; in reverse it walks from the last key down.
+    pub(super) fn cursor(self: &Arc<Self>, reverse: bool) -> Cursor {
+        Cursor::new(Arc::clone(self), reverse)
     }
 
     /// What a manifest says of it.
     pub(super) fn entry(&self) -> RunEntry {
         RunEntry {
-            id: self.footer.id,
-            bytes: self.file_bytes,
-            rows: self.footer.rows,
+            id: self.id(),
+            bytes: self.bytes(),
+            rows: self.rows(),
             deletes: self.footer.deletes,
         }
     }
 
-    pub(super) fn id(&self) -> RunId {
-        self.footer.id
+    /// The first key of each section.
+    pub(super) fn section_keys(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.top.spans.len()).map(|section| self.top.first_key(section))
     }
 
-    /// Rows, deletes included.
+    /// Rows with a value.
     pub(super) fn rows(&self) -> u64 {
         self.footer.rows
     }
 
+    /// Rows that are deletes.
+    pub(super) fn deletes(&self) -> u64 {
+        self.footer.deletes
+    }
+
+    #[cfg(test)]
+    /// The smallest key; `None` without rows.
+    pub(super) fn first_key(&self) -> Option<&[u8]> {
+        (!self.sections.is_empty()).then(|| self.top.first_key(0))
+    }
+
+    #[cfg(test)]
+    /// The largest key; `None` without rows.
+    pub(super) fn last_key(&self) -> Option<&[u8]> {
+        (!self.sections.is_empty()).then(|| &self.top.last_key[..])
+    }
+
+    #[cfg(test)]
+    /// The oldest and the newest offset of its rows; `None` without rows.
+    pub(super) fn offsets(&self) -> Option<(Offset, Offset)> {
+        (!self.sections.is_empty()).then_some((self.footer.min_offset, self.footer.max_offset))
+    }
+
+    #[cfg(test)]
+    /// The newest timestamp of its rows; `None` without rows.
+    pub(super) fn max_timestamp(&self) -> Option<i64> {
+        (!self.sections.is_empty()).then_some(self.footer.max_timestamp)
+    }
+
+    /// Bytes of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    #[cfg(test)]
+    /// Bytes of its keys and values.
+    pub(super) fn content_bytes(&self) -> u64 {
+        self.footer.bytes
+    }
+
+    /// The hash that names it.
+    pub(super) fn id(&self) -> RunId {
+        self.footer.id
+    }
+
+    /// Where it was opened.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The first key of each section.
-    pub(super) fn section_keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.top.sections.iter().map(|section| &*section.first_key)
-    }
-
-    /// What the run has of `key`, whose [`hash`] is given.
+    /// Section `s`, its index held against its checksum at first use.
     #[inline]
-    pub(super) fn get(&self, key: &[u8], hash: u64) -> Result<Option<Found<'_>>> {
-        let Some(s) = self.section(key) else { return Ok(None) };
-        let index = self.index(s)?;
-        if !index.may_hold(hash) {
-            return Ok(None);
-        }
-        let Some(b) = index.find(key) else { return Ok(None) };
-        let body = self.block(s, &index, b, false)?;
-        let found = Block::decode(&body.0, body.1).and_then(|block| block.find(key, hash));
-        match found {
-            Ok(row) => Ok(row.map(|row| Found { body: body.0, row })),
-            Err(fault) => Err(self.damaged(s, &index, b, fault)),
-        }
-    }
-
-    /// The section that holds `key`, if any does.
-    #[inline]
-    fn section(&self, key: &[u8]) -> Option<usize> {
-        let sections = &self.top.sections;
-        let after = match sections.len() {
-            1 => usize::from(sections[0].first_key.as_slice() <= key),
-            _ => sections.partition_point(|section| section.first_key.as_slice() <= key),
-        };
-        after.checked_sub(1)
-    }
-
-    /// The index of section `s`, checked.
-    #[inline]
-    fn index(&self, s: usize) -> Result<Section<'_>> {
-        let owned = match self.sections[s].index.get() {
-            Some(owned) => owned,
-            None => self.check_index(s)?,
-        };
-        let entry = &self.top.sections[s];
-        let bytes = match (owned, &self.data) {
-            (Some(bytes), _) => bytes.as_slice(),
-            (None, Data::Mapped(map)) => range(map, entry.index, entry.index_len),
-            (None, Data::Read(_)) => &[],
-        };
-        Section::decode(bytes).ok_or_else(|| {
-            Error::new(Kind::Corrupt, "expected a section's index, found what is none")
-                .in_file(&self.path)
-                .at_byte(entry.index)
-                .help(REPAIR)
-        })
-    }
-
-    #[cold]
-    fn check_index(&self, s: usize) -> Result<&Option<Vec<u8>>> {
-        let entry = &self.top.sections[s];
-        let (bytes, owned) = match &self.data {
-            Data::Mapped(map) => (Cow::Borrowed(range(map, entry.index, entry.index_len)), false),
-            Data::Read(file) => {
-                let len = entry.index_len.min(MOST_INDEX_BYTES);
-                let mut bytes = vec![0; usize::try_from(len).expect("bounded above")];
-                file.read_exact_at(&mut bytes, entry.index)
-                    .map_err(|e| Error::io("read", &self.path, e))?;
-                (Cow::Owned(bytes), true)
+    fn section(&self, s: usize) -> Result<(Section<'_>, &Loaded)> {
+        let loaded = match self.sections[s].get() {
+            Some(loaded) => loaded,
+            None => {
+                let loaded = self.load(s)?;
+                self.sections[s].get_or_init(|| loaded)
             }
         };
-        let blocks = Section::decode(&bytes).map(|section| section.blocks());
-        let (Some(blocks), true) = (blocks, crc::crc32c(&bytes) == entry.index_crc) else {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!(
-                    "the checksum of the index of the keys from {} on does not hold",
-                    show(&entry.first_key)
-                ),
-            )
-            .in_file(&self.path)
-            .at_byte(entry.index)
-            .help(REPAIR));
+        let bytes = match &loaded.index {
+            Some(index) => index,
+            None => self.map_of(index_range(&self.top.spans[s])).unwrap_or_default(),
         };
-        let checked = &self.sections[s];
-        let bits = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        let _ = checked.blocks.set(bits);
-        let kept = if owned { Some(bytes.into_owned()) } else { None };
-        Ok(checked.index.get_or_init(|| kept))
+        match Section::decode(bytes) {
+            Some(section) => Ok((section.sampled(&loaded.samples), loaded)),
+            None => Err(self.damaged_index(s)),
+        }
     }
 
-    /// The body of block `b` and its number of rows. Its checksums are held against it `always`, or
-    /// the first time.
+    /// Reads a section's index for the first time. Out of line: it happens once.
+    #[cold]
+    fn load(&self, s: usize) -> Result<Loaded> {
+        let span = &self.top.spans[s];
+        let mut index = None;
+        let bytes = match self.map_of(index_range(span)) {
+            Some(bytes) => bytes,
+            None => index.insert(self.read(index_range(span))?),
+        };
+        let section = checked_section(bytes, span).ok_or_else(|| self.damaged_index(s))?;
+        let words = section.blocks().div_ceil(64);
+        let samples = section.samples();
+        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Ok(Loaded { index, verified, samples })
+    }
+
+    /// Block `b` of section `s` in the map, its checksums held at first touch; `None` without map.
     #[inline]
-    fn block(
+    fn mapped(
         &self,
         s: usize,
-        index: &Section<'_>,
+        section: &Section<'_>,
+        loaded: &Loaded,
         b: usize,
-        always: bool,
-    ) -> Result<(Cow<'_, [u8]>, u16)> {
-        let entry = &self.top.sections[s];
-        let start = entry.start + index.start(b);
-        let end = match b + 1 < index.blocks() {
-            true => entry.start + index.start(b + 1),
-            false => entry.frames_end,
-        };
-        if end > entry.frames_end || start >= end {
-            return Err(self.damaged(s, index, b, Fault::Short));
+    ) -> Result<Option<&[u8]>> {
+        let range = block_range(&self.top.spans[s], section, b);
+        let Some(frame) = self.map_of(range.clone()) else { return Ok(None) };
+        let (word, bit) = (&loaded.verified[b / 64], 1 << (b % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            check_frame(frame, &range, self.seed)
+                .map_err(|fault| self.damaged_block(s, section, b, fault))?;
+            word.fetch_or(bit, Ordering::Relaxed);
         }
-        let bytes = match &self.data {
-            Data::Mapped(map) => Cow::Borrowed(range(map, start, end - start)),
-            Data::Read(file) => {
-                let len = usize::try_from(end - start).unwrap_or(usize::MAX);
-                let mut bytes = vec![0; len];
-                file.read_exact_at(&mut bytes, start)
-                    .map_err(|e| Error::io("read", &self.path, e))?;
-                Cow::Owned(bytes)
-            }
-        };
-        let bits = self.sections[s].blocks.get();
-        let known = !always
-            && matches!(bytes, Cow::Borrowed(_))
-            && bits.is_some_and(|bits| bits[b / 64].load(Relaxed) >> (b % 64) & 1 == 1);
-        let header = if known {
-            // Its checksums held before, and the file never changes.
-            match bytes.first_chunk() {
-                Some(head) => Ok(Header::staged(head)),
-                None => Err(Fault::Short),
-            }
-        } else {
-            self.check_block(&bytes, start, end)
-        };
-        let header = match header {
-            Ok(header) => header,
-            Err(fault) => return Err(self.damaged(s, index, b, fault)),
-        };
-        if !known && let Some(bits) = bits {
-            bits[b / 64].fetch_or(1 << (b % 64), Relaxed);
-        }
-        let body = crate::frame::HEADER_BYTES..header.len as usize;
-        let body = match bytes {
-            Cow::Borrowed(bytes) => bytes.get(body).map(Cow::Borrowed),
-            Cow::Owned(mut bytes) => {
-                bytes.truncate(header.len as usize);
-                Some(Cow::Owned(bytes.split_off(crate::frame::HEADER_BYTES)))
-            }
-        };
-        match body {
-            Some(body) => Ok((body, header.count)),
-            None => Err(self.damaged(s, index, b, Fault::Short)),
+        Ok(Some(frame))
+    }
+
+    /// Block `b` of section `s`, read into `frame` and checked.
+    fn read_block(
+        &self,
+        s: usize,
+        section: &Section<'_>,
+        b: usize,
+        frame: &mut Vec<u8>,
+    ) -> Result<()> {
+        let range = block_range(&self.top.spans[s], section, b);
+        self.read_into(range.clone(), frame)?;
+        check_frame(frame, &range, self.seed)
+            .map(|_| ())
+            .map_err(|fault| self.damaged_block(s, section, b, fault))
+    }
+
+    #[inline]
+    fn map_of(&self, range: Range<u64>) -> Option<&[u8]> {
+        let map = self.map.as_ref()?;
+        map.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_into(range, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
+        let io = |e| Error::io("read the run", &self.path, e).at_byte(range.start);
+        // Bounded by the file's length, which the top index was held against.
+        let len = range.end.saturating_sub(range.start).min(self.file_bytes);
+        let len = usize::try_from(len).map_err(|_| io(std::io::ErrorKind::FileTooLarge.into()))?;
+        bytes.resize(len, 0);
+        match self.file.read_full_at(bytes, range.start).map_err(io)? {
+            read if read == len => Ok(()),
+            read => Err(self.damage(
+                &format!("expected {len} bytes, found {read}"),
+                range.start,
+                (None, None),
+            )),
         }
     }
 
-    fn check_block(&self, bytes: &[u8], start: u64, end: u64) -> Result<Header, Fault> {
-        let frame = Frame::decode(bytes, start, end, self.seed)?;
-        if frame.header.kind != FrameKind::Run || frame.header.flags != 0 {
-            return Err(Fault::Unknown);
-        }
-        Ok(frame.header)
+    /// Where block `b`'s rows begin, and where the next block's do.
+    fn keys_of(&self, s: usize, section: &Section<'_>, b: usize) -> (Vec<u8>, Option<Vec<u8>>) {
+        let next = match b + 1 < section.blocks() {
+            true => Some(section.first_key(b + 1)),
+            false => self.keys_behind(s),
+        };
+        (section.first_key(b), next)
     }
 
-    /// The error of a block that is damaged: it names the keys that may be lost.
+    /// The first key behind section `s`.
+    fn keys_behind(&self, s: usize) -> Option<Vec<u8>> {
+        (s + 1 < self.top.spans.len()).then(|| self.top.first_key(s + 1).to_vec())
+    }
+
     #[cold]
-    fn damaged(&self, s: usize, index: &Section<'_>, b: usize, fault: Fault) -> Error {
-        let entry = &self.top.sections[s];
-        let first = index.first_key(b).unwrap_or(&entry.first_key);
-        let end = match index.first_key(b + 1) {
-            Some(key) if b + 1 < index.blocks() => format!("before {}", show(key)),
-            _ => match self.top.sections.get(s + 1) {
-                Some(next) => format!("before {}", show(&next.first_key)),
-                None => format!("up to {}", show(&self.top.last_key)),
-            },
+    fn damaged_block(&self, s: usize, section: &Section<'_>, b: usize, fault: Fault) -> Error {
+        let byte = block_range(&self.top.spans[s], section, b).start;
+        let (first, next) = self.keys_of(s, section, b);
+        let what = format!("expected a block of rows, found {}", fault.as_str());
+        self.damage(&what, byte, (Some(&first), next.as_deref()))
+    }
+
+    #[cold]
+    fn damaged_index(&self, s: usize) -> Error {
+        let keys = (Some(self.top.first_key(s)), self.keys_behind(s));
+        let what = "the checksum of a section's index does not hold";
+        self.damage(what, self.top.spans[s].index_byte, (keys.0, keys.1.as_deref()))
+    }
+
+    fn damage(&self, what: &str, byte: u64, keys: (Option<&[u8]>, Option<&[u8]>)) -> Error {
+        let what = match keys {
+            (None, _) => what.to_owned(),
+            (Some(first), None) => format!("{what}; its keys start at {}", show(first)),
+            (Some(first), Some(next)) => {
+                format!("{what}; its keys start at {} and end before {}", show(first), show(next))
+            }
         };
-        Error::new(
-            Kind::Corrupt,
-            format!(
-                "expected the rows with keys from {} on, {end}, found {}",
-                show(first),
-                fault.as_str()
-            ),
-        )
-        .in_file(&self.path)
-        .at_byte(entry.start + index.start(b.min(index.blocks() - 1)))
-        .help(REPAIR)
+        Error::new(Kind::Corrupt, what).in_file(&self.path).at_byte(byte).help(HELP)
     }
 }
 
-/// A part of a map, as far as there is one.
-#[inline]
-fn range(map: &Map, at: u64, len: u64) -> &[u8] {
-    let part = usize::try_from(at).ok().zip(usize::try_from(len).ok());
-    part.and_then(|(at, len)| map.get(at..)?.get(..len)).unwrap_or_default()
-}
-
-/// A key, for people: not too long, in quotes.
+/// A key as error texts show it.
 fn show(key: &[u8]) -> String {
-    let mut text: String = String::from_utf8_lossy(key).chars().take(40).collect();
-    if text.len() < key.len() {
-        text.push('…');
+    const SHOWN: usize = 64;
+    match key.get(..SHOWN) {
+        Some(start) if key.len() > SHOWN => {
+            format!("\"{}\"... ({} bytes)", start.escape_ascii(), key.len())
+        }
+        _ => format!("\"{}\"", key.escape_ascii()),
     }
-    format!("{text:?}")
+}
+
+fn index_range(span: &Span) -> Range<u64> {
+    span.index_byte..span.index_byte + u64::from(span.index_bytes)
+}
+
+/// The bytes of block `b`'s frame.
+#[inline]
+fn block_range(span: &Span, section: &Section<'_>, b: usize) -> Range<u64> {
+    let start = |b| section.at(b).map_or(span.frames.end, |at| span.frames.start + at);
+    start(b)..start(b + 1)
+}
+
+/// A section's index, when its checksum holds and its parts make sense.
+fn checked_section<'a>(bytes: &'a [u8], span: &Span) -> Option<Section<'a>> {
+    if crc::crc32c(bytes) != span.index_crc {
+        return None;
+    }
+    let section = Section::decode(bytes)?;
+    (section.rows == span.rows && section.check(span.frames.end - span.frames.start))
+        .then_some(section)
+}
+
+/// Both checksums of the frame that must fill `range`.
+fn check_frame(frame: &[u8], range: &Range<u64>, seed: Seed) -> Result<Header, Fault> {
+    let header = Header::decode(frame, range.start, range.end, seed)?;
+    header.check_body(frame)?;
+    if header.stride() != frame.len() || header.kind != FrameKind::Run || header.flags != 0 {
+        return Err(Fault::Unknown);
+    }
+    Ok(header)
+}
+
+/// The rows of a frame that was checked before.
+#[inline]
+fn block_of(frame: &[u8]) -> Result<Block<'_>, Fault> {
+    let head = frame.first_chunk::<HEADER_BYTES>().ok_or(Fault::Short)?;
+    let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    let body = frame.get(HEADER_BYTES..len).ok_or(Fault::Short)?;
+    Block::decode(body, u16::from_le_bytes([head[28], head[29]]))
 }

@@ -1,189 +1,357 @@
-//! A section's index: which block may hold a key, and whether any does.
+//! A section's index: a filter for keys it lacks, and where each of its blocks starts.
+//!
+//! Made by `writer` behind about a million rows, so that its memory has a bound; read by gets,
+//! cursors and `verify`. Pure; any bytes may come in.
 //!
 //! ```text
-//! | u32 blocks | u32 shared | u64 filter lines | zeros to 64 | filter: lines of 64 bytes |
-//! | u64 prefix × blocks | u32 start × blocks | u32 key end × blocks | first keys |
+//!  0 u32 blocks   4 u32 filter lines   8 u32 common, bytes   12 u32 keys, bytes   16 u32 rows
+//! 20 zeros       64 filter, lines of 64 bytes
+//!    u64 prefix[blocks]   u32 at[blocks]   u32 end[blocks]   common   keys   zeros to 8
 //! ```
 //!
-//! Rows come in order, so a run is cut into sections of bounded size, each with an index of its
-//! own: writing one needs no more memory, whatever the run's size. The filter is that of
-//! `table::filter`. A prefix is the eight bytes of a block's first key behind what all first keys share; a start counts from the section's
-//! first byte, in units of 8. Invariant: a section whose bytes make no sense is an error, never a
-//! panic; a wrong answer of the filter costs time when it says yes and is excluded by the checksum
-//! when it says no.
+//! Invariants:
+//! - `common` is what all keys of the section begin with; `keys` holds the rest of each block's
+//!   first key, `end` where each ends; `prefix` is the first 8 bytes of each rest, zeros behind a
+//!   shorter one, as a number whose order is that of the bytes;
+//! - `at` is a block's distance from the section's first, in units of 8 bytes;
+//! - first keys rise strictly, so `prefix` and `at` rise, `prefix` with ties.
+//!
+//! The filter is a Bloom filter cut into lines (Putze, Sanders, Singler, "Cache-, hash- and
+//! space-efficient Bloom filters", 2007): a key sets 6 bits of one line, 10 bits a key in all, so
+//! an absent key costs one cache line and about 1 in 100 of them goes on to a block.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use crate::table::filter::{self, Filter};
-
+/// Bytes of the fields in front of the filter.
 const HEAD_BYTES: usize = 64;
-const LINE_BYTES: usize = 64;
+/// A cache line, and a line of the filter.
+pub(super) const LINE_BYTES: usize = 64;
+const BITS_PER_KEY: usize = 10;
+const PROBES: u32 = 6;
+/// A sample of the prefixes is taken every so many.
+const SAMPLE_STEP: usize = 64;
 
-/// A section's index, borrowed.
+/// A section's index, split into its parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a> {
-    filter: &'a [u8],
-    prefixes: &'a [u8],
-    starts: &'a [u8],
-    ends: &'a [u8],
+    pub(super) rows: u32,
+    pub(super) filter: Filter<'a>,
+    prefixes: &'a [[u8; 8]],
+    at: &'a [[u8; 4]],
+    ends: &'a [[u8; 4]],
+    common: &'a [u8],
     keys: &'a [u8],
-    shared: usize,
-    blocks: usize,
-}
-
-/// The bytes of `key` behind the first `shared`, as a number that orders like them.
-#[inline]
-pub(super) fn prefix(key: &[u8], shared: usize) -> u64 {
-    let rest = key.get(shared..).unwrap_or_default();
-    match rest.first_chunk::<8>() {
-        Some(first) => u64::from_be_bytes(*first),
-        None => {
-            let mut bytes = [0; 8];
-            bytes[..rest.len()].copy_from_slice(rest);
-            u64::from_be_bytes(bytes)
-        }
-    }
-}
-
-/// How many bytes two keys share at their front.
-fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    /// Every 64th prefix, or none.
+    samples: &'a [u64],
 }
 
 impl<'a> Section<'a> {
-    /// Reads an index whose checksum holds; `None` if it makes no sense all the same.
+    /// Splits the bytes of an index, in constant time; [`check`](Section::check) does the rest.
+    #[inline]
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let blocks = LE::read_u32(&head[..]) as usize;
-        let shared = LE::read_u32(&head[4..]) as usize;
-        let lines = usize::try_from(LE::read_u64(&head[8..])).ok()?;
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+        let n = |i: usize| usize::try_from(LE::read_u32(&head[4 * i..])).ok();
+        let (blocks, lines, common, keys) = (n(0)?, n(1)?, n(2)?, n(3)?);
         let (filter, rest) = rest.split_at_checked(lines.checked_mul(LINE_BYTES)?)?;
         let (prefixes, rest) = rest.split_at_checked(blocks.checked_mul(8)?)?;
-        let (starts, rest) = rest.split_at_checked(blocks * 4)?;
-        let (ends, keys) = rest.split_at_checked(blocks * 4)?;
-        (blocks > 0 && lines > 0).then_some(Section {
+        let (at, rest) = rest.split_at_checked(blocks.checked_mul(4)?)?;
+        let (ends, rest) = rest.split_at_checked(blocks.checked_mul(4)?)?;
+        let (common, rest) = rest.split_at_checked(common)?;
+        let keys = rest.get(..keys)?;
+        let filter = Filter(filter.as_chunks::<LINE_BYTES>().0);
+        Some(Section {
+            rows: LE::read_u32(&head[16..]),
             filter,
-            prefixes,
-            starts,
-            ends,
+            prefixes: prefixes.as_chunks::<8>().0,
+            at: at.as_chunks::<4>().0,
+            ends: ends.as_chunks::<4>().0,
+            common,
             keys,
-            shared,
-            blocks,
+            samples: &[],
         })
     }
 
-    pub(super) fn blocks(&self) -> usize {
-        self.blocks
+    /// Every 64th prefix: the few that nearly every search looks at first, side by side, so that
+    /// they stay in the cache.
+    pub(super) fn samples(&self) -> Box<[u64]> {
+        self.prefixes.iter().step_by(SAMPLE_STEP).map(|p| u64::from_le_bytes(*p)).collect()
     }
 
-    /// Whether a key with this hash may be here.
+    /// The same section, searched by its samples first.
+    #[inline]
+    pub(super) fn sampled(self, samples: &'a [u64]) -> Self {
+        Section { samples, ..self }
+    }
+
+    /// Whether its parts make sense for frames of `frame_bytes`: said once, when its checksum was
+    /// found to hold.
+    pub(super) fn check(&self, frame_bytes: u64) -> bool {
+        let blocks = self.blocks();
+        let at_rises = self.at.windows(2).all(|w| word(w[0]) < word(w[1]));
+        let ends_rise = self.ends.windows(2).all(|w| word(w[0]) <= word(w[1]));
+        blocks > 0
+            && self.rows as usize >= blocks
+            && !self.filter.0.is_empty()
+            && word(self.at[0]) == 0
+            && at_rises
+            && 8 * u64::from(word(self.at[blocks - 1])) < frame_bytes
+            && ends_rise
+            && word(self.ends[blocks - 1]) as usize == self.keys.len()
+            && (0..blocks).all(|i| prefix(self.rest(i)) == u64::from_le_bytes(self.prefixes[i]))
+            && (1..blocks).all(|i| self.rest(i - 1) < self.rest(i))
+    }
+
+    #[inline]
+    pub(super) fn blocks(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// Where block `i` starts, in bytes behind the section's first.
+    #[inline]
+    pub(super) fn at(&self, i: usize) -> Option<u64> {
+        self.at.get(i).map(|at| 8 * u64::from(word(*at)))
+    }
+
+    /// Block `i`'s first key.
+    pub(super) fn first_key(&self, i: usize) -> Vec<u8> {
+        [self.common, self.rest(i)].concat()
+    }
+
+    /// The part of block `i`'s first key that the section's keys do not have in common.
+    #[inline]
+    fn rest(&self, i: usize) -> &'a [u8] {
+        let end = |i: usize| self.ends.get(i).map_or(0, |end| word(*end) as usize);
+        let start = if i == 0 { 0 } else { end(i - 1) };
+        self.keys.get(start..end(i)).unwrap_or_default()
+    }
+
+    /// How many blocks' first keys are at or before `key` (`or_equal`) or before it.
+    #[inline]
+    pub(super) fn blocks_before(&self, key: &[u8], or_equal: bool) -> usize {
+        let Some(rest) = key.strip_prefix(self.common) else {
+            // Before all of the section's keys or behind them all.
+            return if key < self.common { 0 } else { self.blocks() };
+        };
+        let wanted = prefix(rest);
+        let sample = self.samples.partition_point(|&sample| sample < wanted) * SAMPLE_STEP;
+        let mut low = match self.samples {
+            [] => 0,
+            _ => sample.saturating_sub(SAMPLE_STEP),
+        };
+        let high = match self.samples {
+            [] => self.blocks(),
+            _ => sample.min(self.blocks()),
+        };
+        let near = self.prefixes.get(low..high).unwrap_or_default();
+        low += near.partition_point(|p| u64::from_le_bytes(*p) < wanted);
+        // Nearly always there is no tie, and looking for its end would cost as much again.
+        let tie = |p: &[u8; 8]| u64::from_le_bytes(*p) == wanted;
+        if !self.prefixes.get(low).is_some_and(tie) {
+            return low;
+        }
+        let high = low + self.prefixes[low..].partition_point(tie);
+        let (mut low, mut high) = (low, high);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let first = self.rest(middle);
+            let before = first < rest || (or_equal && first == rest);
+            if before { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+/// The filter of a section.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filter<'a>(pub(super) &'a [[u8; LINE_BYTES]]);
+
+impl Filter<'_> {
+    /// Whether the key of this hash may be in the section.
     #[inline]
     pub(super) fn may_hold(&self, hash: u64) -> bool {
-        filter::may_hold(self.filter, hash)
-    }
-
-    /// Where block `i` starts, counted from the section's first byte.
-    #[inline]
-    pub(super) fn start(&self, i: usize) -> u64 {
-        u64::from(LE::read_u32(&self.starts[4 * i..])) * 8
-    }
-
-    /// The first key of block `i`; `None` when the index makes no sense.
-    #[inline]
-    pub(super) fn first_key(&self, i: usize) -> Option<&'a [u8]> {
-        let start = if i == 0 { 0 } else { LE::read_u32(&self.ends[4 * (i - 1)..]) };
-        let end = LE::read_u32(self.ends.get(4 * i..4 * i + 4)?);
-        self.keys.get(start as usize..end as usize)
-    }
-
-    #[inline]
-    fn prefix(&self, i: usize) -> u64 {
-        LE::read_u64(&self.prefixes[8 * i..])
-    }
-
-    /// The block that holds `key`, if any does: the last one that starts at or before it.
-    #[inline]
-    pub(super) fn find(&self, key: &[u8]) -> Option<usize> {
-        let first = self.first_key(0)?;
-        let same = shared_bytes(key, first).min(self.shared);
-        if same < self.shared {
-            // It differs within what all first keys share.
-            return (key > first).then_some(self.blocks - 1);
+        let Some(line) = self.0.get(line_of(hash, self.0.len())) else { return false };
+        let (words, _) = line.as_chunks::<8>();
+        let mut all = 1;
+        for (word, bit) in probes(hash) {
+            all &= u64::from_le_bytes(words[word]) >> bit;
         }
-        let wanted = prefix(key, self.shared);
-        let (mut low, mut high) = (0, self.blocks);
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let before = match self.prefix(middle).cmp(&wanted) {
-                std::cmp::Ordering::Less => true,
-                std::cmp::Ordering::Equal => self.first_key(middle)? <= key,
-                std::cmp::Ordering::Greater => false,
-            };
-            if before {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low.checked_sub(1)
+        all & 1 == 1
     }
 }
 
-/// A section's index in the making.
+/// The filter of keys with these hashes.
+pub(super) fn filter(hashes: &[u64]) -> Vec<[u64; LINE_BYTES / 8]> {
+    let lines = (hashes.len() * BITS_PER_KEY).div_ceil(8 * LINE_BYTES);
+    let mut filter = vec![[0; LINE_BYTES / 8]; lines];
+    for &hash in hashes {
+        let line = &mut filter[line_of(hash, lines)];
+        for (word, bit) in probes(hash) {
+            line[word] |= 1 << bit;
+        }
+    }
+    filter
+}
+
+/// The line of a hash: its low half, spread over the lines.
+#[inline]
+fn line_of(hash: u64, lines: usize) -> usize {
+    // The format counts lines in 32 bits, so the product fits; the quotient is below `lines`.
+    ((hash & u64::from(u32::MAX)).wrapping_mul(lines as u64) >> 32) as usize
+}
+
+/// The bits of a hash within its line: 9 bits of a product for each, since the line and the tag
+/// have used the hash's own.
+#[inline]
+fn probes(hash: u64) -> impl Iterator<Item = (usize, u32)> {
+    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..PROBES).map(move |i| {
+        let nine = mixed >> (55 - 9 * i);
+        (((nine >> 6) & 7) as usize, (nine & 63) as u32)
+    })
+}
+
+/// The first 8 bytes as a number of the same order.
+#[inline]
+fn prefix(rest: &[u8]) -> u64 {
+    match rest.first_chunk::<8>() {
+        Some(eight) => u64::from_be_bytes(*eight),
+        None => {
+            let mut eight = [0; 8];
+            eight[..rest.len()].copy_from_slice(rest);
+            u64::from_be_bytes(eight)
+        }
+    }
+}
+
+#[inline]
+fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_le_bytes(bytes)
+}
+
+/// Gathers a section's index while its blocks are written.
 #[derive(Debug, Default)]
-pub(super) struct Builder {
-    hashes: Vec<u64>,
-    starts: Vec<u32>,
-    ends: Vec<u32>,
+pub(super) struct Draft {
+    pub(super) hashes: Vec<u64>,
+    at: Vec<u32>,
+    /// First keys, whole, one after another.
     keys: Vec<u8>,
+    ends: Vec<usize>,
 }
 
-impl Builder {
-    /// A block starts at `start`, with `key`.
-    pub(super) fn block(&mut self, start: u64, key: &[u8]) {
-        let start = start / 8;
-        self.starts.push(u32::try_from(start).expect("a section is below 32 GiB"));
-        self.keys.extend_from_slice(key);
-        self.ends.push(u32::try_from(self.keys.len()).expect("a section's keys are below 4 GiB"));
+impl Draft {
+    pub(super) fn reserve(&mut self, rows: usize) {
+        self.hashes.reserve(rows);
     }
 
-    pub(super) fn key(&mut self, hash: u64) {
-        self.hashes.push(hash);
+    pub(super) fn is_empty(&self) -> bool {
+        self.at.is_empty()
     }
 
-    /// Keys so far.
-    pub(super) fn rows(&self) -> usize {
-        self.hashes.len()
+    /// A block starts `at` bytes behind the section's first, with this key.
+    pub(super) fn block(&mut self, at: u64, first_key: &[u8]) {
+        self.at.push(u32::try_from(at / 8).expect("a section's frames end long before 32 GiB"));
+        self.keys.extend_from_slice(first_key);
+        self.ends.push(self.keys.len());
     }
 
-    /// The index; this goes on empty.
-    pub(super) fn finish(&mut self) -> Vec<u8> {
-        let blocks = self.starts.len();
-        let key = |i: usize| {
-            let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-            &self.keys[start..self.ends[i] as usize]
-        };
-        let shared = shared_bytes(key(0), key(blocks - 1));
-        let filter = Filter::build(&self.hashes);
-        let mut bytes = vec![0; HEAD_BYTES];
-        LE::write_u32(&mut bytes[..], u32::try_from(blocks).expect("blocks start below 32 GiB"));
-        LE::write_u32(&mut bytes[4..], u32::try_from(shared).expect("a key's length"));
-        LE::write_u64(&mut bytes[8..], filter.bytes().len() as u64 / LINE_BYTES as u64);
-        bytes.extend_from_slice(filter.bytes());
-        for i in 0..blocks {
-            bytes.extend_from_slice(&prefix(key(i), shared).to_le_bytes());
+    /// The first key of the section.
+    pub(super) fn first_key(&self) -> &[u8] {
+        self.ends.first().map_or(&[], |&end| &self.keys[..end])
+    }
+
+    /// The index's bytes, and an empty draft; `last_key` is the section's.
+    pub(super) fn finish(&mut self, last_key: &[u8]) -> Vec<u8> {
+        let first = self.first_key();
+        let common = first.iter().zip(last_key).take_while(|(a, b)| a == b).count();
+        let u32_of = |n: usize| u32::try_from(n).expect("a section is bounded").to_le_bytes();
+        let filter = filter(&self.hashes);
+        let starts = || std::iter::once(0).chain(self.ends.iter().copied());
+        let keys = self.keys.len() - common * self.at.len();
+        let mut b = Vec::with_capacity(
+            HEAD_BYTES + filter.len() * LINE_BYTES + 16 * self.at.len() + common + keys + 8,
+        );
+        for n in [self.at.len(), filter.len(), common, keys, self.hashes.len()] {
+            b.extend_from_slice(&u32_of(n));
         }
-        for start in &self.starts {
-            bytes.extend_from_slice(&start.to_le_bytes());
+        b.resize(HEAD_BYTES, 0);
+        b.extend(filter.iter().flatten().flat_map(|word| word.to_le_bytes()));
+        for (start, &end) in starts().zip(&self.ends) {
+            b.extend_from_slice(&prefix(&self.keys[start + common..end]).to_le_bytes());
         }
-        for end in &self.ends {
-            bytes.extend_from_slice(&end.to_le_bytes());
+        b.extend(self.at.iter().flat_map(|at| at.to_le_bytes()));
+        for (i, &end) in self.ends.iter().enumerate() {
+            b.extend_from_slice(&u32_of(end - common * (i + 1)));
         }
-        bytes.extend_from_slice(&self.keys);
+        b.extend_from_slice(&first[..common]);
+        for (start, &end) in starts().zip(&self.ends) {
+            b.extend_from_slice(&self.keys[start + common..end]);
+        }
+        b.resize(b.len().next_multiple_of(8), 0);
         self.hashes.clear();
-        self.starts.clear();
-        self.ends.clear();
+        self.at.clear();
         self.keys.clear();
-        bytes
+        self.ends.clear();
+        b
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_keys_pass_the_filter_about_once_in_a_hundred() {
+        let hash = |i: u64| super::super::block::hash(&i.to_le_bytes());
+        let hashes: Vec<u64> = (0..100_000).map(hash).collect();
+        let lines = filter(&hashes);
+        let bytes: Vec<[u8; LINE_BYTES]> = lines
+            .iter()
+            .map(|line| std::array::from_fn(|i| line[i / 8].to_le_bytes()[i % 8]))
+            .collect();
+        let filter = Filter(&bytes);
+        assert!(hashes.iter().all(|&h| filter.may_hold(h)));
+        let passed = (100_000..200_000).filter(|&i| filter.may_hold(hash(i))).count();
+        assert!((500..1500).contains(&passed), "{passed} of 100,000");
+    }
+
+    #[test]
+    fn blocks_are_found_among_keys_with_long_common_prefixes_and_ties() {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for middle in ["", "a", "a\0", "a\0\0", "abcdefgh", "abcdefghi", "abcdefghj", "z"] {
+            keys.push([b"common/prefix/", middle.as_bytes()].concat());
+        }
+        // More than one sample, the second among ties.
+        for i in 0..200u8 {
+            keys.push([&b"common/prefix/tietieti"[..], &[i]].concat());
+        }
+        keys.sort();
+        let mut draft = Draft::default();
+        for (i, key) in keys.iter().enumerate() {
+            draft.hashes.push(i as u64);
+            draft.block(8 * i as u64, key);
+        }
+        let bytes = draft.finish(b"common/prefix/zz");
+        let section = Section::decode(&bytes).unwrap();
+        assert!(section.check(8 * keys.len() as u64));
+        let mut probes: Vec<Vec<u8>> = keys.clone();
+        for key in &keys {
+            probes.push([&key[..], b"\0"].concat());
+            probes.push(key[..key.len() - 1].to_vec());
+        }
+        probes.extend([&b""[..], b"commom", b"comz", b"z"].map(<[u8]>::to_vec));
+        let samples = section.samples();
+        let sampled = section.sampled(&samples);
+        for key in probes {
+            let before = keys.iter().filter(|k| **k < key).count();
+            let until = keys.iter().filter(|k| **k <= key).count();
+            assert_eq!(section.blocks_before(&key, false), before, "{key:?}");
+            assert_eq!(section.blocks_before(&key, true), until, "{key:?}");
+            assert_eq!(sampled.blocks_before(&key, false), before, "{key:?}");
+            assert_eq!(sampled.blocks_before(&key, true), until, "{key:?}");
+        }
+        assert_eq!(section.first_key(4), keys[4]);
+        for len in 0..bytes.len() {
+            let _ = Section::decode(&bytes[..len]).map(|section| section.check(64));
+        }
     }
 }
