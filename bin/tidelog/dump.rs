@@ -18,9 +18,8 @@ use crate::output;
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog dump mylog/segments/00000000000000000000.seg
-  tidelog dump mylog/table/00000000000000000001.checkpoint
 
-Exit 1 when a frame does not hold.")]
+Files of a table (mylog/table/*.run, *.checkpoint) and of a directory of snapshots are shown, too. Exit 1 when a frame does not hold.")]
 pub(crate) struct Dump {
     /// A segment, or a run, a checkpoint or a snapshot of a table
     file: PathBuf,

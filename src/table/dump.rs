@@ -29,9 +29,9 @@ pub struct Stored {
     pub runs: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Their rows, deletes included; a key that several hold counts in each.
+    /// Their rows with a value; a key that several hold counts in each.
     pub rows: u64,
-    /// Rows that are deletes.
+    /// Their rows that are deletes.
     pub deletes: u64,
 }
 

@@ -32,7 +32,7 @@ pub struct TableVerify {
     pub runs: usize,
     /// Bytes of them.
     pub bytes: u64,
-    /// Rows in them: a key that several hold counts in each.
+    /// Rows with a value in them: a key that several hold counts in each.
     pub rows: u64,
     /// What is damaged; nothing if all is well.
     pub problems: Vec<RunProblem>,
