@@ -59,6 +59,16 @@ pub fn fork_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Resul
 
     let layout = Layout::new(to);
     prepare(&**fs, &layout)?;
+    let segments = layout.segments();
+    let left = fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+    if let Some(name) = left.first() {
+        return Err(Error::new(
+            Kind::AlreadyExists,
+            format!("expected no segments there yet, found {name}"),
+        )
+        .in_file(&segments)
+        .help("name a new or empty directory: an interrupted restore left this"));
+    }
     let mut id = [0; 16];
     fs.random(&mut id).map_err(|e| Error::io("read randomness for", to, e))?;
     let id = Id(id);
