@@ -72,20 +72,17 @@ pub fn fork_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Resul
     let mut id = [0; 16];
     fs.random(&mut id).map_err(|e| Error::io("read randomness for", to, e))?;
     let id = Id(id);
-    let written = write(&**fs, &layout, id, &view)?;
+    let run = write(&**fs, &layout, id, &view)?;
     for dir in [layout.segments(), layout.table()] {
         fs.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
     }
-    let newest = written.map_or(0, |(_, newest)| newest);
-    let before = snapshot.as_ref().map_or(newest, |(_, manifest)| manifest.mark.newest);
-    let run = written.map(|(run, _)| run);
     let manifest = Manifest {
         log: id,
         seq: 1,
         // The frame before the position is another log's, and its producers are, too.
         mark: Mark {
             position: end,
-            newest: newest.max(before),
+            newest: table.handle.core.newest(),
             lost: view.lost().to_vec(),
             ..Mark::default()
         },
@@ -140,14 +137,12 @@ fn rows_of(source: &Source, snapshot: Option<&Manifest>) -> Result<Table> {
     Ok(Table { handle: Arc::new(Handle { core, threads: Vec::new(), report }) })
 }
 
-/// Writes all rows as one run of the log `id`, durably but for its name, and finds the newest
-/// timestamp of them; `None` without rows.
-fn write(fs: &dyn Fs, layout: &Layout, id: Id, view: &View) -> Result<Option<(RunEntry, i64)>> {
+/// Writes all rows as one run of the log `id`, durably but for its name; `None` without rows.
+fn write(fs: &dyn Fs, layout: &Layout, id: Id, view: &View) -> Result<Option<RunEntry>> {
     let dir = layout.table();
     let tmp = dir.join("fork.tmp");
     let mut rows = view.scan(&Scan::all())?;
     let mut writer: Option<run::Writer> = None;
-    let mut newest = i64::MIN;
     while let Some(row) = rows.next()? {
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -157,7 +152,6 @@ fn write(fs: &dyn Fs, layout: &Layout, id: Id, view: &View) -> Result<Option<(Ru
                 writer.insert(run::Writer::create(fs, &tmp, id, view.len_estimate())?)
             }
         };
-        newest = newest.max(row.timestamp);
         let value = Some(row.value);
         writer.push(row.key, Version { value, offset: row.offset, timestamp: row.timestamp })?;
     }
@@ -166,5 +160,5 @@ fn write(fs: &dyn Fs, layout: &Layout, id: Id, view: &View) -> Result<Option<(Ru
     finished.file.sync_data().map_err(|e| Error::io("sync", &tmp, e))?;
     let path = run_path(&dir, finished.id);
     fs.rename(&tmp, &path).map_err(|e| Error::io("name", &path, e))?;
-    Ok(Some((Run::open(fs, &path, id, false)?.entry(), newest)))
+    Ok(Some(Run::open(fs, &path, id, false)?.entry()))
 }
