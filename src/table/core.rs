@@ -83,8 +83,9 @@ struct Applying {
 /// From apply to the writing of runs.
 #[derive(Debug, Default)]
 struct Flow {
-    /// A frozen delta that is to be written, and where it ends.
-    frozen: Option<(Arc<Delta>, Mark)>,
+    /// A frozen delta that is to be written, and where it ends. Without the delta: it is written,
+    /// and its memory is about to be free for the next one.
+    frozen: Option<(Option<Arc<Delta>>, Mark)>,
     /// Where the runs end; `None` while there are none and nothing was ever applied.
     installed: Option<Mark>,
     /// Where the newest checkpoint ends.
@@ -307,7 +308,7 @@ impl Core {
             return Ok(());
         }
         self.pace.froze();
-        flow.frozen = Some((old, applying.mark.clone()));
+        flow.frozen = Some((Some(old), applying.mark.clone()));
         flow.warm = false;
         drop(flow);
         self.changed.notify_all();

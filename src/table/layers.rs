@@ -50,11 +50,17 @@ impl Shown {
         self.applied.map_or(Offset(0), |position| position.offset)
     }
 
+    /// Deltas with keys, newest first: to look into an empty one costs as much as into another.
+    fn deltas(&self) -> impl Iterator<Item = &Arc<Delta>> {
+        let layers = &*self.layers;
+        let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
+        deltas.filter(|delta| delta.keys() > 0)
+    }
+
     /// The row of `key`.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Row>> {
         let below = self.below();
-        let layers = &*self.layers;
-        for delta in std::iter::once(&layers.active).chain(&layers.frozen) {
+        for delta in self.deltas() {
             if let Some(version) = delta.get(key, below) {
                 return Ok(version.to_row());
             }
@@ -79,10 +85,9 @@ impl Shown {
     /// The rows of `keys`; in deltas, what several need is fetched together.
     pub(super) fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Row>>> {
         let below = self.below();
-        let layers = &*self.layers;
         let mut rows = vec![None; keys.len()];
         let mut left: Vec<usize> = (0..keys.len()).collect();
-        for delta in std::iter::once(&layers.active).chain(&layers.frozen) {
+        for delta in self.deltas() {
             let wanted: Vec<&[u8]> = left.iter().map(|&i| keys[i]).collect();
             let mut missing = Vec::new();
             delta.get_many(&wanted, below, |i, version| match version {
@@ -100,18 +105,14 @@ impl Shown {
     /// All layers in key order, deletes included.
     pub(super) fn merge(&self, reverse: bool) -> Merge {
         let below = self.below();
-        let layers = &*self.layers;
-        let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
-        let deltas = deltas.map(|delta| Source::Delta(delta.cursor(below, reverse)));
-        let runs = layers.runs.iter().map(|part| Source::Run(part.run.cursor(reverse)));
+        let deltas = self.deltas().map(|delta| Source::Delta(delta.cursor(below, reverse)));
+        let runs = self.layers.runs.iter().map(|part| Source::Run(part.run.cursor(reverse)));
         Merge::new(deltas.chain(runs).collect(), reverse)
     }
 
     /// Rows there may be at most.
     pub(super) fn rows_at_most(&self) -> u64 {
-        let layers = &*self.layers;
-        let deltas = std::iter::once(&layers.active).chain(&layers.frozen);
-        deltas.map(|delta| delta.keys() as u64).sum::<u64>()
-            + layers.runs.iter().map(|part| part.run.rows()).sum::<u64>()
+        self.deltas().map(|delta| delta.keys() as u64).sum::<u64>()
+            + self.layers.runs.iter().map(|part| part.run.rows()).sum::<u64>()
     }
 }

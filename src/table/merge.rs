@@ -108,6 +108,15 @@ impl Merge {
     #[inline]
     pub(super) fn advance(&mut self) -> Result<()> {
         let Some(winner) = self.winner else { return Ok(()) };
+        if let [(_, only)] = &mut self.heads[..] {
+            // Nothing to compare with.
+            only.advance()?;
+            if only.current().is_none() {
+                self.heads.clear();
+                self.winner = None;
+            }
+            return Ok(());
+        }
         let mut ended = false;
         for i in self.equal.drain(..).chain(std::iter::once(winner)) {
             let (first, source) = &mut self.heads[i];

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The longest single sleep.
 const MOST: Duration = Duration::from_millis(4);
 /// From how full on, while the delta before is being written, apply goes slower.
-const FROM: f32 = 0.4;
+const FROM: f32 = 0.7;
 
 /// The runs to merge next, given their sizes, newest first.
 pub(super) fn window(sizes: &[u64], fan_in: usize) -> Option<Range<usize>> {
@@ -75,7 +75,7 @@ impl Pace {
         let flushed = f32::from_bits(self.flushed.load(Relaxed));
         let ahead = if behind { (fill - FROM.max(flushed)).max(0.0) / (1.0 - FROM) } else { 0.0 };
         let unmerged = runs.saturating_sub(self.runs) as f32 / self.runs as f32;
-        MOST.mul_f32((2.0 * ahead).max(unmerged).min(1.0))
+        MOST.mul_f32(ahead.max(unmerged).min(1.0))
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         let pace = Pace::new(4);
         assert_eq!(pace.delay(false, 0.99, 3), Duration::ZERO);
         assert_eq!(pace.delay(true, 0.2, 3), Duration::ZERO);
-        assert!(pace.delay(true, 0.6, 3) > Duration::ZERO);
+        assert!(pace.delay(true, 0.8, 3) > Duration::ZERO);
         assert_eq!(pace.delay(true, 1.0, 3), MOST);
         pace.flushed(9, 10);
         assert_eq!(pace.delay(true, 0.8, 3), Duration::ZERO);

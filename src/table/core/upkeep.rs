@@ -24,7 +24,7 @@ use crate::table::view::View;
 impl Core {
     /// Writes the frozen delta as a run, if there is one, and makes a checkpoint when it is time.
     pub(in crate::table) fn flush(&self) -> Result<()> {
-        let Some((delta, mark)) = self.flow().frozen.clone() else { return Ok(()) };
+        let Some((Some(delta), mark)) = self.flow().frozen.clone() else { return Ok(()) };
         let flushed = self.write_delta(&delta, &mark);
         let mut flow = self.flow();
         match flushed {
@@ -39,7 +39,7 @@ impl Core {
                         .collect(),
                     runs: part.into_iter().chain(layers.runs.iter().cloned()).collect(),
                 });
-                flow.frozen = None;
+                flow.frozen = Some((None, mark.clone()));
                 flow.stalled = None;
                 let mut mark = mark;
                 if mutant::on(Mutant::MarkAhead) {
@@ -58,6 +58,9 @@ impl Core {
         let since = flow.installed.as_ref().map_or(0, |mark| mark.position.log_byte.0)
             - flow.checkpointed.map_or(0, |position| position.log_byte.0);
         drop(flow);
+        // Its memory is the next delta's: whoever waits to freeze gets it, and no fresh one.
+        drop(delta);
+        self.flow().frozen = None;
         self.changed.notify_all();
         if since >= self.options.checkpoint_bytes {
             // Apply does not depend on it: the log has everything.
