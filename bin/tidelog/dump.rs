@@ -1,30 +1,35 @@
-//! `dump`: a segment file or a table's run, frame by frame.
+//! `dump`: a file as it is: a segment or a run frame by frame, a manifest line by line.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tidelog::fs::Os;
 use tidelog::segment::{DumpLine, dump};
-use tidelog::table::{RunLine, dump_run, is_run};
+use tidelog::table::{ManifestLines, RunLine, dump_manifest, dump_run, is_run};
 use tidelog::text::format_time;
 
 use crate::exit::{Failure, Outcome};
+use crate::output;
 
-/// Print the frames and checksums of a segment or run file as NDJSON
+/// Print a segment's or run's frames and checksums as NDJSON, a checkpoint's or snapshot's lines as
+/// one object
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog dump mylog/segments/00000000000000000000.seg
 
-Exit 1 when a frame does not hold.")]
+Files of a table (mylog/table/*.run, *.checkpoint) and of a directory of snapshots are shown, too. Exit 1 when a frame does not hold.")]
 pub(crate) struct Dump {
-    /// A segment file, or a run file of a table
+    /// A segment, or a run, a checkpoint or a snapshot of a table
     file: PathBuf,
 }
 
 impl Dump {
     pub(crate) fn run(self) -> Outcome {
+        if let Some(manifest) = dump_manifest(&Os, &self.file)? {
+            return output::line(describe_manifest(&manifest));
+        }
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut damaged = false;
         let mut failed = None;
@@ -48,6 +53,27 @@ impl Dump {
         out.flush()?;
         if damaged { Err(Failure::silent_no()) } else { Ok(()) }
     }
+}
+
+/// One object: keys that may stand on several lines are lists, numbers are numbers.
+fn describe_manifest(manifest: &ManifestLines) -> Value {
+    let mut object = Map::new();
+    object.insert("what".into(), manifest.what.into());
+    for (key, text) in &manifest.lines {
+        let value = match key.as_str() {
+            "nonce" => text.parse().map(|nonce: u64| format!("{nonce:016x}").into()).ok(),
+            "log" | "digest" | "fingerprint" => None,
+            _ => serde_json::from_str(text).ok().filter(Value::is_number),
+        };
+        let value = value.unwrap_or_else(|| text.as_str().into());
+        if ["history", "producer", "lost", "run"].contains(&key.as_str()) {
+            let list = object.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+            list.as_array_mut().expect("made just now").push(value);
+        } else {
+            object.insert(key.clone(), value);
+        }
+    }
+    Value::Object(object)
 }
 
 fn hex(bytes: &[u8]) -> String {

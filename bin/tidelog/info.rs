@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 use tidelog::Log;
+use tidelog::table::stored;
 use tidelog::text::format_bytes;
 
 use crate::args::LogDir;
@@ -14,7 +15,10 @@ use crate::output::{Format, print_rows};
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog info mylog
-  tidelog info mylog -o json")]
+  tidelog info mylog -o json
+
+Where a table is kept on disk, the columns from table_runs on say what its newest checkpoint holds \
+(rows count once in each run that has them), and how far it is behind the log's end.")]
 pub(crate) struct Info {
     #[command(flatten)]
     at: LogDir,
@@ -48,13 +52,22 @@ impl Info {
         put("confirmed_offset", log.confirmed_end().0.into());
         put("records", (stats.end.0 - stats.start.0).into());
         put("segments", segments.len().into());
-        put(
-            "bytes",
-            if format == Format::Table { format_bytes(bytes).into() } else { bytes.into() },
-        );
+        let size = |bytes: u64| -> Value {
+            if format == Format::Table { format_bytes(bytes).into() } else { bytes.into() }
+        };
+        put("bytes", size(bytes));
         put("log_byte", stats.log_byte.0.into());
         put("producers", stats.producers.into());
         put("clean", report.clean.into());
+        if let Some(table) = stored(&self.at.dir)?.filter(|table| table.log == stats.id) {
+            let at = table.position;
+            put("table_runs", table.runs.into());
+            put("table_bytes", size(table.bytes));
+            put("table_rows", table.rows.into());
+            put("checkpoint_offset", at.offset.0.into());
+            put("checkpoint_behind", stats.end.0.saturating_sub(at.offset.0).into());
+            put("checkpoint_behind_bytes", size(stats.log_byte.0.saturating_sub(at.log_byte.0)));
+        }
         if report.bytes_cut > 0 {
             put("torn_bytes", report.bytes_cut.into());
         }

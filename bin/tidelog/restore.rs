@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use tidelog::table::{RestoreAt, restore};
+use tidelog::table::{RestoreAt, fork, restore};
 use tidelog::text::{Bound, format_bytes, parse_at};
 use tidelog::{Log, Offset, Table};
 
@@ -22,10 +22,13 @@ use crate::progress;
   tidelog restore back --from mylog
   tidelog restore older --from mylog --at 2
   tidelog restore yesterday --from mylog --at @-24h
+  tidelog restore another --from mylog --fork
 
 Takes the newest snapshot at or below the point and the log from there; every byte is held against \
 its hash on the way. It is the same log, cut there: whoever writes to it begins a new epoch. A batch \
-that reaches over the point is left out whole.")]
+that reaches over the point is left out whole. With --fork, it is a new log: the same rows and an empty log that goes on at that \
+offset; tokens, followers and snapshots of the old one do not fit it. What lies in the log behind the \
+snapshot passes through memory.")]
 pub(crate) struct Restore {
     /// The directory to make
     #[arg(value_name = "DIR", value_parser = directory())]
@@ -36,6 +39,9 @@ pub(crate) struct Restore {
     /// An offset, or a time: only what lies before it
     #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
     at: Option<Bound>,
+    /// Make it a new log, with a new id, that begins there
+    #[arg(long)]
+    fork: bool,
 }
 
 /// Print the state digest of the table: two copies agree at the same offset
@@ -67,7 +73,8 @@ impl Restore {
             _ => RestoreAt::End,
         };
         let spinner = progress::spinner("restoring");
-        let restored = restore(&self.from, &self.dir, at);
+        let make = if self.fork { fork } else { restore };
+        let restored = make(&self.from, &self.dir, at);
         spinner.finish_and_clear();
         let restored = restored?;
         output::line(json!({

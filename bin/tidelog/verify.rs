@@ -1,8 +1,11 @@
 //! `verify`: reads everything, changes nothing.
 
+use std::time::Instant;
+
 use clap::Args;
 use serde_json::json;
 use tidelog::log::{Level, verify};
+use tidelog::table;
 use tidelog::text::format_bytes;
 
 use crate::args::LogDir;
@@ -17,11 +20,13 @@ use crate::progress;
   tidelog verify mylog --quick
 
 Takes no lock and changes nothing; a writer may be at work. Prints one line a problem, {file, byte, \
-offsets, problem}, offsets as a range for `tail --range`; then one line with the totals.")]
+offsets, problem}, offsets as a range for `tail --range`; then one line with the totals. The table's \
+checkpoints and runs are looked at, too; their problems have no offsets.")]
 pub(crate) struct Verify {
     #[command(flatten)]
     at: LogDir,
-    /// Names, headers, footers, links and the active segment only
+    /// Names, headers, footers, links and the active segment only; of the table, checkpoints and
+    /// the runs' footers
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Every byte; the default
@@ -32,10 +37,13 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn run(self) -> Outcome {
         let level = if self.quick { Level::Quick } else { Level::Full };
+        let started = Instant::now();
         let spinner = progress::spinner("verifying");
         let report = verify(&self.at.dir, level);
+        let table = table::verify(&self.at.dir, level);
         spinner.finish_and_clear();
         let report = report?;
+        let table = table?;
         for problem in &report.problems {
             output::line(json!({
                 "file": problem.file.display().to_string(),
@@ -44,16 +52,27 @@ impl Verify {
                 "problem": problem.problem,
             }))?;
         }
+        for problem in &table.problems {
+            output::line(json!({
+                "file": problem.file.display().to_string(),
+                "byte": problem.byte,
+                "offsets": null,
+                "problem": problem.problem,
+            }))?;
+        }
+        let problems = report.problems.len() + table.problems.len();
         let lost: Vec<String> = report.lost.iter().map(|(a, b)| format!("{a}:{b}")).collect();
         output::line(json!({
-            "problems": report.problems.len(),
+            "problems": problems,
             "segments": report.segments,
             "frames": report.frames,
             "records": report.records,
             "bytes": report.bytes,
+            "checkpoints": table.checkpoints,
+            "runs": table.runs,
             "lost_before": lost,
             "level": if self.quick { "quick" } else { "full" },
-            "seconds": progress::rounded(report.elapsed),
+            "seconds": progress::seconds(started),
         }))?;
         for note in &report.notes {
             say(format_args!("note: {note}"));
@@ -65,19 +84,23 @@ impl Verify {
             ));
         }
         let looked_at = format!(
-            "{}, {} in {:.2} s",
+            "{}, {}, {} in {}",
             count(report.segments, "segment"),
-            format_bytes(report.bytes),
-            report.elapsed.as_secs_f64()
+            count(table.runs, "run"),
+            format_bytes(report.bytes + table.bytes),
+            format_args!("{:.2} s", started.elapsed().as_secs_f64())
         );
-        if report.problems.is_empty() {
+        if problems == 0 {
             say(format_args!("no damage found: {looked_at}"));
             return Ok(());
         }
-        Err(Failure::no(format!(
-            "{} found in {looked_at}; the same segment of a follower or a backup heals it, \
-             otherwise `tidelog repair` says what can be saved",
-            count(report.problems.len(), "problem")
-        )))
+        let advice = match report.problems.is_empty() {
+            true => "`tidelog repair` puts it aside, and the table is made again",
+            false => {
+                "the same segment of a follower or a backup heals it, otherwise `tidelog repair` \
+                 says what can be saved"
+            }
+        };
+        Err(Failure::no(format!("{} found in {looked_at}; {advice}", count(problems, "problem"))))
     }
 }

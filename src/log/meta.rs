@@ -91,6 +91,11 @@ impl Meta {
         Ok(Meta { name, lines })
     }
 
+    /// Key and value of each line.
+    pub(crate) fn into_lines(self) -> Vec<(String, String)> {
+        self.lines
+    }
+
     /// The value of `key`, if it is there and well formed.
     pub(crate) fn get<T: FromStr>(&self, key: &str) -> Option<T> {
         self.all(key).next()

@@ -16,7 +16,7 @@ use crate::segment::{Footer, Link, Producers};
 use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::ends::Ends;
-use super::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
+use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
 use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
 use super::repair::repair_locked;
@@ -359,7 +359,8 @@ pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
             return Ok(());
         }
         let names = fs.list(&layout.root).map_err(io("list", &layout.root))?;
-        let ours = ["LOCK", "NODE", "CONTROL", "EPOCHS", "segments", "table", "tidelog.toml"];
+        let ours =
+            ["LOCK", "NODE", "CONTROL", "EPOCHS", "PROMISE", "segments", "table", "tidelog.toml"];
         let foreign =
             names.iter().find(|name| !ours.contains(&name.as_str()) && !name.ends_with(".tmp"));
         if let Some(foreign) = foreign {
@@ -397,8 +398,12 @@ pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         Some(id) => id,
         None => random()?,
     };
-    if !epochs.0.is_empty() {
+    if let Some(newest) = epochs.0.last() {
         epochs.write(fs, layout)?;
+        // A follower writes it with the epochs it copies.
+        if follows.is_none() {
+            Promise { epoch: newest.epoch, owner: newest.node }.write(fs, layout)?;
+        }
     }
     let mut control = Control { log: Some(id), follows, floor, floor_offset, ..Control::default() };
     control.write(fs, layout)?;

@@ -281,6 +281,23 @@ pub(crate) fn quarantine(
     bytes: u64,
     reason: &str,
 ) -> Result<PathBuf> {
+    let io = |what: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |e| Error::io(what, &path, e)
+    };
+    let target = quarantine_place(fs, layout, path, from)?;
+    let source = fs.open(path, Open::Read).map_err(io("open", path))?;
+    let copy = fs.open(&target, Open::Create).map_err(io("create", &target))?;
+    rewrite(&*source, &*copy, from, from + bytes).map_err(io("copy to", &target))?;
+    if !mutant::on(Mutant::QuarantineUnsynced) {
+        copy.sync_data().map_err(io("sync", &target))?;
+    }
+    quarantine_note(fs, &target, path, (from, bytes), reason)?;
+    Ok(target)
+}
+
+/// A free name in quarantine for what was at `from` of the file at `path`.
+fn quarantine_place(fs: &dyn Fs, layout: &Layout, path: &Path, from: u64) -> Result<PathBuf> {
     let directory = layout.quarantine();
     let io = |what: &'static str, path: &Path| {
         let path = path.to_path_buf();
@@ -295,19 +312,41 @@ pub(crate) fn quarantine(
         .map(|n| format!("{n:04}-{name}-{from}"))
         .find(|candidate| !taken.iter().any(|taken| taken.starts_with(&candidate[..5])))
         .expect("there are more numbers than files");
-    let target = directory.join(&copy_name);
-    let source = fs.open(path, Open::Read).map_err(io("open", path))?;
-    let copy = fs.open(&target, Open::Create).map_err(io("create", &target))?;
-    rewrite(&*source, &*copy, from, from + bytes).map_err(io("copy to", &target))?;
-    if !mutant::on(Mutant::QuarantineUnsynced) {
-        copy.sync_data().map_err(io("sync", &target))?;
-    }
+    Ok(directory.join(copy_name))
+}
+
+/// Says beside `target` what it is: bytes of the file at `path`.
+fn quarantine_note(
+    fs: &dyn Fs,
+    target: &Path,
+    path: &Path,
+    (from, bytes): (u64, u64),
+    reason: &str,
+) -> Result<()> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut note = Meta::new("quarantine");
-    note.set("file", &name)
+    note.set("file", name(path))
         .set("byte", from)
         .set("bytes", bytes)
         .set("time", fs.now())
-        .set("reason", reason);
-    note.replace(fs, &directory.join(format!("{copy_name}.note")))?;
+        .set("reason", reason.replace('\n', " "));
+    note.replace(fs, &target.with_file_name(format!("{}.note", name(target))))
+}
+
+/// Moves a whole file that nothing reads any more to quarantine, with a note that says why. The
+/// note is durable first; the caller syncs the directory that the file leaves.
+pub(crate) fn quarantine_whole(
+    fs: &dyn Fs,
+    layout: &Layout,
+    path: &Path,
+    reason: &str,
+) -> Result<PathBuf> {
+    let file = fs.open(path, Open::Read).map_err(|e| Error::io("open", path, e))?;
+    let bytes = file.len().map_err(|e| Error::io("read the length of", path, e))?;
+    let target = quarantine_place(fs, layout, path, 0)?;
+    quarantine_note(fs, &target, path, (0, bytes), reason)?;
+    fs.rename(path, &target).map_err(|e| Error::io("move to quarantine", path, e))?;
+    let directory = layout.quarantine();
+    fs.sync_dir(&directory).map_err(|e| Error::io("sync", &directory, e))?;
     Ok(target)
 }

@@ -204,6 +204,11 @@ impl Core {
         self.applying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The newest timestamp of everything applied, of events and of what was overwritten, too.
+    pub(super) fn newest(&self) -> i64 {
+        self.applying().mark.newest
+    }
+
     /// Changes which layers there are.
     fn change_layers(&self, change: impl FnOnce(&Layers) -> Layers) {
         let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);

@@ -250,6 +250,57 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_checkpoint_and_snapshot_are_what_the_code_writes() {
+        let document = include_str!("../../docs/FORMAT.md");
+        let example = |first: &str| {
+            let start = document.find(first).expect("an example in docs/FORMAT.md");
+            document[start..].split_once("```").unwrap().0
+        };
+        let epoch = |number, nonce| Epoch { number, nonce };
+        let entry = |epoch, start, offset| EpochEntry {
+            epoch,
+            start: LogByte(start),
+            start_offset: Offset(offset),
+            node: Id(*b"an example, node"),
+        };
+        let mut producers = Producers::default();
+        let state =
+            ProducerState { sequence: 7, first: Offset(8), last: Offset(11), timestamp: 1_700 };
+        producers.note(Id(*b"an example, prod"), state);
+        let mut manifest = Manifest {
+            log: Id(*b"an example's log"),
+            seq: 4,
+            mark: Mark {
+                position: Position {
+                    epoch: epoch(2, 0x1122_3344_5566_7788),
+                    log_byte: LogByte(800),
+                    offset: Offset(12),
+                },
+                fingerprint: Some(Fingerprint { head_crc: 0x9a96_55e6, body_crc: 0x5bfc_2a85 }),
+                newest: 1_700_000_000_000_000_000,
+                producers,
+                lost: vec![Offset(3)..Offset(5)],
+            },
+            place: Some((LogByte(512), 4384)),
+            history: vec![
+                entry(epoch(1, 99), 0, 0),
+                entry(epoch(2, 0x1122_3344_5566_7788), 512, 9),
+            ],
+            runs: vec![
+                RunEntry { id: RunId([0xab; 32]), bytes: 650, rows: 2, deletes: 1 },
+                RunEntry { id: RunId([0xcd; 32]), bytes: 4_202_648, rows: 51_200, deletes: 0 },
+            ],
+            state: None,
+        };
+        let written = String::from_utf8(manifest.meta(CHECKPOINT).encode()).unwrap();
+        assert_eq!(example("tidelog checkpoint 1\n"), written);
+        manifest.seq = 0;
+        manifest.state = Some((Digest([0x5a; 32]), 51_201));
+        let written = String::from_utf8(manifest.meta("snapshot").encode()).unwrap();
+        assert_eq!(example("tidelog snapshot 1\n"), written);
+    }
+
+    #[test]
     fn names_are_numbers_of_twenty_digits_and_nothing_else() {
         assert_eq!(parse_name(&checkpoint_name(7), CHECKPOINT), Some(7));
         for name in [

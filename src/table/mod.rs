@@ -20,7 +20,9 @@ mod apply;
 mod core;
 mod delta;
 mod digest;
+mod dump;
 mod filter;
+mod fork;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod history;
@@ -35,6 +37,7 @@ mod merge;
 mod options;
 mod pace;
 mod problem;
+mod repair;
 mod restore;
 mod row;
 mod run;
@@ -43,18 +46,22 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod view;
 mod wait;
 
 pub use apply::{Applied, Applier, Apply, Frames};
 pub use core::TableStats;
 pub use digest::Digest;
+pub use dump::{ManifestLines, Stored, dump_manifest, stored};
+pub use fork::{fork, fork_on};
 pub use history::{History, HistoryQuery, Walked, history};
 pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
     TableOptions,
 };
 pub use problem::RunProblem;
+pub use repair::{TableRepair, repair, repair_on};
 pub use restore::{RestoreAt, Restored, restore, restore_on};
 pub use row::{Row, RowRef};
 #[cfg(feature = "fuzz")]
@@ -63,6 +70,7 @@ pub use run::{RunLine, dump_run, is_run};
 pub use scan::Scan;
 pub use snapshot::{Published, Snapshot, Snapshots};
 pub use store::TableReport;
+pub use verify::{TableVerify, verify, verify_on};
 pub use view::{Rows, View};
 pub use wait::AtLeast;
 

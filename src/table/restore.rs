@@ -74,14 +74,7 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
     let pieces = source.pieces(start, target)?;
 
     let layout = Layout::new(to);
-    if fs.open(&layout.log(), Open::Read).is_ok() {
-        return Err(Error::new(Kind::AlreadyExists, "expected no log there yet, found one")
-            .in_file(to)
-            .help("name a new or empty directory"));
-    }
-    for dir in [layout.root.clone(), layout.segments(), layout.table()] {
-        fs.create_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
-    }
+    prepare(&**fs, &layout)?;
     let mut restored = Restored { end: pieces.end.offset, ..Restored::default() };
     if let Some((name, manifest)) = &snapshot {
         restored.snapshot = Some(name.clone());
@@ -121,25 +114,38 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
     Ok(restored)
 }
 
+/// Makes the directories of a log that is not there yet.
+pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
+    if fs.open(&layout.log(), Open::Read).is_ok() {
+        return Err(Error::new(Kind::AlreadyExists, "expected no log there yet, found one")
+            .in_file(&layout.root)
+            .help("name a new or empty directory"));
+    }
+    for dir in [layout.root.clone(), layout.segments(), layout.table()] {
+        fs.create_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
+    }
+    Ok(())
+}
+
 /// Where things come from.
-struct Source {
-    log: Option<Log>,
-    layout: Layout,
-    snapshots: Snapshots,
-    fs: Arc<dyn Fs>,
+pub(super) struct Source {
+    pub(super) log: Option<Log>,
+    pub(super) layout: Layout,
+    pub(super) snapshots: Snapshots,
+    pub(super) fs: Arc<dyn Fs>,
 }
 
 /// What of the log is copied.
-struct Pieces {
-    floor: LogByte,
-    floor_offset: Offset,
+pub(super) struct Pieces {
+    pub(super) floor: LogByte,
+    pub(super) floor_offset: Offset,
     /// With the bytes of each that count.
-    segments: Vec<(SegmentInfo, u64)>,
-    end: Position,
+    pub(super) segments: Vec<(SegmentInfo, u64)>,
+    pub(super) end: Position,
 }
 
 impl Source {
-    fn open(fs: &Arc<dyn Fs>, from: &Path) -> Result<Self> {
+    pub(super) fn open(fs: &Arc<dyn Fs>, from: &Path) -> Result<Self> {
         let options = Log::options().read_only(true).fs(Arc::clone(fs));
         let log = match options.open(from) {
             Ok(log) => Some(log),
@@ -152,7 +158,7 @@ impl Source {
     }
 
     /// The offset to end before; `u64::MAX` for whatever there is.
-    fn target(&self, at: RestoreAt) -> Result<Offset> {
+    pub(super) fn target(&self, at: RestoreAt) -> Result<Offset> {
         let end = match &self.log {
             Some(log) => log.confirmed_end(),
             None => Offset(u64::MAX),
@@ -174,7 +180,7 @@ impl Source {
     }
 
     /// The newest snapshot at or below `target`.
-    fn snapshot(&self, target: Offset) -> Result<Option<(String, Manifest)>> {
+    pub(super) fn snapshot(&self, target: Offset) -> Result<Option<(String, Manifest)>> {
         let id = self.log.as_ref().map(Log::id);
         let fits = |snapshot: &super::Snapshot| {
             snapshot.position.offset <= target && id.is_none_or(|id| id == snapshot.log)
@@ -185,7 +191,7 @@ impl Source {
     }
 
     /// The part of the log between a snapshot's position and the target.
-    fn pieces(&self, start: Option<Position>, target: Offset) -> Result<Pieces> {
+    pub(super) fn pieces(&self, start: Option<Position>, target: Offset) -> Result<Pieces> {
         let nothing = |position: Position| Pieces {
             floor: position.log_byte,
             floor_offset: position.offset,
@@ -265,7 +271,7 @@ impl Source {
         })
     }
 
-    fn epochs(
+    pub(super) fn epochs(
         &self,
         snapshot: &Option<(String, Manifest)>,
     ) -> Result<Vec<crate::log::files::EpochEntry>> {

@@ -33,7 +33,7 @@ use super::manifest::{Manifest, Mark, RunEntry, checkpoint_name, file_name, pars
 use super::run::{Run, RunId};
 
 /// Ends the names of checkpoints that are not of this history.
-const ASIDE: &str = "aside";
+pub(super) const ASIDE: &str = "aside";
 /// Ends the names of runs.
 pub(super) const RUN: &str = "run";
 /// How often a reader looks for a newer checkpoint when runs vanish under it.

@@ -20,4 +20,6 @@ mod repair;
 mod sql;
 #[cfg(feature = "sim")]
 mod syscalls;
+#[cfg(feature = "cli")]
+mod table;
 mod tidy;
