@@ -85,8 +85,7 @@ fn open(stage: &mut Stage) -> Step {
         }
         false => Follower::open(options, COPY, source),
     };
-    let follower = follower
-        .map_err(|e| stage.stopped("open the follower", &e))?;
+    let follower = follower.map_err(|e| stage.stopped("open the follower", &e))?;
     let (report, end) = (follower.report().clone(), follower.end().0);
     if report.unclean {
         return stage.violation(format!("the follower lost what was durable: {report:?}"));

@@ -159,10 +159,7 @@ impl Stage {
         let (op, key, value) = (self.told.op(id), self.told.key(id), value(id, len));
         let len = self.told.line[index(first)].len as usize;
         let record = Record { op, key: Some(&key), value: &value[..len], timestamp: None };
-        let appended = self
-            .log()
-            .append(&record)
-            .map_err(|e| self.stopped("append", &e))?;
+        let appended = self.log().append(&record).map_err(|e| self.stopped("append", &e))?;
         self.acknowledge(first, &appended, Durability::Durable)
     }
 

@@ -208,7 +208,7 @@ pub fn check(stage: &mut Stage, vary: u64) -> Step {
         catch_up(stage)?;
     }
     hold(stage)?;
-    if vary / 32 % 4 > 0 {
+    if !(vary / 32).is_multiple_of(4) {
         checkpoint(stage)?;
         hold(stage)?;
     }
@@ -290,10 +290,10 @@ pub fn publish_check(stage: &mut Stage, vary: u64) -> Step {
     stage.open()?;
     open(stage)?;
     hold_snapshots(stage, STORE)?;
-    if vary / 2 % 2 == 0 {
+    if (vary / 2).is_multiple_of(2) {
         stage.append(3, 500, Durability::Durable)?;
     }
-    publish(stage, STORE, vary / 4 % 2 == 0)?;
+    publish(stage, STORE, (vary / 4).is_multiple_of(2))?;
     hold_snapshots(stage, STORE)?;
     stage.cut();
     stage.open()?;
@@ -409,7 +409,7 @@ pub fn restore_check(stage: &mut Stage, vary: u64) -> Step {
         return stage.violation("a restore that was done has left no log");
     }
     // What an interrupted one left may be used by a restore to another point, too.
-    let target = if done || vary / 2 % 2 == 0 { first } else { second };
+    let target = if done || (vary / 2).is_multiple_of(2) { first } else { second };
     if !done {
         restore(stage, target)?;
     }

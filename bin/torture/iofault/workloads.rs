@@ -10,8 +10,8 @@ use tidelog::log::Level;
 use tidelog::{Compression, Durability, Log, Offset, Options, Preallocate};
 
 use super::client::{Broke, Client, DIR, End, Held, read, small};
-use super::{follow, table};
 use super::variants::Asked;
+use super::{follow, table};
 
 use Durability::{Buffered, Durable, Written};
 
