@@ -483,3 +483,57 @@ fn a_checkpoint_of_records_that_are_only_written_makes_them_durable_first() {
     let table = small().open(&again).unwrap();
     assert_eq!(table.report().checkpoint.unwrap().1, log.end(), "{:?}", table.report());
 }
+
+/// A log with a table of one checkpoint, and rows behind it.
+fn one_checkpoint(sim: &Sim) -> (Log, Table) {
+    let log = options(sim).open(LOG).unwrap();
+    log.append(&Record::put(b"a", b"1")).unwrap();
+    let table = small().open(&log).unwrap();
+    assert!(table.checkpoint().unwrap());
+    log.append(&Record::put(b"b", b"2")).unwrap();
+    table.catch_up(&log).unwrap();
+    (log, table)
+}
+
+#[test]
+fn a_run_that_got_its_name_and_could_not_be_opened_is_written_again_and_synced() {
+    let sim = Sim::new(16);
+    let (log, table) = one_checkpoint(&sim);
+    sim.fail(Fault::on(OpKind::Read).at(".run").error(Errno::Io));
+    assert_eq!(table.checkpoint().unwrap_err().kind(), Kind::Io);
+    assert!(table.checkpoint().unwrap());
+    let left = sim.crash(&Crash::DropAll);
+    let again = options(&left).open(LOG).unwrap();
+    let table = small().open(&again).unwrap();
+    assert_eq!(table.report().checkpoint.unwrap().1, log.end(), "{:?}", table.report());
+}
+
+#[test]
+fn a_sync_of_a_run_that_finds_no_room_is_not_tried_again_either() {
+    let sim = Sim::new(17);
+    let (log, table) = one_checkpoint(&sim);
+    sim.fail(Fault::on(OpKind::Sync).at("table").error(Errno::NoSpace));
+    assert!(table.checkpoint().is_err());
+    assert!(table.checkpoint().is_err(), "the second sync would prove nothing");
+    drop(table);
+    let table = small().open(&log).unwrap();
+    assert!(table.checkpoint().unwrap());
+    let left = sim.crash(&Crash::DropAll);
+    let again = options(&left).open(LOG).unwrap();
+    let table = small().open(&again).unwrap();
+    assert_eq!(table.report().checkpoint.unwrap().1, log.end(), "{:?}", table.report());
+}
+
+#[test]
+fn a_snapshot_whose_sync_failed_is_copied_again() {
+    let sim = Sim::new(18);
+    let (_log, table) = one_checkpoint(&sim);
+    let dir = Path::new("/snapshots");
+    let snapshots = Snapshots::at_on(sim.shared(), dir);
+    sim.fail(Fault::on(OpKind::Sync).at("snapshots").error(Errno::Io));
+    assert_eq!(snapshots.publish(&table, false).unwrap_err().kind(), Kind::Io);
+    let snapshot = snapshots.publish(&table, false).unwrap().snapshot;
+    let left = sim.crash(&Crash::DropAll);
+    let snapshots = Snapshots::at_on(left.shared(), dir);
+    assert_eq!(snapshots.verify(&snapshot).unwrap(), [""; 0]);
+}

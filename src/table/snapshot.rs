@@ -279,7 +279,11 @@ pub(super) fn fetch(
         // The hash does not cover the footer, which has a checksum of its own: what an interrupted
         // copy left may lack just that.
         if copy(&*source, from, &*target, &part, entry)? && is_run(&**fs, &part, log, entry)? {
-            target.sync_data().map_err(|e| Error::io("sync", &part, e))?;
+            if let Err(e) = target.sync_data() {
+                // Gone on with, it would be synced without an error, and not be there.
+                let _ = fs.unlink(&part);
+                return Err(Error::io("sync", &part, e));
+            }
             let to = run_path(dir, entry.id);
             return fs.rename(&part, &to).map_err(|e| Error::io("name", &to, e));
         }

@@ -52,6 +52,9 @@ pub(super) struct Store {
     kept: Vec<(u64, Vec<RunId>)>,
     /// Runs that checkpoints which were set aside name.
     aside: Vec<RunId>,
+    /// A sync of runs or of their names failed, for want of room or otherwise: the next one would
+    /// succeed and prove nothing.
+    pub(super) sync_failed: bool,
 }
 
 /// What opening found.
@@ -81,7 +84,15 @@ impl Store {
         let dir = home.table();
         let lock = take_lock(&home, &dir)?;
         report.writes = lock.is_some();
-        let mut store = Store { home, dir, lock, next_seq: 1, kept: Vec::new(), aside: Vec::new() };
+        let mut store = Store {
+            home,
+            dir,
+            lock,
+            next_seq: 1,
+            kept: Vec::new(),
+            aside: Vec::new(),
+            sync_failed: false,
+        };
         for _ in 0..RELOADS {
             match store.load(log, report) {
                 // The writer has merged runs away since its manifest was read.
@@ -278,7 +289,7 @@ impl Store {
         Ok(())
     }
 
-    fn is_named(&self, id: RunId) -> bool {
+    pub(super) fn is_named(&self, id: RunId) -> bool {
         self.kept.iter().any(|(_, runs)| runs.contains(&id)) || self.aside.contains(&id)
     }
 
@@ -312,14 +323,20 @@ impl Store {
             if let Some(file) = &*unsynced {
                 // Closes the crash that leaves a manifest whose rows are not there.
                 if !mutant::on(Mutant::SkipRunSync) {
-                    file.sync_data().map_err(|e| Error::io("sync", part.run.path(), e))?;
+                    file.sync_data().map_err(|e| {
+                        self.sync_failed = true;
+                        Error::io("sync", part.run.path(), e)
+                    })?;
                 }
                 *unsynced = None;
             }
         }
         // Closes the crash that leaves a manifest whose runs have no names.
         if !mutant::on(Mutant::SkipRunNames) {
-            fs.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;
+            fs.sync_dir(&self.dir).map_err(|e| {
+                self.sync_failed = true;
+                Error::io("sync", &self.dir, e)
+            })?;
         }
         let seq = self.next_seq;
         let manifest = Manifest {

@@ -480,7 +480,7 @@ impl Run {
         let before = self.log().segments();
         let kept = match self.log().retain(&policy) {
             // It would leave the table alone with what only its checkpoint holds.
-            Err(e) if e.kind() == Kind::Rejected && self.rows.checkpoint.is_some() => return Ok(()),
+            Err(e) if e.kind() == Kind::Rejected && self.has_table() => return Ok(()),
             kept => kept.map_err(|e| format!("retain: {e}"))?,
         };
         let start = kept.start.0;

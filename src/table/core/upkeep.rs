@@ -111,8 +111,10 @@ impl Core {
             debug_assert_eq!(finished.rows + finished.deletes, rows);
             self.written.fetch_add(finished.file_bytes, Relaxed);
             let path = run_path(&dir, finished.id);
-            if home.fs().open(&path, Open::Read).is_ok() {
-                return self.revive(finished.id, &tmp).map(Some);
+            if home.fs().open(&path, Open::Read).is_ok()
+                && let Some(part) = self.revive(finished.id, &tmp)?
+            {
+                return Ok(Some(part));
             }
             home.fs().rename(&tmp, &path).map_err(|e| Error::io("name", &path, e))?;
             let run = Run::open(&**home.fs(), &path, home.log(), home.maps())?;
@@ -130,22 +132,28 @@ impl Core {
 
     /// The run of this content that is there already: deletes that are dropped from a merge may
     /// leave just what an earlier run held. A checkpoint may name that file, so a new one, not
-    /// synced yet, never takes its place.
-    fn revive(&self, id: RunId, tmp: &Path) -> Result<Arc<Part>> {
+    /// synced yet, never takes its place. `None` when nobody answers for that file: it was named and
+    /// then could not be opened, say, so nobody can sync it any more.
+    fn revive(&self, id: RunId, tmp: &Path) -> Result<Option<Arc<Part>>> {
         let (_, home) = self.place();
-        let _ = home.fs().unlink(tmp);
         let mut upkeep = self.upkeep();
         let layers = self.view().shown.layers;
         if let Some(part) = layers.runs.iter().find(|part| part.run.id() == id) {
-            return Ok(Arc::clone(part));
+            let _ = home.fs().unlink(tmp);
+            return Ok(Some(Arc::clone(part)));
         }
         if let Some(i) = upkeep.retired.iter().position(|part| part.run.id() == id) {
-            return Ok(upkeep.retired.swap_remove(i));
+            let _ = home.fs().unlink(tmp);
+            return Ok(Some(upkeep.retired.swap_remove(i)));
         }
-        // Only a checkpoint names it, so it is durable.
+        if !upkeep.store.is_named(id) {
+            return Ok(None);
+        }
+        // A checkpoint names it, so it is durable.
+        let _ = home.fs().unlink(tmp);
         let path = upkeep.store.run_path(id);
         let run = Run::open(&**home.fs(), &path, home.log(), home.maps())?;
-        Ok(Arc::new(Part { run: Arc::new(run), unsynced: Mutex::new(None) }))
+        Ok(Some(Arc::new(Part { run: Arc::new(run), unsynced: Mutex::new(None) })))
     }
 
     /// The directory and the log; only of a table that writes.
@@ -291,7 +299,7 @@ impl Core {
             Ok(_) => {}
             Err(error) => {
                 // What a failed sync left in doubt, the next one would not report again.
-                if error.kind() != Kind::DiskFull {
+                if error.kind() != Kind::DiskFull || store.sync_failed {
                     self.flow().poisoned = Some(error.clone());
                 }
                 return Err(error);
