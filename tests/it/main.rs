@@ -22,4 +22,6 @@ mod sql;
 mod syscalls;
 #[cfg(feature = "cli")]
 mod table;
+#[cfg(feature = "sim")]
+mod table_crash;
 mod tidy;

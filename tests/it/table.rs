@@ -168,8 +168,7 @@ fn a_table_that_is_the_only_copy_of_its_rows_is_never_moved() {
     log.close().unwrap();
     // The oldest run: both checkpoints name it.
     let text = std::fs::read_to_string(files(&path.join("table"), "checkpoint").pop().unwrap());
-    let last =
-        text.unwrap().lines().filter(|l| l.starts_with("run ")).next_back().unwrap().to_owned();
+    let last = text.unwrap().lines().rfind(|l| l.starts_with("run ")).unwrap().to_owned();
     let name = format!("{}.run", last.split(' ').nth(1).unwrap());
     flip(&path.join("table").join(&name), 64 + 32 + 40);
 
