@@ -32,3 +32,7 @@ pub use position::{Epoch, Fingerprint, Id, LogByte, Offset, Position, Token};
 pub use record::{Batch, Op, Record};
 pub use replica::Follower;
 pub use table::{Apply, Table};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

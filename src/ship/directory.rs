@@ -31,7 +31,7 @@ use super::{Offer, Shipped, Source};
 /// let source = ship::Directory::open(&leader)?;
 /// let mut follower = Follower::open(Log::options(), &copy, source)?;
 /// follower.catch_up()?;
-/// assert_eq!(&*follower.table().get(b"gate").unwrap().value, b"open");
+/// assert_eq!(follower.table().get(b"gate")?.unwrap().value, b"open");
 /// # follower.close()
 /// # }
 /// ```

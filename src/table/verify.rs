@@ -110,7 +110,12 @@ impl Survey {
             let path = dir.join(file_name(seq, ending));
             let manifest = match Manifest::read(&**fs, &path, CHECKPOINT) {
                 Ok(None) => continue,
-                Ok(Some(manifest)) => Ok(manifest),
+                Ok(Some(manifest)) if manifest.seq == seq => Ok(manifest),
+                Ok(Some(manifest)) => Err(RunProblem {
+                    file: path.clone(),
+                    byte: 0,
+                    problem: format!("expected checkpoint {seq}, found {}", manifest.seq),
+                }),
                 Err(e) if e.kind() == Kind::Corrupt => Err(problem(&e, &path)),
                 Err(e) => return Err(e),
             };

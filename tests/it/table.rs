@@ -144,6 +144,13 @@ fn damaged_checkpoints_and_lost_runs_leave_a_table_that_comes_from_the_log() {
     let other = dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     let log = made(&other, 2);
+    let [first, second] = files(&log.join("table"), "checkpoint").try_into().unwrap();
+    let text = std::fs::read(&second).unwrap();
+    std::fs::copy(&first, &second).unwrap();
+    let found = table::verify(&log, Level::Quick).unwrap();
+    assert!(found.problems[0].problem.contains("expected checkpoint 2, found 1"), "{found:?}");
+    assert_eq!(table::repair(&log, true).unwrap().next.map(|(seq, _)| seq), Some(1));
+    std::fs::write(&second, text).unwrap();
     std::fs::remove_file(newest_run(&log)).unwrap();
     let found = table::verify(&log, Level::Quick).unwrap();
     assert!(found.problems[0].problem.contains("found none"), "{found:?}");
