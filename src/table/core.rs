@@ -71,6 +71,8 @@ pub(super) struct Core {
     pub(super) pace: Pace,
     /// Bytes of runs that were written, merges included.
     written: AtomicU64,
+    /// Runs that were begun: names their temporary files.
+    begun: AtomicU64,
 }
 
 /// The one who applies.
@@ -184,6 +186,7 @@ impl Core {
             home,
             pace: Pace::new(options.fan_in),
             written: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
         }))
     }
 
@@ -336,6 +339,17 @@ impl Core {
             flow = self.changed.wait(flow).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
+    }
+
+    /// A thread has panicked: whoever would wait for its work learns so.
+    pub(super) fn fell(&self, thread: &str) {
+        let error = Error::new(Kind::Poisoned, format!("the thread {thread} has panicked"))
+            .help("open the table again: what it lacks is in the log");
+        let mut flow = self.flow();
+        flow.stalled = Some(error.clone());
+        flow.delayed = Some(error);
+        drop(flow);
+        self.changed.notify_all();
     }
 
     /// Has the threads stop after what they are doing.

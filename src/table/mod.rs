@@ -256,10 +256,28 @@ impl Table {
     }
 }
 
+/// Tells the engine when one of its threads panics: apply would wait for it for ever.
+struct Fall<'a> {
+    core: &'a Core,
+    thread: &'static str,
+}
+
+impl Drop for Fall<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.fell(self.thread);
+        }
+    }
+}
+
 /// Starts a thread of the engine.
-fn spawn(core: &Arc<Core>, name: &str, work: fn(&Core)) -> Result<JoinHandle<()>> {
+fn spawn(core: &Arc<Core>, name: &'static str, work: fn(&Core)) -> Result<JoinHandle<()>> {
     let core = Arc::clone(core);
-    let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&core));
+    let watched = move || {
+        let fall = Fall { core: &core, thread: name };
+        work(fall.core);
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(watched);
     thread.map_err(|e| Error::new(Kind::Io, format!("cannot start the thread {name}: {e}")))
 }
 

@@ -90,7 +90,7 @@ impl Core {
     ) -> Result<Option<Arc<Part>>> {
         const STEP: u64 = 1 << 14;
         let (dir, home) = self.place();
-        let tmp = dir.join(format!("{:016x}.tmp", self.written.fetch_add(1, Relaxed)));
+        let tmp = dir.join(format!("{:016x}.tmp", self.begun.fetch_add(1, Relaxed)));
         let written = (|| {
             let mut writer = run::Writer::create(&**home.fs(), &tmp, home.log(), rows_at_most)?;
             let mut rows = 0_u64;
