@@ -93,8 +93,16 @@ impl Mutants {
         if !missing.is_empty() {
             line.skip(format!("parts that this build lacks: {}", missing.join(", ")));
         }
-        for (part, budget) in &parts {
-            let (code, said) = self.child(None, part, budget)?;
+        let sound: Vec<_> = std::thread::scope(|scope| {
+            let mut running = Vec::new();
+            for (part, budget) in parts.iter().copied() {
+                running.push(scope.spawn(move || (*part, self.child(None, part, budget))));
+            }
+            running.into_iter().map(|thread| thread.join()).collect()
+        });
+        for outcome in sound {
+            let (part, said) = outcome.map_err(|_| "a thread panicked".to_owned())?;
+            let (code, said) = said?;
             if code != 0 {
                 line.violation(Reproduction {
                     seed: self.seed,
