@@ -102,7 +102,7 @@ fn open_table(log: Log, keep: bool) -> Result<(Log, Table), Failure> {
     let kept = table.stats().checkpoint_byte.0;
     let applied = table.applied().map_or(0, |position| position.log_byte.0);
     if keep && applied - kept >= CHECKPOINT_BYTES {
-        // Only for the next time: what is asked for now does not depend on it.
+        // The next open is faster by it; the answer to this one is the same without.
         if let Err(e) = table.checkpoint() {
             say(format_args!("note: the table was not kept: {e}"));
         }

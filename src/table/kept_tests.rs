@@ -537,3 +537,22 @@ fn a_snapshot_whose_sync_failed_is_copied_again() {
     let snapshots = Snapshots::at_on(left.shared(), dir);
     assert_eq!(snapshots.verify(&snapshot).unwrap(), [""; 0]);
 }
+
+#[test]
+fn a_thread_that_panicked_is_told_to_who_would_wait_for_it() {
+    let sim = Sim::new(19);
+    let log = options(&sim).worker(true).open(LOG).unwrap();
+    let (store, taken) = Store::open(&log, &mut TableReport::default()).unwrap();
+    let core = Core::new(small(), Some(log.home()), Some(store), taken).unwrap();
+    assert!(core.has_threads());
+    // In place of the one that writes runs.
+    let thread = spawn(&core, "tidelog-flush", |_| panic!("a bug")).unwrap();
+    thread.join().unwrap_err();
+    let handle = Handle { core, threads: Vec::new(), report: TableReport::default() };
+    let table = Table { handle: Arc::new(handle) };
+    log.append(&Record::put(b"a", b"1")).unwrap();
+    table.catch_up(&log).unwrap();
+    let error = table.checkpoint().unwrap_err();
+    assert_eq!(error.kind(), Kind::Poisoned, "{error}");
+    assert_eq!(table.get(b"a").unwrap().unwrap().value, b"1");
+}
