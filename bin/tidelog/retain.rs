@@ -77,12 +77,12 @@ impl Retain {
         output::line(json!({
             "dropped": self.yes && !files.is_empty(), "segments": files, "bytes": retained.bytes,
             "start_offset": retained.start.0,
-            "held_by": retained.held_by.map(|(seq, offset)| json!({"checkpoint": seq, "offset": offset.0})),
+            "held_by": retained.held_by.map(|holder| {
+                json!({"checkpoint": holder.checkpoint, "offset": holder.offset.0})
+            }),
         }))?;
-        if let Some((seq, offset)) = retained.held_by {
-            say(format_args!(
-                "checkpoint {seq} of the table needs the log from offset {offset} on"
-            ));
+        if let Some(holder) = retained.held_by {
+            say(format_args!("{holder}"));
         }
         let size = format_bytes(retained.bytes);
         match (files.len(), self.yes) {

@@ -77,7 +77,7 @@ pub use options::{
 };
 pub use read::{Cursor, Entries, Entry, OwnedEntry};
 pub use repair::{RepairReport, repair, repair_on};
-pub use retain::{Retained, Retention};
+pub use retain::{Holder, Retained, Retention};
 pub use tail::Tail;
 pub use verify::{Level, Problem, VerifyReport, verify, verify_on};
 

@@ -5,17 +5,18 @@
 //! unlinked, never shortened: a reader that has one mapped keeps it.
 //!
 //! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
-//! needs, and nothing goes at all, without being told so, if that would leave the table as the only
-//! copy of what its rows came from.
+//! needs (all of the log, while it has none), and nothing goes at all, without being told so, if
+//! that would leave the table as the only copy of what its rows came from.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::mutant::{self, Mutant};
-use crate::position::Offset;
+use crate::position::{Id, LogByte, Offset};
 
 use super::Shared;
-use super::files::Applied;
+use super::files::{Applied, Layout};
 
 /// What to keep. A segment goes only when every limit that is set allows it; the segment being
 /// written always stays.
@@ -45,9 +46,41 @@ pub struct Retained {
     pub bytes: u64,
     /// The earliest offset afterwards.
     pub start: Offset,
-    /// What kept more than was asked for: a checkpoint's number, and the offset from which on it
-    /// needs the log.
-    pub held_by: Option<(u64, Offset)>,
+    /// What kept more than was asked for.
+    pub held_by: Option<Holder>,
+}
+
+/// What needs the log from some offset on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The number of the table's oldest checkpoint; none when the table has no checkpoint yet, and
+    /// can be made from the log alone.
+    pub checkpoint: Option<u64>,
+    /// The first offset that it needs.
+    pub offset: Offset,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.checkpoint {
+            Some(seq) => write!(f, "checkpoint {seq} of the table"),
+            None => f.write_str("the table, which has no checkpoint yet,"),
+        }?;
+        write!(f, " needs the log from offset {} on", self.offset)
+    }
+}
+
+/// What the table in this directory needs: everything from the log byte on. `None` when there is
+/// no table, or none that could be made from what the log still has.
+fn needed(fs: &dyn Fs, layout: &Layout, log: Id, start: Offset) -> Option<(LogByte, Holder)> {
+    let checkpoints = Applied::read_all(fs, layout, log);
+    if let Some(oldest) = checkpoints.iter().min_by_key(|applied| applied.end) {
+        let holder = Holder { checkpoint: Some(oldest.seq), offset: oldest.offset };
+        return Some((oldest.end, holder));
+    }
+    let kept = fs.list(&layout.table()).is_ok_and(|names| names.iter().any(|name| name == "LOCK"));
+    let buildable = kept && start == Offset(0);
+    buildable.then_some((LogByte(0), Holder { checkpoint: None, offset: Offset(0) }))
 }
 
 impl Shared {
@@ -64,8 +97,7 @@ impl Shared {
             && policy.keep_after.is_none()
             && policy.keep_from.is_none();
         let mut floor = None;
-        let checkpoints = Applied::read_all(&*self.fs, &self.layout, self.log.id);
-        let oldest = checkpoints.iter().min_by_key(|applied| applied.end);
+        let needed = needed(&*self.fs, &self.layout, self.log.id, self.start());
         for segment in list.iter().take(list.len().saturating_sub(1)) {
             let Some(footer) = segment.footer.get().filter(|_| !nothing_asked) else { break };
             let bytes_left = total - retained.bytes - footer.data_end;
@@ -76,8 +108,8 @@ impl Shared {
             if !allowed {
                 break;
             }
-            if let Some(oldest) = oldest.filter(|oldest| footer.end() > oldest.end) {
-                retained.held_by = Some((oldest.seq, oldest.offset));
+            if let Some((_, holder)) = needed.filter(|(from, _)| footer.end() > *from) {
+                retained.held_by = Some(holder);
                 break;
             }
             retained.files.push(segment.path.clone());
@@ -87,7 +119,7 @@ impl Shared {
         }
         let Some((floor, floor_offset)) = floor else { return Ok(retained) };
         let copied = policy.copied_below.is_some_and(|below| floor_offset <= below);
-        if oldest.is_some() && !copied && !policy.table_is_only_copy {
+        if needed.is_some() && !copied && !policy.table_is_only_copy {
             return Err(Error::new(
                 Kind::Rejected,
                 format!(

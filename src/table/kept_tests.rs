@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
 use crate::fs::{Open, Os};
-use crate::log::{Append, Durability, MIN_SEGMENT_BYTES, Options, Retention, Visibility};
+use crate::log::{Append, Durability, Holder, MIN_SEGMENT_BYTES, Options, Retention, Visibility};
 use crate::record::{Batch, Op, Record};
 
 const LOG: &str = "/log";
@@ -300,8 +300,9 @@ fn retention_keeps_what_the_oldest_checkpoint_needs_and_asks_before_the_table_is
     assert_eq!(log.start(), Offset(0));
     let rows = rows_of(&log, log.end());
     let retained = log.retain(&Retention { table_is_only_copy: true, ..all }).unwrap();
-    let (_, held) = retained.held_by.expect("the oldest checkpoint");
-    assert!(log.start() > Offset(0) && log.start() <= held, "{retained:?}");
+    let held = retained.held_by.expect("the oldest checkpoint");
+    assert!(held.checkpoint.is_some(), "{retained:?}");
+    assert!(log.start() > Offset(0) && log.start() <= held.offset, "{retained:?}");
     let table = small().open(&log).unwrap();
     check(&table.view(), &rows, "from a checkpoint, the log's front gone");
     // What stays is enough for the older checkpoint, too.
@@ -310,6 +311,29 @@ fn retention_keeps_what_the_oldest_checkpoint_needs_and_asks_before_the_table_is
     log.retain(&copied).unwrap();
     let table = small().open(&log).unwrap();
     check(&table.view(), &rows, "from a checkpoint, more of the log gone");
+}
+
+/// Found by `model`: a table was open and had applied nothing yet; retention, which only asked what
+/// checkpoints need, dropped the records that it was about to apply.
+#[test]
+fn retention_keeps_all_that_a_table_without_a_checkpoint_needs() {
+    let sim = Sim::new(14);
+    let log = options(&sim).open(LOG).unwrap();
+    let table = small().checkpoint_bytes(u64::MAX).open(&log).unwrap();
+    let mut dice = Dice(14);
+    while log.segments().iter().filter(|segment| segment.sealed).count() < 2 {
+        log.append_batch(&batch(&mut dice, 40)).unwrap();
+    }
+    let all = Retention { keep_bytes: Some(0), table_is_only_copy: true, ..Retention::default() };
+    let retained = log.retain(&all).unwrap();
+    let holder = Holder { checkpoint: None, offset: Offset(0) };
+    assert_eq!((retained.files.len(), retained.held_by), (0, Some(holder)));
+    table.catch_up(&log).unwrap();
+    check(&table.view(), &rows_of(&log, log.end()), "after retention");
+
+    // With a checkpoint it needs what is behind that alone.
+    assert!(table.checkpoint().unwrap());
+    assert!(!log.retain(&all).unwrap().files.is_empty());
 }
 
 #[test]
