@@ -240,6 +240,10 @@ fn run(shared: &Shared) {
             } else if waiting == 0 && !worker.tick.load(Acquire) && worker.is_idle() {
                 sleeper.sleep(None);
             }
+            if !ticking && worker.tick.load(Acquire) {
+                // Just armed: what is buffered, and STATE, have the whole flush bound before them.
+                continue;
+            }
         }
         if worker.write.load(Acquire) {
             // Bulk is under way: nothing gets old, and sealing can wait.
