@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     poison: OnceLock<Error>,
     /// A full disk holds bytes back.
     stalled: AtomicBool,
+    /// Bytes of a durable group, lately. A hint.
+    group_bytes: AtomicU64,
     visible_wake: Wake,
     worker: Worker,
     /// Guards CONTROL and its file.

@@ -235,6 +235,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         rounds: Rounds::default(),
         poison: OnceLock::new(),
         stalled: AtomicBool::new(false),
+        group_bytes: AtomicU64::new(0),
         visible_wake: Wake::default(),
         worker,
         control: Mutex::new(control),

@@ -27,7 +27,8 @@ pub enum Durability {
 /// the cost of a sync; filling them halves the bandwidth of bulk appends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preallocate {
-    /// A step ahead of small durable groups; bulk appends just grow the file.
+    /// A step ahead of small durable groups, and the next segment in quiet moments; bulk appends
+    /// just grow the file.
     #[default]
     Auto,
     /// Whole segments, in the background.

@@ -1,7 +1,10 @@
 //! Making segment files ready for frames: created, filled ahead, headed, named.
 //!
-//! Called by the writer at a roll, and by the worker ahead of one. Invariant: a file gets its
-//! segment's name only after its header is durable.
+//! Called by the writer at a roll, and by the worker ahead of one. Zeros cost the disk as much as
+//! frames do: they are written while the appends leave it time, that is behind small groups and in
+//! quiet moments; docs/decisions/0003-zeros-ahead.md has the figures.
+//!
+//! Invariant: a file gets its segment's name only after its header is durable.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,12 +60,23 @@ impl Prepared {
         Ok(Prepared { file, path, filled_to: if wanted { 0 } else { HEADER_BYTES }, filling })
     }
 
-    /// Writes and syncs the next piece of zeros, in step with the appends: all at once they would
-    /// stand between the appends and the disk. `false` if they are far enough ahead.
-    pub(crate) fn fill_on(&mut self, shared: &Shared) -> std::io::Result<bool> {
+    /// Whether zeros are still wanted.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.filling.is_some()
+    }
+
+    /// Writes and syncs the next piece of zeros: in step with small groups, because all at once
+    /// they would stand between the appends and the disk; while it is `quiet`, piece after piece.
+    /// `false` if there is nothing to do now.
+    pub(crate) fn fill_on(&mut self, shared: &Shared, quiet: bool) -> std::io::Result<bool> {
         let Some(from) = self.filling else { return Ok(false) };
         let appended = shared.ends.written().0.0.saturating_sub(from.0);
-        let behind = (FILL_LEAD_BYTES + FILL_PACE * appended).saturating_sub(self.filled_to);
+        let in_step = shared.options.preallocate == Preallocate::Zero || shared.has_small_groups();
+        let behind = match in_step {
+            true => (FILL_LEAD_BYTES + FILL_PACE * appended).saturating_sub(self.filled_to),
+            false => 0,
+        };
+        let behind = if quiet { behind.max(FILL_BYTES) } else { behind };
         if behind == 0 {
             return Ok(false);
         }
@@ -89,7 +103,7 @@ pub(crate) fn create_segment(
         None => Prepared::new(shared, false)?,
     };
     let Prepared { file, path: temporary, mut filled_to, filling } = prepared;
-    if filling.is_some() {
+    if filling.is_some() && shared.options.preallocate == Preallocate::Zero {
         filled_to = fill(&*file, filled_to, shared.options.segment_bytes);
     }
     let filled_to = filled_to.max(HEADER_BYTES);

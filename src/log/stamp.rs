@@ -28,9 +28,6 @@ use super::intake::{Bytes, Filled};
 use super::options::Preallocate;
 use super::staging::PAGE;
 
-/// A group up to this size is small.
-const SMALL_GROUP_BYTES: u64 = 16 << 10;
-
 /// Everything the stamper's lock guards.
 #[derive(Debug, Default)]
 pub(crate) struct Stamper {
@@ -159,7 +156,10 @@ impl Current {
         }
         let index = self.tally.index.as_bytes()[self.indexed..].to_vec();
         self.indexed += index.len();
-        let small = end - from <= SMALL_GROUP_BYTES;
+        if filled.durable {
+            let before = shared.group_bytes.load(Relaxed);
+            shared.group_bytes.store(before - before / 8 + (end - from) / 8, Relaxed);
+        }
         let grow = shared.options.preallocate == Preallocate::Grow;
         Ok(Stamped {
             bytes,
@@ -168,7 +168,7 @@ impl Current {
             index,
             end: LogByte(self.header.log_byte(end)),
             end_offset,
-            zeros_ahead: filled.durable && small && !grow,
+            zeros_ahead: filled.durable && shared.has_small_groups() && !grow,
             roll: None,
         })
     }

@@ -26,6 +26,10 @@ const STATE_EVERY_NS: u64 = 5_000_000;
 const SMALL_LAG_BYTES: u64 = 4 << 20;
 /// A sync that finds this many segments rolled since the last one comes after unsynced bulk.
 const BULK_SEGMENTS: usize = 2;
+/// Up to this size the sync of a group costs far more when it grows the file than the zeros ahead
+/// that prevent it; from four times as much on it costs less.
+const SMALL_GROUP_BYTES: u64 = 16 << 10;
+
 impl Shared {
     /// The writer, alone.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -58,6 +62,11 @@ impl Shared {
     pub(crate) fn recently_durable(&self) -> bool {
         let (written, durable) = (self.ends.written().0, self.ends.durable().0);
         durable.0 > 0 && written.0 - durable.0.min(written.0) < SMALL_LAG_BYTES
+    }
+
+    /// Whether zeros ahead of durable groups are worth the disk's time while appends go on.
+    pub(crate) fn has_small_groups(&self) -> bool {
+        self.group_bytes.load(Relaxed) <= SMALL_GROUP_BYTES
     }
 
     /// Publishes the written end; called under the writer's lock.
@@ -234,6 +243,27 @@ impl Shared {
         if self.poison.get().is_none() {
             // A full disk keeps it in memory, and appends are told.
             let _ = writer.drain(self);
+        }
+    }
+
+    /// Fills the active segment a piece further with zeros, and syncs them; `false` if there is
+    /// nothing to fill.
+    pub(crate) fn fill_active(&self) -> bool {
+        let filled = {
+            let mut writer = self.writer();
+            if self.poison.get().is_some() {
+                return false;
+            }
+            writer.fill_on(self)
+        };
+        let Some((file, path)) = filled else { return false };
+        match file.sync_data() {
+            Ok(()) => true,
+            Err(e) => {
+                // The file holds frames, too: which of them it lost, nobody can tell any more.
+                self.poisoned(Error::io("sync", &path, e));
+                false
+            }
         }
     }
 

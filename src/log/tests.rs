@@ -243,3 +243,34 @@ fn a_large_batch_held_by_a_full_disk_is_not_appended_again_by_its_retry() {
     assert_eq!(again.first, Offset(1));
     assert_eq!(values(&log).len(), 2);
 }
+
+#[test]
+fn zeros_of_a_quiet_moment_leave_every_record_and_a_failed_sync_of_them_poisons() {
+    use crate::fs::sim::{Crash, Fault, OpKind, Sim};
+    let sim = Sim::new(1);
+    let options = |sim: &Sim| small().fs(sim.shared()).worker(false).preallocate(Preallocate::Auto);
+    let append = |log: &Log, value: &[u8]| log.append(&Record::event(value)).map(drop);
+    let log = options(&sim).open("/log").unwrap();
+    append(&log, b"first").unwrap();
+    log.close().unwrap();
+
+    // It goes on in the middle of a page.
+    let log = options(&sim).open("/log").unwrap();
+    append(&log, b"second").unwrap();
+    while log.shared.fill_active() {}
+    let path = log.segments().last().unwrap().path.clone();
+    let len = sim.shared().open(&path, crate::fs::Open::Read).unwrap().len().unwrap();
+    assert_eq!(len, MIN_SEGMENT_BYTES, "filled to its end");
+    append(&log, b"third").unwrap();
+    let left = sim.crash(&Crash::DropAll);
+    let again = options(&left).open("/log").unwrap();
+    assert_eq!(values(&again), [b"first".to_vec(), b"second".to_vec(), b"third".to_vec()]);
+
+    // It rolls all the same, and what was being filled is not filled any more.
+    for _ in 0..20 {
+        append(&log, &[7; 10_000]).unwrap();
+    }
+    sim.fail(Fault::on(OpKind::Sync));
+    assert!(!log.shared.fill_active());
+    assert_eq!(append(&log, b"more").unwrap_err().kind(), Kind::Poisoned);
+}

@@ -25,10 +25,10 @@ use super::catalog::Segment;
 use super::prepare::Prepared;
 use super::wake::Wake;
 
-/// While unsynced bulk streams in, sealing would only force it to disk early. It waits until the
-/// log has been quiet for this long,
+/// While unsynced bulk streams in, sealing would only force it to disk early, and filling ahead
+/// would take its bandwidth. They wait until the log has been quiet for this long,
 const QUIET: Duration = Duration::from_millis(50);
-/// or until this many segments wait: an open after a crash has to walk them.
+/// sealing at most until this many segments wait: an open after a crash has to walk them.
 const MOST_UNSEALED: usize = 16;
 
 /// A segment to be sealed.
@@ -183,10 +183,19 @@ impl Worker {
         }
     }
 
-    /// Fills the next segment's file a piece further; `false` if there is nothing to do now.
-    fn fill(&self, shared: &Shared) -> bool {
+    /// Whether the next segment's file is to be filled further, once the log is quiet.
+    fn is_filling(&self) -> bool {
+        lock(&self.prepared).as_ref().is_some_and(Prepared::is_filling)
+    }
+
+    /// Fills the next segment's file a piece further, and when it is quiet the active one's first;
+    /// `false` if there is nothing to do now.
+    fn fill(&self, shared: &Shared, quiet: bool) -> bool {
+        if quiet && self.is_filling() && shared.fill_active() {
+            return true;
+        }
         let mut prepared = lock(&self.prepared);
-        match prepared.as_mut().map(|prepared| prepared.fill_on(shared)) {
+        match prepared.as_mut().map(|prepared| prepared.fill_on(shared, quiet)) {
             Some(Ok(filled)) => filled,
             None => false,
             Some(Err(_)) => {
@@ -218,6 +227,8 @@ fn is_durable(job: &SealJob, shared: &Shared) -> bool {
 
 fn run(shared: &Shared) {
     let worker = &shared.worker;
+    // Where the log ended when the last rest began.
+    let mut rested_at = None;
     loop {
         if worker.write.swap(false, AcqRel) {
             shared.write_closed();
@@ -228,7 +239,10 @@ fn run(shared: &Shared) {
             return;
         }
         // Appends that need more zeros set the tick.
-        let filled = worker.fill(shared);
+        let end = shared.ends.written().0;
+        let quiet = rested_at == Some(end) && !worker.tick.load(Acquire);
+        let filled = worker.fill(shared, quiet);
+        rested_at = (filled && quiet).then_some(end);
         let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
         let sleeper = worker.wake.register();
@@ -238,7 +252,8 @@ fn run(shared: &Shared) {
             } else if waiting > 0 && waiting < MOST_UNSEALED && !worker.sealing_is_cheap(shared) {
                 sleeper.sleep(Some(QUIET));
             } else if waiting == 0 && !worker.tick.load(Acquire) && worker.is_idle() {
-                sleeper.sleep(None);
+                sleeper.sleep(worker.is_filling().then_some(QUIET));
+                rested_at = Some(end);
             }
             if !ticking && worker.tick.load(Acquire) {
                 // Just armed: what is buffered, and STATE, have the whole flush bound before them.

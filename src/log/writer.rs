@@ -36,7 +36,8 @@ use super::stamp::{Roll, Stamped};
 use super::start::Start;
 use super::worker::SealJob;
 
-/// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks.
+/// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks; and
+/// at a time in quiet moments.
 const STEP_BYTES: u64 = 1 << 20;
 
 /// Everything the writer's lock guards.
@@ -325,6 +326,19 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes the next piece of zeros ahead of the frames, for a quiet moment; returns the file, to
+    /// be synced, or none when there is nothing to fill.
+    pub(crate) fn fill_on(&mut self, shared: &Shared) -> Option<(Arc<dyn File>, PathBuf)> {
+        if self.unwritten.is_some() || self.rolling.is_some() || self.closed {
+            return None;
+        }
+        let active = self.active.as_mut()?;
+        let from = active.filled_to;
+        let to = (from + STEP_BYTES).min(shared.options.segment_bytes);
+        active.filled_to = fill(&*active.file, from, to);
+        (active.filled_to > from).then(|| (Arc::clone(&active.file), active.segment.path.clone()))
+    }
+
     /// Makes the new segment's file ready and lets the old one be sealed.
     fn finish_roll(&mut self, shared: &Shared) -> Result<()> {
         let Some(Roll { header, .. }) = self.rolling else { return Ok(()) };
@@ -378,7 +392,8 @@ impl Writer {
         let header = segment.header;
         let (end, end_offset) = (tally.end, tally.end_offset(&header));
         let records = tally.records > 0;
-        self.active = Some(Active { segment, file, filled_to: page_byte });
+        let filled_to = end.next_multiple_of(PAGE_BYTES);
+        self.active = Some(Active { segment, file, filled_to });
         shared.stamper().begin(header, tally, tail);
         let mut intake = shared.intake();
         intake.begin(header.base, end, end_offset, records);
