@@ -60,11 +60,6 @@ impl Prepared {
         Ok(Prepared { file, path, filled_to: if wanted { 0 } else { HEADER_BYTES }, filling })
     }
 
-    /// Whether zeros are still wanted.
-    pub(crate) fn is_filling(&self) -> bool {
-        self.filling.is_some()
-    }
-
     /// Writes and syncs the next piece of zeros: in step with small groups, because all at once
     /// they would stand between the appends and the disk; while it is `quiet`, piece after piece.
     /// `false` if there is nothing to do now.

@@ -16,7 +16,7 @@ use crate::position::{LogByte, Offset};
 
 use super::Shared;
 use super::files::State;
-use super::options::Visibility;
+use super::options::{Preallocate, Visibility};
 use super::rounds::Part;
 use super::writer::{Writer, unknown};
 
@@ -246,15 +246,18 @@ impl Shared {
         }
     }
 
-    /// Fills the active segment a piece further with zeros, and syncs them; `false` if there is
-    /// nothing to fill.
-    pub(crate) fn fill_active(&self) -> bool {
+    /// Fills the active segment a piece further with zeros, at most `ahead` of its frames, and
+    /// syncs them; `false` if there is nothing to fill.
+    pub(crate) fn fill_active(&self, ahead: u64) -> bool {
+        if self.options.preallocate == Preallocate::Grow || !self.recently_durable() {
+            return false;
+        }
         let filled = {
             let mut writer = self.writer();
             if self.poison.get().is_some() {
                 return false;
             }
-            writer.fill_on(self)
+            writer.fill_on(self, ahead)
         };
         let Some((file, path)) = filled else { return false };
         match file.sync_data() {

@@ -183,15 +183,10 @@ impl Worker {
         }
     }
 
-    /// Whether the next segment's file is to be filled further, once the log is quiet.
-    fn is_filling(&self) -> bool {
-        lock(&self.prepared).as_ref().is_some_and(Prepared::is_filling)
-    }
-
-    /// Fills the next segment's file a piece further, and when it is quiet the active one's first;
-    /// `false` if there is nothing to do now.
-    fn fill(&self, shared: &Shared, quiet: bool) -> bool {
-        if quiet && self.is_filling() && shared.fill_active() {
+    /// Fills the next segment's file a piece further, and when it is quiet the active one's first,
+    /// by `ahead` bytes at most; `false` if there is nothing to do now.
+    fn fill(&self, shared: &Shared, quiet: bool, ahead: u64) -> bool {
+        if quiet && shared.fill_active(ahead) {
             return true;
         }
         let mut prepared = lock(&self.prepared);
@@ -227,6 +222,7 @@ fn is_durable(job: &SealJob, shared: &Shared) -> bool {
 
 fn run(shared: &Shared) {
     let worker = &shared.worker;
+    let opened_at = shared.ends.written().0;
     // Where the log ended when the last rest began.
     let mut rested_at = None;
     loop {
@@ -241,8 +237,9 @@ fn run(shared: &Shared) {
         // Appends that need more zeros set the tick.
         let end = shared.ends.written().0;
         let quiet = rested_at == Some(end) && !worker.tick.load(Acquire);
-        let filled = worker.fill(shared, quiet);
-        rested_at = (filled && quiet).then_some(end);
+        // A log gets no more zeros than it got frames: a small one stays small.
+        let filled = worker.fill(shared, quiet, end.0.saturating_sub(opened_at.0));
+        rested_at = quiet.then_some(end);
         let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
         let sleeper = worker.wake.register();
@@ -252,7 +249,8 @@ fn run(shared: &Shared) {
             } else if waiting > 0 && waiting < MOST_UNSEALED && !worker.sealing_is_cheap(shared) {
                 sleeper.sleep(Some(QUIET));
             } else if waiting == 0 && !worker.tick.load(Acquire) && worker.is_idle() {
-                sleeper.sleep(worker.is_filling().then_some(QUIET));
+                // Rested, and nothing left to fill: there is nothing to do until somebody says so.
+                sleeper.sleep((!quiet).then_some(QUIET));
                 rested_at = Some(end);
             }
             if !ticking && worker.tick.load(Acquire) {

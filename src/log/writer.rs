@@ -326,15 +326,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the next piece of zeros ahead of the frames, for a quiet moment; returns the file, to
-    /// be synced, or none when there is nothing to fill.
-    pub(crate) fn fill_on(&mut self, shared: &Shared) -> Option<(Arc<dyn File>, PathBuf)> {
+    /// Writes the next piece of zeros, at most `ahead` of the frames, for a quiet moment; returns
+    /// the file, to be synced, or none when there is nothing to fill.
+    pub(crate) fn fill_on(
+        &mut self,
+        shared: &Shared,
+        ahead: u64,
+    ) -> Option<(Arc<dyn File>, PathBuf)> {
         if self.unwritten.is_some() || self.rolling.is_some() || self.closed {
             return None;
         }
         let active = self.active.as_mut()?;
+        let end = shared.ends.written().0.0.saturating_sub(active.segment.header.base.0);
         let from = active.filled_to;
-        let to = (from + STEP_BYTES).min(shared.options.segment_bytes);
+        let to = (from + STEP_BYTES).min(end + ahead).min(shared.options.segment_bytes);
         active.filled_to = fill(&*active.file, from, to);
         (active.filled_to > from).then(|| (Arc::clone(&active.file), active.segment.path.clone()))
     }
