@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::bare;
 use crate::measure::{Figures, Metric, Spread};
-use crate::peers::TIDELOG;
+use crate::peers::{AS_IT_COMES, TIDELOG};
 use crate::tables::HASH;
 use crate::targets::{self, Against, Target};
 
@@ -246,9 +246,13 @@ impl Report {
                 let spread = self.spread(target.row, TIDELOG, target.metric)?;
                 Some((spread.median, None))
             }
-            Against::BestPeer => {
-                let peers =
-                    names.iter().filter(|name| ![TIDELOG, bare::NAME, HASH].contains(*name));
+            Against::BestPeer | Against::BestPeerAsItComes => {
+                let as_they_come = matches!(target.against, Against::BestPeerAsItComes);
+                let has_twin = |name: &str| names.contains(&&*format!("{name}{AS_IT_COMES}"));
+                let peers = names.iter().filter(|name| {
+                    ![TIDELOG, bare::NAME, HASH].contains(*name)
+                        && !(as_they_come && has_twin(name))
+                });
                 let ratios = peers.filter_map(|name| Some((ratio(name)?, Some(*name))));
                 let rises = target.metric.rises();
                 // Against the best peer tidelog looks worst.
@@ -335,6 +339,14 @@ mod tests {
         };
         let found = report.reached(&target, &[TIDELOG, "slow", "fast"]);
         assert_eq!(found, Some((3.0, Some("fast"))));
+
+        // A tuned peer with a twin does not count where peers do as they come.
+        let set = report.next_set(1);
+        report.add("row", TIDELOG, set, rate(8.0))?;
+        report.add("row", "fast-as-it-comes", set, rate(2.0))?;
+        let target = Target { against: Against::BestPeerAsItComes, ..target };
+        let found = report.reached(&target, &[TIDELOG, "fast", "fast-as-it-comes"]);
+        assert_eq!(found, Some((4.0, Some("fast-as-it-comes"))));
         Ok(())
     }
 }

@@ -35,11 +35,15 @@ pub fn all() -> Vec<Box<dyn Contestant>> {
         Box::new(raft_engine::RaftEngine),
         #[cfg(feature = "rocksdb")]
         Box::new(rocksdb::RocksDb),
-        Box::new(fjall::Fjall),
+        Box::new(fjall::Fjall::Tuned),
+        Box::new(fjall::Fjall::AsItComes),
         Box::new(redb::Redb),
         Box::new(sqlite::Sqlite),
     ]
 }
+
+/// What ends the name of a peer that is there a second time, with its own defaults.
+pub const AS_IT_COMES: &str = "-as-it-comes";
 
 /// Settings that engines take per process. Call it before any thread is started.
 pub fn prepare_process(root: &Path) -> anyhow::Result<()> {
