@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use mmap::Map;
+pub(crate) use mmap::prefetch;
 pub use os::Os;
 
 /// How a file is opened.

@@ -6,8 +6,8 @@
 //!            (pointer swap)                                      └─► checkpoint: sync, manifest
 //! ```
 //!
-//! `Table` is a handle to it; `threads` calls [`Core::flush`] and [`Core::merge`] from two threads,
-//! or apply does, when there are none. Invariants:
+//! `Table` is a handle to it; three threads write runs, merge them, and make checkpoints, or
+//! apply does, when there are none. Invariants:
 //! - runs hold exactly the rows at or below `installed`; the frozen delta those up to its mark; the
 //!   active delta everything behind. A mark is always the end of a batch;
 //! - there is at most one frozen delta when runs are written: memory stays below two deltas;
@@ -23,6 +23,7 @@ mod upkeep;
 
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Os;
@@ -43,9 +44,12 @@ use super::store::{Store, Taken};
 use super::view::View;
 
 /// How full a delta is when the next one's memory is got ready.
-const WARM_FROM: f32 = 0.5;
+const WARM_FROM: f32 = 0.25;
+/// How full a delta is when it is frozen if the one before is written: then there is room for twice
+/// as many records while it is being written, and apply seldom has to wait for that.
+const EARLY_FROM: f32 = 0.5;
 /// How often a failed flush is tried again.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Everything that a table's handles and threads share.
 #[derive(Debug)]
@@ -97,6 +101,8 @@ struct Flow {
     stalled: Option<Error>,
     /// Why the last merge or checkpoint failed; likewise.
     delayed: Option<Error>,
+    /// Whether it is time for a checkpoint.
+    due: bool,
     /// Whether the next delta's memory is ready, or a thread is to see to that.
     warm: bool,
     /// How often a run was added.
@@ -240,20 +246,31 @@ impl Core {
         }
         applying.note_lost(frames);
         self.show(&applying);
+        let pace = if self.upkeep.is_some() { self.keep_pace(&mut applying) } else { Ok(None) };
         drop(applying);
         self.shown_wake.all();
-        if self.upkeep.is_some() {
-            let (fill, runs) = self.fill();
-            let mut flow = self.flow();
-            let behind = flow.frozen.is_some();
-            if !behind && fill > WARM_FROM && !flow.warm {
-                flow.warm = true;
-                self.changed.notify_all();
-            }
-            drop(flow);
-            self.pace.wait(behind, fill, runs);
+        if let Some(delay) = pace? {
+            std::thread::sleep(delay);
         }
         outcome
+    }
+
+    /// Freezes the delta if it is time, has memory for the next one got ready, and says how long
+    /// apply is to wait for who writes runs.
+    fn keep_pace(&self, applying: &mut Applying) -> Result<Option<Duration>> {
+        let (fill, runs) = self.fill();
+        let mut flow = self.flow();
+        let behind = flow.frozen.is_some();
+        if !behind && fill > WARM_FROM && !flow.warm {
+            flow.warm = true;
+            self.changed.notify_all();
+        }
+        drop(flow);
+        if !behind && fill > EARLY_FROM && self.threads {
+            self.freeze(applying, 0, 0)?;
+            return Ok(None);
+        }
+        Ok(self.pace.delay(behind, fill, runs))
     }
 
     /// How full the active delta is, and how many runs there are. Takes no share in them: whoever
@@ -314,7 +331,7 @@ impl Core {
         if self.upkeep.is_none() {
             return Ok(());
         }
-        self.pace.froze();
+        self.pace.froze(old.keys() as u64);
         flow.frozen = Some((Some(old), applying.mark.clone()));
         flow.warm = false;
         drop(flow);

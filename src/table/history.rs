@@ -246,7 +246,7 @@ impl History {
         let piece = if self.newest_first { self.pieces.back() } else { self.pieces.front() };
         let Some(piece) = piece else { return Ok(()) };
         let filter = piece.sealed.as_ref().and_then(|sealed| self.filters.load(sealed));
-        let skip = filter.as_ref().is_some_and(|filter| !filter.may_hold(self.hash));
+        let skip = filter.as_ref().is_some_and(|lines| !filter::may_hold(lines, self.hash));
         if !skip {
             self.cursor.seek(piece.range.start)?;
         }

@@ -580,3 +580,37 @@ fn a_thread_that_panicked_is_told_to_who_would_wait_for_it() {
     assert_eq!(error.kind(), Kind::Poisoned, "{error}");
     assert_eq!(table.get(b"a").unwrap().unwrap().value, b"1");
 }
+
+#[test]
+fn half_a_delta_is_written_while_apply_goes_on_and_a_small_part_is_not() {
+    let sim = Sim::new(1);
+    let log = options(&sim).worker(true).open(LOG).unwrap();
+    let mut table = small().open(&log).unwrap();
+    let mut fill = |records: u64| {
+        for n in 0..records {
+            log.append(&Record::put(format!("key/{n}").as_bytes(), &[7; 100])).unwrap();
+        }
+        log.sync().unwrap();
+        Applier::new(&log, &table).unwrap().run(&mut table).unwrap();
+        table.settle().unwrap();
+        table.stats().runs
+    };
+    // Some 140 bytes each, of 14 KiB.
+    assert_eq!(fill(20), 0);
+    assert_eq!(fill(45), 1);
+}
+
+#[test]
+fn a_snapshot_in_the_making_holds_runs_and_no_delta() {
+    let sim = Sim::new(1);
+    let log = options(&sim).open(LOG).unwrap();
+    log.append(&Record::put(b"key", b"value")).unwrap();
+    log.sync().unwrap();
+    let table = small().open(&log).unwrap();
+    let (_, view) = table.handle.core.published().unwrap();
+    assert_eq!(view.get(b"key").unwrap().unwrap().value, b"value");
+    let of_table = &table.view().shown.layers;
+    // Its memory is what apply would miss until the disk has everything.
+    assert!(!Arc::ptr_eq(&view.shown.layers.active, &of_table.active));
+    assert!(view.shown.layers.frozen.is_empty());
+}

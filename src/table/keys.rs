@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use super::filter::{self, Filter};
+use super::filter::{self, LINE_BYTES, Line};
 use crate::crc;
 use crate::fs::{Fs, Open};
 use crate::position::{Id, LogByte};
@@ -49,7 +49,7 @@ pub(super) struct Sealed {
 
 /// The file of a filter built of `hashes`, which are distinct.
 pub(super) fn encode(log: Id, segment: &Sealed, hashes: &[u64]) -> Vec<u8> {
-    let filter = Filter::build(hashes);
+    let filter = filter::build(hashes);
     let mut b = vec![0; HEAD_BYTES];
     b[..8].copy_from_slice(MAGIC);
     LE::write_u32(&mut b[8..], VERSION);
@@ -59,7 +59,7 @@ pub(super) fn encode(log: Id, segment: &Sealed, hashes: &[u64]) -> Vec<u8> {
     LE::write_u64(&mut b[72..], hashes.len() as u64);
     let head_crc = crc::crc32c(&b[..HEAD_BYTES - CRC_BYTES]);
     LE::write_u32(&mut b[HEAD_BYTES - CRC_BYTES..], head_crc);
-    b.extend_from_slice(filter.bytes());
+    b.extend_from_slice(filter.as_flattened());
     let crc = crc::crc32c(&b);
     b.extend_from_slice(&crc.to_le_bytes());
     b
@@ -80,11 +80,12 @@ fn expected_bytes(head: &[u8], log: Id, segment: &Sealed) -> Option<u64> {
     if !ours {
         return None;
     }
-    Filter::bytes_for(keys)?.checked_add((HEAD_BYTES + CRC_BYTES) as u64)
+    let lines = filter::lines_for(keys)?.checked_mul(LINE_BYTES as u64)?;
+    lines.checked_add((HEAD_BYTES + CRC_BYTES) as u64)
 }
 
 /// The filter that a file holds; `None` when it holds none of `segment`.
-pub(super) fn decode(bytes: &[u8], log: Id, segment: &Sealed) -> Option<Filter> {
+pub(super) fn decode(bytes: &[u8], log: Id, segment: &Sealed) -> Option<Vec<Line>> {
     if expected_bytes(bytes, log, segment)? != bytes.len() as u64 {
         return None;
     }
@@ -92,7 +93,7 @@ pub(super) fn decode(bytes: &[u8], log: Id, segment: &Sealed) -> Option<Filter> 
     if crc::crc32c(before) != u32::from_le_bytes(*crc) {
         return None;
     }
-    Filter::decode(before.get(HEAD_BYTES..)?.to_vec())
+    Some(before.get(HEAD_BYTES..)?.as_chunks::<LINE_BYTES>().0.to_vec())
 }
 
 /// The hashes of a segment's keys while it is read.
@@ -154,7 +155,7 @@ impl Filters {
     }
 
     /// The filter of `segment`, if there is one to be trusted.
-    pub(super) fn load(&self, segment: &Sealed) -> Option<Filter> {
+    pub(super) fn load(&self, segment: &Sealed) -> Option<Vec<Line>> {
         let file = self.fs.open_plain(&self.path(segment.base)).ok()?;
         let mut head = [0; HEAD_BYTES];
         file.read_exact_at(&mut head, 0).ok()?;
@@ -235,7 +236,7 @@ mod tests {
     #[test]
     fn a_filter_reads_back_and_every_flipped_bit_and_every_cut_is_found() {
         let good = encode(LOG, &segment(), &hashes());
-        assert_eq!(decode(&good, LOG, &segment()), Some(Filter::build(&hashes())));
+        assert_eq!(decode(&good, LOG, &segment()), Some(filter::build(&hashes())));
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

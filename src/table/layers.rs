@@ -16,9 +16,13 @@ use crate::fs::File;
 use crate::position::{Offset, Position};
 
 use super::delta::Delta;
+use super::filter;
 use super::merge::{Merge, Source};
 use super::row::Row;
-use super::run::{self, Run};
+use super::run::{Ask, Run};
+
+/// Runs whose filters are asked side by side.
+const AT_ONCE: usize = 8;
 
 /// A run of this table.
 #[derive(Debug)]
@@ -73,10 +77,16 @@ impl Shown {
         if runs.is_empty() {
             return Ok(None);
         }
-        let hash = run::hash(key);
-        for part in runs {
-            if let Some(found) = part.run.get_hashed(key, hash)? {
-                return Ok(found.version().to_row());
+        let hash = filter::hash(key);
+        for runs in runs.chunks(AT_ONCE) {
+            let mut asks = [Ask::NOWHERE; AT_ONCE];
+            for (ask, part) in asks.iter_mut().zip(runs) {
+                *ask = part.run.ask(key, hash);
+            }
+            for (ask, part) in asks.into_iter().zip(runs) {
+                if let Some(found) = part.run.get_asked(ask, key, hash)? {
+                    return Ok(found.version().to_row());
+                }
             }
         }
         Ok(None)

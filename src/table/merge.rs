@@ -38,11 +38,19 @@ impl Source {
     }
 
     #[inline]
+    fn delete(&self) -> Option<bool> {
+        match self {
+            Source::Delta(cursor) => cursor.delete(),
+            Source::Run(cursor) => cursor.delete(),
+        }
+    }
+
+    #[inline]
     fn key(&self) -> Option<&[u8]> {
         self.current().map(|(key, _)| key)
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self) -> Result<()> {
         match self {
             Source::Delta(cursor) => cursor.advance(),
@@ -51,28 +59,31 @@ impl Source {
     }
 }
 
-/// The first eight bytes of a key, as a number that orders like them.
+/// The first eight bytes of a key, as a number that orders like them; in reverse, against them.
 #[inline]
-fn prefix(key: &[u8]) -> u64 {
-    match key.first_chunk::<8>() {
+fn first(key: &[u8], reverse: bool) -> u64 {
+    let first = match key.first_chunk::<8>() {
         Some(first) => u64::from_be_bytes(*first),
         None => {
             let mut bytes = [0; 8];
             bytes[..key.len()].copy_from_slice(key);
             u64::from_be_bytes(bytes)
         }
-    }
+    };
+    if reverse { !first } else { first }
 }
 
 /// All sources as one.
 #[derive(Debug)]
 pub(super) struct Merge {
-    /// Those with a row left, newest first, each with its key's first bytes.
-    heads: Vec<(u64, Source)>,
+    /// Those with a row left, newest first.
+    heads: Vec<Source>,
+    /// The first bytes of each one's key, in reverse inverted: the smallest comes next.
+    firsts: Vec<u64>,
     /// Those without.
     done: Vec<Source>,
     /// The source of the current row.
-    winner: Option<usize>,
+    winner: usize,
     /// Others that stand on the same key.
     equal: Vec<usize>,
     reverse: bool,
@@ -81,18 +92,20 @@ pub(super) struct Merge {
 impl Merge {
     /// Sources, newest first, all in the same direction. It stands nowhere until it is told.
     pub(super) fn new(sources: Vec<Source>, reverse: bool) -> Self {
-        Merge { heads: Vec::new(), done: sources, winner: None, equal: Vec::new(), reverse }
+        let (heads, firsts, equal) = (Vec::new(), Vec::new(), Vec::new());
+        Merge { heads, firsts, done: sources, winner: 0, equal, reverse }
     }
 
     /// Goes to the first key at or behind `key`; in reverse, to the last before it. `None` is the
     /// first, or the last, of all.
     pub(super) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         // Their age is their order, and it is lost once some are done.
-        assert!(self.heads.is_empty() && self.winner.is_none(), "a merge is sought once");
+        assert!(self.heads.is_empty(), "a merge is sought once");
         for mut source in self.done.drain(..) {
             source.seek(key)?;
-            if let Some(first) = source.key().map(prefix) {
-                self.heads.push((first, source));
+            if let Some(key) = source.key() {
+                self.firsts.push(first(key, self.reverse));
+                self.heads.push(source);
             }
         }
         self.choose();
@@ -102,62 +115,93 @@ impl Merge {
     /// The newest version of the key it stands on; `None` behind the end.
     #[inline]
     pub(super) fn current(&self) -> Option<(&[u8], Version<'_>)> {
-        self.heads[self.winner?].1.current()
+        self.heads.get(self.winner)?.current()
+    }
+
+    /// Whether it stands on a row, and if so, whether that is a delete: for less than all of it.
+    #[inline]
+    pub(super) fn delete(&self) -> Option<bool> {
+        self.heads.get(self.winner)?.delete()
     }
 
     /// Goes on by one key.
     #[inline]
     pub(super) fn advance(&mut self) -> Result<()> {
-        let Some(winner) = self.winner else { return Ok(()) };
-        if let [(_, only)] = &mut self.heads[..] {
+        if let [only] = &mut self.heads[..] {
             // Nothing to compare with.
             only.advance()?;
-            if only.current().is_none() {
+            if only.delete().is_none() {
                 self.heads.clear();
-                self.winner = None;
             }
             return Ok(());
         }
-        let mut ended = false;
-        for i in self.equal.drain(..).chain(std::iter::once(winner)) {
-            let (first, source) = &mut self.heads[i];
-            source.advance()?;
-            match source.key() {
-                Some(key) => *first = prefix(key),
-                None => ended = true,
-            }
+        if self.heads.is_empty() {
+            return Ok(());
+        }
+        let mut ended = !self.step(self.winner)?;
+        while let Some(i) = self.equal.pop() {
+            ended |= !self.step(i)?;
         }
         if ended {
-            self.heads.retain(|(_, source)| source.key().is_some());
+            self.drop_ended();
         }
         self.choose();
         Ok(())
     }
 
+    /// Advances one source; whether it has a row left.
+    #[inline]
+    fn step(&mut self, i: usize) -> Result<bool> {
+        let source = &mut self.heads[i];
+        source.advance()?;
+        let Some(key) = source.key() else { return Ok(false) };
+        self.firsts[i] = first(key, self.reverse);
+        Ok(true)
+    }
+
+    #[cold]
+    fn drop_ended(&mut self) {
+        self.heads.retain(|source| source.delete().is_some());
+        let firsts = self.heads.iter().filter_map(Source::key).map(|key| first(key, self.reverse));
+        self.firsts = firsts.collect();
+    }
+
     /// Finds the source to go on with.
     #[inline]
     fn choose(&mut self) {
-        self.equal.clear();
-        let mut heads = self.heads.iter().enumerate();
-        let Some((mut winner, &(mut least, _))) = heads.next() else {
-            self.winner = None;
-            return;
-        };
-        for (i, (first, source)) in heads {
-            let order =
-                first.cmp(&least).then_with(|| source.key().cmp(&self.heads[winner].1.key()));
+        self.winner = 0;
+        let Some(&(mut least)) = self.firsts.first() else { return };
+        // Which one it will be nobody can foresee, so nothing here is to be a jump.
+        let mut ties = 0;
+        for (i, &first) in self.firsts.iter().enumerate() {
+            self.winner = if first < least { i } else { self.winner };
+            ties = if first < least { 0 } else { ties };
+            least = least.min(first);
+            ties += usize::from(first == least);
+        }
+        if ties > 1 {
+            self.choose_among(least);
+        }
+    }
+
+    /// The same among those whose keys begin with the same bytes.
+    fn choose_among(&mut self, least: u64) {
+        for i in self.winner + 1..self.heads.len() {
+            if self.firsts[i] != least {
+                continue;
+            }
+            let order = self.heads[i].key().cmp(&self.heads[self.winner].key());
             match if self.reverse { order.reverse() } else { order } {
                 Ordering::Less => {
-                    (winner, least) = (i, *first);
+                    self.winner = i;
                     self.equal.clear();
                 }
                 Ordering::Equal if mutant::on(Mutant::MergeKeepsOlder) => {
-                    self.equal.push(std::mem::replace(&mut winner, i));
+                    self.equal.push(std::mem::replace(&mut self.winner, i));
                 }
                 Ordering::Equal => self.equal.push(i),
                 Ordering::Greater => {}
             }
         }
-        self.winner = Some(winner);
     }
 }

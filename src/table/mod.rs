@@ -174,6 +174,7 @@ impl Table {
         if core.has_threads() {
             threads.push(spawn(&core, "tidelog-flush", Core::flush_on));
             threads.push(spawn(&core, "tidelog-merge", Core::merge_on));
+            threads.push(spawn(&core, "tidelog-checkpoint", Core::checkpoint_on));
         }
         let failed = threads.iter().find_map(|thread| thread.as_ref().err()).cloned();
         let threads = threads.into_iter().flatten().collect();

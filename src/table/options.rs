@@ -52,6 +52,7 @@ macro_rules! setters {
 impl TableOptions {
     setters! {
         /// Memory for recent keys; there are at most two such. A batch that needs more gets it.
+        /// Half of it is written already when that can go on beside apply.
         /// Default: 256 MiB.
         delta_bytes: usize,
         /// After how many bytes of log a checkpoint is written: how much of the log is applied

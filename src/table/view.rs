@@ -166,25 +166,13 @@ impl Rows {
             self.merge.advance()?;
         }
         loop {
-            match self.merge.current() {
-                None => {
-                    self.left = 0;
-                    return Ok(None);
-                }
-                Some((key, version)) => {
-                    let ended = match &self.stop {
-                        Some(stop) if self.reverse => key < stop.as_slice(),
-                        Some(stop) => key >= stop.as_slice(),
-                        None => false,
-                    };
-                    if ended {
-                        self.left = 0;
-                        return Ok(None);
-                    }
-                    if version.value.is_some() {
-                        break;
-                    }
-                }
+            let delete = self.merge.delete();
+            if delete.is_none() || self.is_behind_the_last() {
+                self.left = 0;
+                return Ok(None);
+            }
+            if delete == Some(false) {
+                break;
             }
             self.merge.advance()?;
         }
@@ -193,5 +181,11 @@ impl Rows {
         let (key, version) = self.merge.current().expect("it stands on a row");
         let value = version.value.expect("deletes were passed over");
         Ok(Some(RowRef { key, value, offset: version.offset, timestamp: version.timestamp }))
+    }
+
+    #[inline]
+    fn is_behind_the_last(&self) -> bool {
+        let (Some(stop), Some((key, _))) = (&self.stop, self.merge.current()) else { return false };
+        if self.reverse { key < stop.as_slice() } else { key >= stop.as_slice() }
     }
 }

@@ -1,6 +1,6 @@
 //! What the table does behind apply's back: deltas become runs, runs are merged, checkpoints made.
 //!
-//! Called from the two threads, or by apply and `checkpoint` when there are none. No lock is held
+//! Called from the three threads, or by apply and `checkpoint` when there are none. No lock is held
 //! while rows are written, but for `merging`; see `core` for the order of locks.
 
 use std::path::{Path, PathBuf};
@@ -56,11 +56,18 @@ impl Core {
         drop(flow);
         // Its memory is the next delta's: whoever waits to freeze gets it, and no fresh one.
         drop(delta);
+        self.pace.wrote();
         self.flow().frozen = None;
         self.changed.notify_all();
         if since >= self.options.checkpoint_bytes {
-            // Apply does not depend on it: the log has everything.
-            self.note_upkeep(&self.make_checkpoint());
+            if self.threads {
+                // It waits for the disk, and the next delta is not to wait for it.
+                self.flow().due = true;
+                self.changed.notify_all();
+            } else {
+                // Apply does not depend on it: the log has everything.
+                self.note_upkeep(&self.make_checkpoint());
+            }
         }
         Ok(())
     }
@@ -279,7 +286,8 @@ impl Core {
     /// Makes a checkpoint of the runs there are.
     fn make_checkpoint(&self) -> Result<bool> {
         let mut upkeep = self.upkeep();
-        let (mark, layers) = {
+        // Not the layers: with them, a delta's memory would be held until the disk is done.
+        let (mark, runs) = {
             let flow = self.flow();
             if let Some(error) = &flow.poisoned {
                 return Err(error.clone());
@@ -288,14 +296,14 @@ impl Core {
             if flow.checkpointed == Some(mark.position) {
                 return Ok(true);
             }
-            (mark, self.view().shown.layers)
+            (mark, self.view().shown.layers.runs.clone())
         };
         let (_, home) = self.place();
         if !home.confirm(mark.position)? {
             return Ok(false);
         }
         let Upkeep { store, retired } = &mut *upkeep;
-        match store.checkpoint(&mark, &layers.runs, self.options.keep_checkpoints) {
+        match store.checkpoint(&mark, &runs, self.options.keep_checkpoints) {
             Ok(_) => {}
             Err(error) => {
                 // What a failed sync left in doubt, the next one would not report again.
@@ -306,7 +314,7 @@ impl Core {
             }
         }
         self.flow().checkpointed = Some(mark.position);
-        drop(layers);
+        drop(runs);
         store.remove_unused(retired)?;
         Ok(true)
     }
@@ -329,8 +337,13 @@ impl Core {
         };
         let (_, home) = self.place();
         home.confirm(mark.position)?;
-        // Deltas hold only what came later.
+        // Deltas hold only what came later, and their memory is not to wait for who copies runs.
         shown.applied = Some(mark.position);
+        shown.layers = Arc::new(Layers {
+            active: Delta::empty(),
+            frozen: Vec::new(),
+            runs: shown.layers.runs.clone(),
+        });
         let manifest = Manifest {
             log: home.log(),
             seq: 0,
@@ -341,6 +354,21 @@ impl Core {
             state: None,
         };
         Ok((manifest, View { shown }))
+    }
+
+    /// What the third does: makes checkpoints when it is time, until told to stop.
+    pub(in crate::table) fn checkpoint_on(&self) {
+        let mut flow = self.flow();
+        while !flow.stopping {
+            if std::mem::take(&mut flow.due) {
+                drop(flow);
+                // Apply does not depend on it: the log has everything.
+                self.note_upkeep(&self.make_checkpoint());
+                flow = self.flow();
+            } else {
+                flow = self.changed.wait(flow).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
     }
 
     /// What one thread does: writes what is frozen, until told to stop.

@@ -33,6 +33,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use memmap2::MmapMut;
 
 use super::super::row::Version;
+use crate::fs::prefetch;
 use crate::position::Offset;
 
 /// What a record costs beside its key and value: its head, and at most 7 bytes of padding.
@@ -406,16 +407,4 @@ fn address(word: u64) -> Option<Address> {
 fn unit(byte: usize) -> Address {
     let unit = u32::try_from(byte / UNIT).ok().and_then(NonZeroU32::new);
     Address(unit.expect("records start behind the first unit and below the farthest"))
-}
-
-#[inline]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint to the processor; the address need not even be mapped.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

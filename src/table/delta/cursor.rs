@@ -50,6 +50,11 @@ impl Cursor {
         Ok(())
     }
 
+    /// Whether it stands on a row, and if so, whether that is a delete.
+    pub(in super::super) fn delete(&self) -> Option<bool> {
+        Some(self.delta.arena.record(self.at?).version.value.is_none())
+    }
+
     /// The row it stands on; `None` behind the end.
     pub(in super::super) fn current(&self) -> Option<(&[u8], Version<'_>)> {
         let record = self.delta.arena.record(self.at?);

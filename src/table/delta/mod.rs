@@ -149,6 +149,11 @@ impl Delta {
         (Writer { delta: Arc::clone(&delta), pen, keys: 0, next: Offset(0) }, delta)
     }
 
+    /// A delta without rows, for who shows runs alone.
+    pub(super) fn empty() -> Arc<Delta> {
+        Delta::new(&Pool::new(0, 0), 0, 0).1
+    }
+
     /// What the newest record below `below` did to `key`; `None` if none of them is about it.
     pub(super) fn get(&self, key: &[u8], below: Offset) -> Option<Version<'_>> {
         let (_, newest) = self.arena.find(self.hash(key), key);

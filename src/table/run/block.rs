@@ -22,21 +22,20 @@ use crate::position::Offset;
 use crate::record::{MAX_KEY_BYTES, Op};
 use crate::table::row::Version;
 
+use super::fetch;
+
 /// Bytes of a row beside its key and value.
 pub(super) const ROW_BYTES: usize = 20;
+
+/// As much of a row is fetched at once; the processor goes on by itself where a row is longer.
+const ROW_NEAR_BYTES: usize = 4 * 64;
 
 /// Bytes of tags and ends in front of `count` rows.
 pub(super) const fn table_bytes(count: usize) -> usize {
     count.next_multiple_of(2) + if count > 1 { 2 * count } else { 0 }
 }
 
-/// The hash that tags and filters are made of.
-#[inline]
-pub(in crate::table) fn hash(key: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(key)
-}
-
-/// The byte of a key's hash that stands in its block.
+/// The byte of a key's [`hash`](crate::table::filter::hash) that stands in its block.
 #[inline]
 pub(super) fn tag(hash: u64) -> u8 {
     hash.to_be_bytes()[0]
@@ -58,7 +57,7 @@ pub(super) fn encode_row(rows: &mut Vec<u8>, key: &[u8], version: Version<'_>) {
     rows.extend_from_slice(version.value.unwrap_or_default());
 }
 
-/// Where a row's parts lie in its body.
+/// Where a row's parts lie, in its body or in what that lies in.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) key: Range<usize>,
@@ -69,11 +68,43 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The row there; `body` is what it was found in.
+    /// Of the row that fills `span`.
     #[inline]
-    pub(super) fn row<'a>(&self, body: &'a [u8]) -> Option<(&'a [u8], Version<'a>)> {
-        let key = body.get(self.key.clone())?;
-        let value = body.get(self.value.clone())?;
+    pub(super) fn of(bytes: &[u8], span: Range<usize>) -> Result<Self, Fault> {
+        let row = bytes.get(span.clone()).ok_or(Fault::Body)?;
+        let fixed = row.first_chunk::<ROW_BYTES>().ok_or(Fault::Body)?;
+        let [word, offset, timestamp] = [
+            u64::from(u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]])),
+            u64_at(fixed, 4),
+            u64_at(fixed, 12),
+        ];
+        // 30 bits: fits any usize.
+        let key_bytes = usize::try_from(word >> 2).map_err(|_| Fault::Body)?;
+        let key = span.start + ROW_BYTES..span.start + ROW_BYTES + key_bytes;
+        let delete = match word & 0b11 {
+            0 => false,
+            1 => true,
+            _ => return Err(Fault::Body),
+        };
+        if key.end > span.end || (delete && key.end != span.end) {
+            return Err(Fault::Body);
+        }
+        let value = key.end..span.end;
+        let timestamp = timestamp.cast_signed();
+        Ok(Place { key, value, delete, offset: Offset(offset), timestamp })
+    }
+
+    /// The same, in what the body lies in, from `byte` on.
+    pub(super) fn moved(self, byte: usize) -> Self {
+        let moved = |range: Range<usize>| range.start + byte..range.end + byte;
+        Place { key: moved(self.key.clone()), value: moved(self.value.clone()), ..self }
+    }
+
+    /// The row there; `bytes` is what it was found in.
+    #[inline]
+    pub(super) fn row<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], Version<'a>)> {
+        let key = bytes.get(self.key.clone())?;
+        let value = bytes.get(self.value.clone())?;
         let value = (!self.delete).then_some(value);
         Some((key, Version { value, offset: self.offset, timestamp: self.timestamp }))
     }
@@ -105,14 +136,6 @@ impl<'a> Block<'a> {
         Ok(block)
     }
 
-    /// The block of a body that `decode` took once with this count: for whoever comes back.
-    #[inline]
-    pub(super) fn again(body: &'a [u8], count: usize) -> Option<Self> {
-        let rows = table_bytes(count);
-        let ends = body.get(count.next_multiple_of(2)..rows)?.as_chunks::<2>().0;
-        Some(Block { body, tags: body.get(..count)?, ends, rows })
-    }
-
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.tags.len()
@@ -121,6 +144,11 @@ impl<'a> Block<'a> {
     /// Bytes of the body.
     pub(super) fn bytes(&self) -> usize {
         self.body.len()
+    }
+
+    /// The place in the body where each row ends, and where the first begins.
+    pub(super) fn ends_and_rows(&self) -> (usize, usize) {
+        (self.len().next_multiple_of(2), self.rows)
     }
 
     /// Their tags, one a row.
@@ -142,28 +170,7 @@ impl<'a> Block<'a> {
     /// Where row `i` lies.
     #[inline]
     pub(super) fn place(&self, i: usize) -> Result<Place, Fault> {
-        let span = self.span(i)?;
-        let bytes = self.body.get(span.clone()).ok_or(Fault::Body)?;
-        let fixed = bytes.first_chunk::<ROW_BYTES>().ok_or(Fault::Body)?;
-        let [word, offset, timestamp] = [
-            u64::from(u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]])),
-            u64_at(fixed, 4),
-            u64_at(fixed, 12),
-        ];
-        // 30 bits: fits any usize.
-        let key_bytes = usize::try_from(word >> 2).map_err(|_| Fault::Body)?;
-        let key = span.start + ROW_BYTES..span.start + ROW_BYTES + key_bytes;
-        let delete = match word & 0b11 {
-            0 => false,
-            1 => true,
-            _ => return Err(Fault::Body),
-        };
-        if key.end > span.end || (delete && key.end != span.end) {
-            return Err(Fault::Body);
-        }
-        let value = key.end..span.end;
-        let timestamp = timestamp.cast_signed();
-        Ok(Place { key, value, delete, offset: Offset(offset), timestamp })
+        Place::of(self.body, self.span(i)?)
     }
 
     /// Row `i`.
@@ -181,20 +188,28 @@ impl<'a> Block<'a> {
             let mut hits = zero_bytes(u64::from_le_bytes(*tags) ^ wanted);
             while hits != 0 {
                 let i = 8 * w + hits.trailing_zeros() as usize / 8;
-                let (found, version) = self.row(i)?;
-                if found == key {
+                if let Some(version) = self.row_of(i, key)? {
                     return Ok(Some(version));
                 }
                 hits &= hits - 1;
             }
         }
         for (r, _) in rest.iter().enumerate().filter(|(_, t)| **t == tag) {
-            let (found, version) = self.row(8 * words.len() + r)?;
-            if found == key {
+            if let Some(version) = self.row_of(8 * words.len() + r, key)? {
                 return Ok(Some(version));
             }
         }
         Ok(None)
+    }
+
+    /// Row `i`, if it is that of `key`, which its tag says.
+    #[inline]
+    fn row_of(&self, i: usize, key: &[u8]) -> Result<Option<Version<'a>>, Fault> {
+        // Of a row, the first line is waited for; its value comes at the same time.
+        let bytes = self.body.get(self.span(i)?).ok_or(Fault::Body)?;
+        fetch(&bytes[..bytes.len().min(ROW_NEAR_BYTES)]);
+        let (found, version) = self.row(i)?;
+        Ok((found == key).then_some(version))
     }
 
     /// The first row whose key is at or behind `key`; the count when there is none.

@@ -10,10 +10,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::frame::{Fault, HEADER_BYTES};
+use crate::fs::{Map, prefetch};
+use crate::table::filter::LINE_BYTES;
 use crate::table::row::Version;
 
-use super::block::{Block, Place};
+use super::block::{Block, Place, ROW_BYTES};
 use super::{Run, block_of, block_range, check_frame};
+
+/// How far ahead of a row's place the map is fetched: about a block.
+const AHEAD_BYTES: usize = 16 << 10;
 
 /// A place in a run. Owns what it reads.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub(in crate::table) struct Cursor {
     reverse: bool,
     at: Option<At>,
     failed: Option<Error>,
+    /// The run's map, at hand.
+    map: Option<Map>,
     /// The frame it stands in, when the run is not mapped.
     frame: Vec<u8>,
 }
@@ -31,16 +38,19 @@ pub(in crate::table) struct Cursor {
 struct At {
     section: usize,
     block: usize,
-    /// The block's bytes in the map, or in the frame that was read.
-    body: Range<usize>,
     row: usize,
     rows: usize,
+    /// Where the rows of its block lie in the map, or in the frame that was read; before them, the
+    /// place of each one's end.
+    span: Range<usize>,
+    ends: usize,
     place: Place,
 }
 
 impl Cursor {
     pub(super) fn new(run: Arc<Run>, reverse: bool) -> Self {
-        Cursor { run, reverse, at: None, failed: None, frame: Vec::new() }
+        let map = run.map.clone();
+        Cursor { run, reverse, at: None, failed: None, map, frame: Vec::new() }
     }
 
     /// Forward: stands on the first key at or behind `key` (`None`: the first key). Reverse: on
@@ -52,26 +62,34 @@ impl Cursor {
         self.remember(outcome)
     }
 
+    /// Whether it stands on a row, and if so, whether that is a delete.
+    #[inline]
+    pub(in crate::table) fn delete(&self) -> Option<bool> {
+        self.at.as_ref().map(|at| at.place.delete)
+    }
+
     /// The row it stands on; `None` behind the end.
     #[inline]
     pub(in crate::table) fn current(&self) -> Option<(&[u8], Version<'_>)> {
         let at = self.at.as_ref()?;
-        at.place.row(self.body(at))
+        at.place.row(self.bytes())
     }
 
     /// Goes on by one key in its direction.
     #[inline]
     pub(in crate::table) fn advance(&mut self) -> Result<()> {
-        if let Some(at) = &self.at {
-            let next = if self.reverse { at.row.checked_sub(1) } else { Some(at.row + 1) };
-            if let Some(row) = next.filter(|&row| row < at.rows)
-                && let Some(block) = Block::again(self.body(at), at.rows)
-                && let Ok(place) = block.place(row)
-            {
-                let at = self.at.as_mut().expect("looked at above");
-                (at.row, at.place) = (row, place);
-                return Ok(());
+        let bytes = match &self.map {
+            Some(map) => map,
+            None => &self.frame[..],
+        };
+        if let Some(at) = &mut self.at
+            && let Some((row, place)) = at.next(bytes, self.reverse)
+        {
+            (at.row, at.place) = (row, place);
+            if self.map.is_some() {
+                at.fetch_ahead(bytes, self.reverse);
             }
+            return Ok(());
         }
         self.leave()
     }
@@ -193,16 +211,18 @@ impl Cursor {
             return Ok(None);
         }
         let place = block.place(row).map_err(fault)?;
-        let body = start + HEADER_BYTES..start + HEADER_BYTES + block.bytes();
-        self.at = Some(At { section: s, block: b, body, row, rows, place });
+        let body = start + HEADER_BYTES;
+        let (ends, first) = block.ends_and_rows();
+        let span = body + first..body + block.bytes();
+        let place = place.moved(body);
+        self.at = Some(At { section: s, block: b, row, rows, span, ends: body + ends, place });
         Ok(Some(()))
     }
 
-    /// The block it stands in.
+    /// What its places lie in.
     #[inline]
-    fn body(&self, at: &At) -> &[u8] {
-        let bytes = self.run.map.as_deref().unwrap_or(&self.frame);
-        bytes.get(at.body.clone()).unwrap_or_default()
+    fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&self.frame)
     }
 
     #[cold]
@@ -210,6 +230,43 @@ impl Cursor {
         match self.run.section(s) {
             Ok((section, _)) => self.run.damaged_block(s, &section, b, fault),
             Err(error) => error,
+        }
+    }
+}
+
+impl At {
+    /// The next row of its block; `None` where there is none, or none that makes sense. Rows lie
+    /// side by side, so one of its bounds is known.
+    #[inline]
+    fn next(&self, bytes: &[u8], reverse: bool) -> Option<(usize, Place)> {
+        let end = |row: usize| {
+            let end = bytes.get(self.ends + 2 * row..)?.first_chunk()?;
+            Some(self.span.start + usize::from(u16::from_le_bytes(*end)))
+        };
+        let (row, span) = if reverse {
+            let row = self.row.checked_sub(1)?;
+            let start = if row == 0 { self.span.start } else { end(row - 1)? };
+            (row, start..self.place.key.start - ROW_BYTES)
+        } else {
+            let row = Some(self.row + 1).filter(|&row| row < self.rows)?;
+            (row, self.place.value.end..end(row)?)
+        };
+        let inside = span.start >= self.span.start && span.end <= self.span.end;
+        Some((row, Place::of(bytes, span).ok().filter(|_| inside)?))
+    }
+
+    /// Has what lies a block further brought near, a row's bytes for each row: the block will be
+    /// summed up whole when it is entered, faster than memory would bring it then.
+    #[inline]
+    fn fetch_ahead(&self, bytes: &[u8], reverse: bool) {
+        let Range { start, end } = self.place.key.start..self.place.value.end;
+        let end = end.min(start + AHEAD_BYTES);
+        // Any address will do; from the start of a line, so that each is asked for once.
+        let mut at = start & !(LINE_BYTES - 1);
+        while at < end {
+            let near = if reverse { at.wrapping_sub(AHEAD_BYTES) } else { at + AHEAD_BYTES };
+            prefetch(bytes.as_ptr().wrapping_add(near));
+            at += LINE_BYTES;
         }
     }
 }

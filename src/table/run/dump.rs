@@ -138,7 +138,7 @@ pub fn dump_run(
                         bytes: span.index_bytes,
                         blocks: section.blocks() as u64,
                         rows: section.rows,
-                        filter_lines: section.filter.0.len() as u64,
+                        filter_lines: section.filter.len() as u64,
                     },
                 })?;
             }

@@ -29,7 +29,7 @@ use crate::frame::{ALIGN, HEADER_BYTES};
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, Offset};
 
-use super::section::LINE_BYTES;
+use crate::table::filter::LINE_BYTES;
 
 /// The version of run files that this code writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;

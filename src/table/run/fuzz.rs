@@ -12,9 +12,10 @@ use crate::crc;
 use crate::frame::{ALIGN, HEADER_BYTES, Seed};
 use crate::fs::sim::Sim;
 use crate::position::Id;
+use crate::table::filter;
 
+use super::Run;
 use super::footer::{FOOTER_BYTES, HEAD_BYTES, encode_head};
-use super::{Run, hash};
 
 const LOG: Id = Id([7; 16]);
 
@@ -58,7 +59,7 @@ fn read(run: &Arc<Run>, bytes: usize) {
     }
     assert!(!whole || rows == [usize::try_from(run.rows() + run.deletes()).unwrap_or(0); 2]);
     for key in [&b""[..], b"k", b"gate", &[255; 40]] {
-        let _ = run.may_hold(key, hash(key));
+        let _ = run.may_hold(key, filter::hash(key));
         let _ = run.get(key);
         for reverse in [false, true] {
             let _ = run.cursor(reverse).seek(Some(key));

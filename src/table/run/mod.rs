@@ -31,7 +31,6 @@ mod writer;
 #[cfg(feature = "fuzz")]
 pub(crate) use fuzz::fuzz;
 
-pub(super) use block::hash;
 pub(super) use cursor::Cursor;
 pub use dump::{RunLine, dump_run, is_run};
 pub(super) use footer::{FOOTER_BYTES, RunId};
@@ -48,15 +47,20 @@ use std::sync::{Arc, OnceLock};
 use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{Fault, FrameKind, HEADER_BYTES, Header, Seed};
-use crate::fs::{File, Fs, Map};
+use crate::fs::{File, Fs, Map, prefetch};
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, Offset};
 
+use super::filter::{self, LINE_BYTES, Line};
 use super::manifest::RunEntry;
 use super::row::Version;
 use block::Block;
 use footer::{Footer, HEAD_BYTES, Span, Top, check_head};
 use section::Section;
+
+/// As much of a block is fetched before anything in it is known: its header, the tags and ends of
+/// some 125 rows, which otherwise would be waited for one after another.
+const NEAR_BYTES: usize = 7 * 64;
 
 /// What to do about a damaged run.
 const HELP: &str = "run `tidelog repair`: the table is made again from the log";
@@ -88,6 +92,22 @@ struct Loaded {
     /// See [`Section::samples`].
     samples: Box<[u64]>,
 }
+
+/// What a run's filter has to say of a key, before it is read: several runs are asked first, so
+/// that the waits for memory lie side by side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask<'a> {
+    section: usize,
+    line: &'a Line,
+}
+
+impl Ask<'_> {
+    /// No section has such a key.
+    pub(super) const NOWHERE: Ask<'static> = Ask { section: 0, line: &[0; LINE_BYTES] };
+}
+
+/// Stands for a filter that could not be read.
+const ALL: Line = [u8::MAX; LINE_BYTES];
 
 /// A row that was found; borrows from the map where there is one.
 #[derive(Debug)]
@@ -155,18 +175,41 @@ impl Run {
     /// The row of `key`, deletes included.
     #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Found<'_>>> {
-        self.get_hashed(key, hash(key))
+        let hash = filter::hash(key);
+        self.get_asked(self.ask(key, hash), key, hash)
     }
 
-    /// The same for a key whose [`hash`] is known: gets look in many runs.
+    /// Where to look for a key of this hash; has what its filter knows brought near.
     #[inline]
-    pub(super) fn get_hashed(&self, key: &[u8], hash: u64) -> Result<Option<Found<'_>>> {
-        let Some(s) = self.top.sections_before(key, true).checked_sub(1) else { return Ok(None) };
-        let (section, loaded) = self.section(s)?;
+    pub(super) fn ask(&self, key: &[u8], hash: u64) -> Ask<'_> {
+        let Some(s) = self.top.sections_before(key, true).checked_sub(1) else {
+            return Ask::NOWHERE;
+        };
+        let index = self.index(s).ok().and_then(|(bytes, _)| Section::filter(bytes));
+        match index.and_then(|lines| filter::line(lines, hash)) {
+            Some(line) => {
+                prefetch(line.as_ptr());
+                Ask { section: s, line }
+            }
+            // Whatever is wrong is told by who looks there.
+            None => Ask { section: s, line: &ALL },
+        }
+    }
+
+    /// The row of `key`, whose [`hash`](filter::hash) was asked for.
+    #[inline]
+    pub(super) fn get_asked(
+        &self,
+        ask: Ask<'_>,
+        key: &[u8],
+        hash: u64,
+    ) -> Result<Option<Found<'_>>> {
         let hidden = mutant::on(Mutant::FilterSaysNo) && hash.is_multiple_of(7);
-        if !section.filter.may_hold(hash) || hidden {
+        if !filter::holds(ask.line, hash) || hidden {
             return Ok(None);
         }
+        let s = ask.section;
+        let (section, loaded) = self.section(s)?;
         let Some(b) = section.blocks_before(key, true).checked_sub(1) else { return Ok(None) };
         let fault = |fault| self.damaged_block(s, &section, b, fault);
         let tag = block::tag(hash);
@@ -195,11 +238,11 @@ impl Run {
     }
 
     #[cfg(any(test, feature = "fuzz"))]
-    /// Whether the run may have a row of `key`, whose [`hash`] is given: no when its filter says
+    /// Whether the run may have a row of `key`, whose hash is given: no when its filter says
     /// so, without a look at any block.
     pub(super) fn may_hold(&self, key: &[u8], hash: u64) -> Result<bool> {
         let Some(s) = self.top.sections_before(key, true).checked_sub(1) else { return Ok(false) };
-        Ok(self.section(s)?.0.filter.may_hold(hash))
+        Ok(filter::may_hold(self.section(s)?.0.filter, hash))
     }
 
     /// A cursor that stands nowhere until it seeks; in reverse it walks from the last key down.
@@ -281,6 +324,16 @@ impl Run {
     /// Section `s`, its index held against its checksum at first use.
     #[inline]
     fn section(&self, s: usize) -> Result<(Section<'_>, &Loaded)> {
+        let (bytes, loaded) = self.index(s)?;
+        match Section::decode(bytes) {
+            Some(section) => Ok((section.sampled(&loaded.samples), loaded)),
+            None => Err(self.damaged_index(s)),
+        }
+    }
+
+    /// The bytes of its index.
+    #[inline]
+    fn index(&self, s: usize) -> Result<(&[u8], &Loaded)> {
         let loaded = match self.sections[s].get() {
             Some(loaded) => loaded,
             None => {
@@ -292,10 +345,7 @@ impl Run {
             Some(index) => index,
             None => self.map_of(index_range(&self.top.spans[s])).unwrap_or_default(),
         };
-        match Section::decode(bytes) {
-            Some(section) => Ok((section.sampled(&loaded.samples), loaded)),
-            None => Err(self.damaged_index(s)),
-        }
+        Ok((bytes, loaded))
     }
 
     /// Reads a section's index for the first time. Out of line: it happens once.
@@ -325,6 +375,7 @@ impl Run {
     ) -> Result<Option<&[u8]>> {
         let range = block_range(&self.top.spans[s], section, b);
         let Some(frame) = self.map_of(range.clone()) else { return Ok(None) };
+        fetch(&frame[..frame.len().min(NEAR_BYTES)]);
         let (word, bit) = (&loaded.verified[b / 64], 1 << (b % 64));
         if word.load(Ordering::Relaxed) & bit == 0 {
             check_frame(frame, &range, self.seed)
@@ -426,6 +477,16 @@ fn show(key: &[u8]) -> String {
             format!("\"{}\"... ({} bytes)", start.escape_ascii(), key.len())
         }
         _ => format!("\"{}\"", key.escape_ascii()),
+    }
+}
+
+/// Has these bytes brought near, without waiting for them.
+#[inline]
+fn fetch(bytes: &[u8]) {
+    let mut at = 0;
+    while at < bytes.len() {
+        prefetch(bytes.as_ptr().wrapping_add(at));
+        at += 64;
     }
 }
 

@@ -15,19 +15,13 @@
 //!   shorter one, as a number whose order is that of the bytes;
 //! - `at` is a block's distance from the section's first, in units of 8 bytes;
 //! - first keys rise strictly, so `prefix` and `at` rise, `prefix` with ties.
-//!
-//! The filter is a Bloom filter cut into lines (Putze, Sanders, Singler, "Cache-, hash- and
-//! space-efficient Bloom filters", 2007): a key sets 6 bits of one line, 10 bits a key in all, so
-//! an absent key costs one cache line and about 1 in 100 of them goes on to a block.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
+use crate::table::filter::{self, LINE_BYTES, Line};
+
 /// Bytes of the fields in front of the filter.
 const HEAD_BYTES: usize = 64;
-/// A cache line, and a line of the filter.
-pub(super) const LINE_BYTES: usize = 64;
-const BITS_PER_KEY: usize = 10;
-const PROBES: u32 = 6;
 /// A sample of the prefixes is taken every so many.
 const SAMPLE_STEP: usize = 64;
 
@@ -35,7 +29,7 @@ const SAMPLE_STEP: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a> {
     pub(super) rows: u32,
-    pub(super) filter: Filter<'a>,
+    pub(super) filter: &'a [Line],
     prefixes: &'a [[u8; 8]],
     at: &'a [[u8; 4]],
     ends: &'a [[u8; 4]],
@@ -58,7 +52,7 @@ impl<'a> Section<'a> {
         let (ends, rest) = rest.split_at_checked(blocks.checked_mul(4)?)?;
         let (common, rest) = rest.split_at_checked(common)?;
         let keys = rest.get(..keys)?;
-        let filter = Filter(filter.as_chunks::<LINE_BYTES>().0);
+        let filter = filter.as_chunks::<LINE_BYTES>().0;
         Some(Section {
             rows: LE::read_u32(&head[16..]),
             filter,
@@ -69,6 +63,14 @@ impl<'a> Section<'a> {
             keys,
             samples: &[],
         })
+    }
+
+    /// The filter of an index's bytes alone: most gets of a key that is not there need no more.
+    #[inline]
+    pub(super) fn filter(bytes: &[u8]) -> Option<&[Line]> {
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+        let lines = usize::try_from(LE::read_u32(&head[4..])).ok()?;
+        Some(rest.get(..lines.checked_mul(LINE_BYTES)?)?.as_chunks::<LINE_BYTES>().0)
     }
 
     /// Every 64th prefix: the few that nearly every search looks at first, side by side, so that
@@ -91,7 +93,7 @@ impl<'a> Section<'a> {
         let ends_rise = self.ends.windows(2).all(|w| word(w[0]) <= word(w[1]));
         blocks > 0
             && self.rows as usize >= blocks
-            && !self.filter.0.is_empty()
+            && !self.filter.is_empty()
             && word(self.at[0]) == 0
             && at_rises
             && 8 * u64::from(word(self.at[blocks - 1])) < frame_bytes
@@ -161,55 +163,6 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The filter of a section.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Filter<'a>(pub(super) &'a [[u8; LINE_BYTES]]);
-
-impl Filter<'_> {
-    /// Whether the key of this hash may be in the section.
-    #[inline]
-    pub(super) fn may_hold(&self, hash: u64) -> bool {
-        let Some(line) = self.0.get(line_of(hash, self.0.len())) else { return false };
-        let (words, _) = line.as_chunks::<8>();
-        let mut all = 1;
-        for (word, bit) in probes(hash) {
-            all &= u64::from_le_bytes(words[word]) >> bit;
-        }
-        all & 1 == 1
-    }
-}
-
-/// The filter of keys with these hashes.
-pub(super) fn filter(hashes: &[u64]) -> Vec<[u64; LINE_BYTES / 8]> {
-    let lines = (hashes.len() * BITS_PER_KEY).div_ceil(8 * LINE_BYTES);
-    let mut filter = vec![[0; LINE_BYTES / 8]; lines];
-    for &hash in hashes {
-        let line = &mut filter[line_of(hash, lines)];
-        for (word, bit) in probes(hash) {
-            line[word] |= 1 << bit;
-        }
-    }
-    filter
-}
-
-/// The line of a hash: its low half, spread over the lines.
-#[inline]
-fn line_of(hash: u64, lines: usize) -> usize {
-    // The format counts lines in 32 bits, so the product fits; the quotient is below `lines`.
-    ((hash & u64::from(u32::MAX)).wrapping_mul(lines as u64) >> 32) as usize
-}
-
-/// The bits of a hash within its line: 9 bits of a product for each, since the line and the tag
-/// have used the hash's own.
-#[inline]
-fn probes(hash: u64) -> impl Iterator<Item = (usize, u32)> {
-    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (0..PROBES).map(move |i| {
-        let nine = mixed >> (55 - 9 * i);
-        (((nine >> 6) & 7) as usize, (nine & 63) as u32)
-    })
-}
-
 /// The first 8 bytes as a number of the same order.
 #[inline]
 fn prefix(rest: &[u8]) -> u64 {
@@ -264,7 +217,7 @@ impl Draft {
         let first = self.first_key();
         let common = first.iter().zip(last_key).take_while(|(a, b)| a == b).count();
         let u32_of = |n: usize| u32::try_from(n).expect("a section is bounded").to_le_bytes();
-        let filter = filter(&self.hashes);
+        let filter = filter::build(&self.hashes);
         let starts = || std::iter::once(0).chain(self.ends.iter().copied());
         let keys = self.keys.len() - common * self.at.len();
         let mut b = Vec::with_capacity(
@@ -274,7 +227,7 @@ impl Draft {
             b.extend_from_slice(&u32_of(n));
         }
         b.resize(HEAD_BYTES, 0);
-        b.extend(filter.iter().flatten().flat_map(|word| word.to_le_bytes()));
+        b.extend_from_slice(filter.as_flattened());
         for (start, &end) in starts().zip(&self.ends) {
             b.extend_from_slice(&prefix(&self.keys[start + common..end]).to_le_bytes());
         }
@@ -298,21 +251,6 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn absent_keys_pass_the_filter_about_once_in_a_hundred() {
-        let hash = |i: u64| super::super::block::hash(&i.to_le_bytes());
-        let hashes: Vec<u64> = (0..100_000).map(hash).collect();
-        let lines = filter(&hashes);
-        let bytes: Vec<[u8; LINE_BYTES]> = lines
-            .iter()
-            .map(|line| std::array::from_fn(|i| line[i / 8].to_le_bytes()[i % 8]))
-            .collect();
-        let filter = Filter(&bytes);
-        assert!(hashes.iter().all(|&h| filter.may_hold(h)));
-        let passed = (100_000..200_000).filter(|&i| filter.may_hold(hash(i))).count();
-        assert!((500..1500).contains(&passed), "{passed} of 100,000");
-    }
 
     #[test]
     fn blocks_are_found_among_keys_with_long_common_prefixes_and_ties() {

@@ -85,7 +85,7 @@ fn check(run: &Arc<Run>, rows: &Rows) {
     for (key, row) in rows {
         let found = run.get(key).unwrap().unwrap_or_else(|| panic!("{key:?} is there"));
         assert_eq!(found.version(), version(row));
-        assert!(run.may_hold(key, hash(key)).unwrap());
+        assert!(run.may_hold(key, filter::hash(key)).unwrap());
     }
     assert_eq!(run.verify(), []);
 }

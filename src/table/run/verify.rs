@@ -10,10 +10,10 @@ use rayon::prelude::*;
 
 use crate::frame::{Fault, HEADER_BYTES, Header};
 use crate::position::Offset;
+use crate::table::filter;
 
-use super::block::{Block, hash, tag};
+use super::block::{Block, tag};
 use super::footer::{FOOTER_BYTES, encode_head};
-use super::section::{Section, filter};
 use super::{Run, block_range, check_frame, checked_section, index_range};
 
 /// The file is hashed in pieces of this size.
@@ -205,7 +205,9 @@ impl Run {
             } else if self.keys_behind(s).is_some_and(|next| last_key >= next) {
                 let what = "expected keys that rise strictly over the sections".into();
                 sum.problems.push(problem(span.frames.start, what));
-            } else if hashes.len() as u64 != u64::from(span.rows) || !holds(&section, &hashes) {
+            } else if hashes.len() as u64 != u64::from(span.rows)
+                || filter::build(&hashes) != section.filter
+            {
                 let what = "a section's index has other rows than its blocks".into();
                 sum.problems.push(problem(span.index_byte, what));
             }
@@ -221,15 +223,6 @@ impl Run {
             None => byte..end,
         }
     }
-}
-
-/// Whether the filter is that of these hashes.
-fn holds(section: &Section<'_>, hashes: &[u64]) -> bool {
-    let expected = filter(hashes);
-    expected.len() == section.filter.0.len()
-        && expected.iter().zip(section.filter.0).all(|(words, line)| {
-            words.iter().zip(line.as_chunks::<8>().0).all(|(w, b)| w.to_le_bytes() == *b)
-        })
 }
 
 /// Both checksums, the kind, and the place among the rows.
@@ -265,7 +258,7 @@ fn check_rows(
         if !hashes.is_empty() && **last_key >= *key {
             return Err("expected keys that rise strictly".into());
         }
-        let hash = hash(key);
+        let hash = filter::hash(key);
         if block.tags()[i] != tag(hash) {
             return Err("a row under another key's tag".into());
         }

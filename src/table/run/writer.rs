@@ -20,6 +20,7 @@ use crate::frame::{self, Draft as FrameDraft, FrameKind, HEADER_BYTES, NO_CLAIM,
 use crate::fs::{File, Fs, Open};
 use crate::position::{Id, Offset};
 use crate::record::{MAX_FRAME_BYTES, MAX_KEY_BYTES};
+use crate::table::filter;
 use crate::table::row::Version;
 
 use super::block::{self, LONE_OVERHEAD, ROW_BYTES};
@@ -174,7 +175,7 @@ impl Writer {
         }
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
-        let hash = block::hash(key);
+        let hash = filter::hash(key);
         self.section.hashes.push(hash);
         self.tags.push(block::tag(hash));
         block::encode_row(&mut self.rows, key, version);
