@@ -59,6 +59,9 @@ fn main() -> ExitCode {
     {
         return code;
     }
+    if matches!(cli.part, Part::Crash(_) | Part::Bitflip(_) | Part::Model(_) | Part::Iofault(_)) {
+        memory::keep();
+    }
     let run: Result<Line, String> = match cli.part {
         Part::Crash(part) => part.run(),
         Part::Mutants(part) => part.run(|name| Cli::command().find_subcommand(name).is_some()),

@@ -12,6 +12,9 @@ pub fn keep() {
     if SETTINGS.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
         return;
     }
+    // A table's arena would get two megabytes of zeros at its first record. It lasts through exec;
+    // who cannot have it is slower.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let Ok(program) = std::env::current_exe() else { return };
     // Only returns when it fails, and then the run is slower.
     let _ =

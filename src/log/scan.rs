@@ -478,19 +478,30 @@ fn check_predecessor(
 
 /// How many bytes behind `from` there are up to the last one that is not zero.
 fn behind(file: &dyn File, from: u64, file_bytes: u64) -> std::io::Result<u64> {
-    let mut buffer = vec![0; 256 << 10];
+    // Small files are many where this is called often: no more is zeroed than is read.
+    let mut buffer = vec![0; chunk(from, file_bytes, 256 << 10)];
     let (mut at, mut last) = (from, from);
     while at < file_bytes {
         let read = file.read_full_at(&mut buffer, at)?;
         if read == 0 {
             break;
         }
-        if let Some(i) = buffer[..read].iter().rposition(|&b| b != 0) {
+        // Mostly zeros, which are compared a line at a time.
+        let line =
+            buffer[..read].chunks(64).rposition(|line| line.iter().fold(0, |a, b| a | b) != 0);
+        if let Some(line) = line {
+            let end = read.min(64 * (line + 1));
+            let i = buffer[..end].iter().rposition(|&b| b != 0).expect("the line is not zero");
             last = at + i as u64 + 1;
         }
         at += read as u64;
     }
     Ok(last - from)
+}
+
+/// Bytes to read at a time of what lies between two places: `most`, or all there is if it is less.
+pub(crate) fn chunk(from: u64, to: u64, most: usize) -> usize {
+    usize::try_from(to.saturating_sub(from)).map_or(most, |bytes| bytes.min(most))
 }
 
 /// Lower-case hexadecimal.

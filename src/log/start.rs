@@ -18,7 +18,7 @@ use super::Shared;
 use super::catalog::Segment;
 use super::files::{EpochEntry, Epochs, Layout, Promise};
 use super::meta::Meta;
-use super::scan::Beyond;
+use super::scan::{Beyond, chunk};
 use super::writer::Writer;
 
 /// A plan for the first write.
@@ -249,7 +249,7 @@ pub(crate) fn set_aside(
 }
 
 fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; chunk(from, to, 256 << 10)];
     let mut at = from;
     while at < to {
         let len = buffer.len().min(usize::try_from(to - at).unwrap_or(usize::MAX));

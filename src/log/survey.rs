@@ -145,7 +145,7 @@ pub(super) fn copy(
     start: u64,
     end: u64,
 ) -> std::io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; super::scan::chunk(start, end, 256 << 10)];
     let mut at = start;
     while at < end {
         let len = buffer.len().min(bytes(end - at));

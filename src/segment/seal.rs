@@ -112,7 +112,7 @@ pub(crate) fn seal_frame(header: &SegmentHeader, tally: &Tally) -> Vec<u8> {
 /// blake3 of the first `end` bytes of a file.
 pub(crate) fn hash(file: &dyn File, end: u64) -> std::io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; HASH_CHUNK_BYTES];
+    let mut buffer = vec![0; HASH_CHUNK_BYTES.min(index(end))];
     let mut byte = 0;
     while byte < end {
         let want = buffer.len().min(index(end - byte));

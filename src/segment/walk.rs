@@ -159,8 +159,11 @@ pub fn search(
         if bytes.len() < FRAME_HEADER {
             break;
         }
-        // Preallocated zeros make up most of what is searched: skip them in strides.
-        let zeros = bytes.iter().position(|&b| b != 0).unwrap_or(bytes.len());
+        // Preallocated zeros make up most of what is searched: skip them in strides, compared a
+        // line at a time.
+        let lines = bytes.chunks(64).take_while(|line| line.iter().fold(0, |a, b| a | b) == 0);
+        let skip = bytes.len().min(64 * lines.count());
+        let zeros = skip + bytes[skip..].iter().take(64).take_while(|&&b| b == 0).count();
         if zeros >= frame::ALIGN {
             byte += (zeros - zeros % frame::ALIGN) as u64;
             continue;

@@ -303,7 +303,7 @@ fn copy_segment(fs: &dyn Fs, segment: &SegmentInfo, bytes: u64, layout: &Layout)
         fs.open(&segment.path, Open::Read).map_err(|e| Error::io("open", &segment.path, e))?;
     let _ = fs.unlink(&tmp);
     let target = fs.open(&tmp, Open::Create).map_err(|e| Error::io("create", &tmp, e))?;
-    let mut block = vec![0; 1 << 20];
+    let mut block = vec![0; usize::try_from(bytes).map_or(1 << 20, |bytes| bytes.min(1 << 20))];
     let mut hasher = blake3::Hasher::new();
     let data = segment.data_bytes.unwrap_or(0);
     let mut byte = 0;

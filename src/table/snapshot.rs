@@ -322,7 +322,7 @@ fn copy(
     let hashed = entry.bytes.saturating_sub(FOOTER_BYTES as u64);
     let there = target.len().map_err(|e| Error::io("read", to, e))?;
     let mut hasher = blake3::Hasher::new();
-    let mut block = vec![0; BLOCK];
+    let mut block = vec![0; usize::try_from(entry.bytes).map_or(BLOCK, |bytes| bytes.min(BLOCK))];
     let mut byte = 0;
     while byte < entry.bytes {
         let want = (entry.bytes - byte).min(BLOCK as u64);

@@ -49,7 +49,6 @@ pub struct Bitflip {
 
 /// Runs it.
 pub fn run(args: &Bitflip) -> Result<Line, String> {
-    crate::memory::keep();
     let mut sum = Sum::default();
     let mut line = Line::new("bitflip", args.seed);
     let names: Vec<&'static str> = NAMES

@@ -212,6 +212,7 @@ impl Explorer<'_> {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
+                    let _alone = alone();
                     while let n = next.fetch_add(1, Relaxed)
                         && n <= total
                     {
@@ -315,6 +316,12 @@ impl Explorer<'_> {
             tried.stopped.store(true, Relaxed);
         }
     }
+}
+
+/// Has this thread do by itself what the engine would share out: the other processors have images
+/// of their own, and waking a pool costs more than these small logs are worth.
+fn alone() -> Option<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().ok()
 }
 
 fn first_half(hash: u128) -> u64 {

@@ -46,7 +46,6 @@ pub struct Model {
 
 /// Runs it.
 pub fn run(args: &Model) -> Result<Line, String> {
-    crate::memory::keep();
     let (first, count) = match args.replay {
         Some(seed) => (seed, 1),
         None => (args.seed, args.sequences),
