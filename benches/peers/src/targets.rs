@@ -72,7 +72,7 @@ pub fn all() -> Vec<Target> {
     vec![
         target("append/100B", RecordsPerS, Bare, AtLeast(0.85)),
         // Of the design, which measured peers as they come; tuned, they come nearer than the bare
-        // loop leaves room for (docs/decisions/0012-whose-figures.md).
+        // loop leaves room for (docs/decisions/0013-whose-figures.md).
         target("append/100B", RecordsPerS, BestPeerAsItComes, AtLeast(15.0)),
         target("append/100B/2-producers", RecordsPerS, Bare, AtLeast(0.95)),
         target("append/100B/batch-100", RecordsPerS, Bare, AtLeast(0.9)),
