@@ -205,6 +205,12 @@ impl Core {
         View { shown: self.shown.read().unwrap_or_else(PoisonError::into_inner).clone() }
     }
 
+    /// The runs there are, newest first. Takes no share in the layers, as [`fill`](Core::fill)
+    /// does not: a delta's memory must be back when its run is there.
+    fn runs(&self) -> Vec<Arc<Part>> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).layers.runs.clone()
+    }
+
     fn flow(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -266,7 +272,7 @@ impl Core {
             self.changed.notify_all();
         }
         drop(flow);
-        if !behind && fill > EARLY_FROM && self.threads {
+        if !behind && fill > EARLY_FROM && self.threads && self.pool.is_ready() {
             self.freeze(applying, 0, 0)?;
             return Ok(None);
         }

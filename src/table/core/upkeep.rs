@@ -13,7 +13,7 @@ use crate::fs::Open;
 use crate::log::Home;
 use crate::mutant::{self, Mutant};
 use crate::table::delta::Delta;
-use crate::table::layers::{Layers, Part};
+use crate::table::layers::{Layers, Part, Shown};
 use crate::table::manifest::{Manifest, Mark};
 use crate::table::merge::{Merge, Source};
 use crate::table::pace;
@@ -81,7 +81,7 @@ impl Core {
         let cursor = delta.cursor(mark.position.offset, false);
         let mut merge = Merge::new(vec![Source::Delta(cursor)], false);
         merge.seek(None)?;
-        let oldest = self.view().shown.layers.runs.is_empty();
+        let oldest = self.runs().is_empty();
         let expected = delta.keys() as u64;
         self.write_run(&mut merge, expected, oldest, |done| self.pace.flushed(done, expected))
     }
@@ -144,10 +144,9 @@ impl Core {
     fn revive(&self, id: RunId, tmp: &Path) -> Result<Option<Arc<Part>>> {
         let (_, home) = self.place();
         let mut upkeep = self.upkeep();
-        let layers = self.view().shown.layers;
-        if let Some(part) = layers.runs.iter().find(|part| part.run.id() == id) {
+        if let Some(part) = self.runs().into_iter().find(|part| part.run.id() == id) {
             let _ = home.fs().unlink(tmp);
-            return Ok(Some(Arc::clone(part)));
+            return Ok(Some(part));
         }
         if let Some(i) = upkeep.retired.iter().position(|part| part.run.id() == id) {
             let _ = home.fs().unlink(tmp);
@@ -172,15 +171,15 @@ impl Core {
     /// Merges runs, if some should be; whether it did.
     pub(in crate::table) fn merge(&self) -> Result<bool> {
         let _one = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
-        let layers = self.view().shown.layers;
-        let sizes: Vec<u64> = layers.runs.iter().map(|part| part.run.entry().bytes).collect();
+        let runs = self.runs();
+        let sizes: Vec<u64> = runs.iter().map(|part| part.run.entry().bytes).collect();
         let Some(window) = pace::window(&sizes, self.options.fan_in) else {
             return Ok(false);
         };
-        let oldest = window.end == layers.runs.len();
-        let old = layers.runs[window].to_vec();
-        // Whoever holds layers keeps their runs from being removed.
-        drop(layers);
+        let oldest = window.end == runs.len();
+        let old = runs[window].to_vec();
+        // Whoever holds runs keeps them from being removed.
+        drop(runs);
         let merged = self.merge_parts(old, oldest);
         self.note_upkeep(&merged);
         merged.map(|()| true)
@@ -192,7 +191,7 @@ impl Core {
             return Ok(false);
         }
         let merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = self.view().shown.layers.runs.clone();
+        let runs = self.runs();
         let deletes = runs.last().is_some_and(|oldest| oldest.run.entry().deletes > 0);
         if runs.len() > 1 || deletes {
             self.merge_parts(runs, true)?;
@@ -296,7 +295,7 @@ impl Core {
             if flow.checkpointed == Some(mark.position) {
                 return Ok(true);
             }
-            (mark, self.view().shown.layers.runs.clone())
+            (mark, self.runs())
         };
         let (_, home) = self.place();
         if !home.confirm(mark.position)? {
@@ -328,32 +327,29 @@ impl Core {
             )
             .help("ask the process that keeps it, or a copy of the log"));
         }
-        let (mark, mut shown) = {
+        let (mark, runs, lost) = {
             let flow = self.flow();
-            (flow.installed.clone(), self.view().shown)
+            let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+            (flow.installed.clone(), shown.layers.runs.clone(), Arc::clone(&shown.lost))
         };
         let Some(mark) = mark else {
             return Err(Error::new(Kind::InvalidInput, "expected records, found an empty table"));
         };
         let (_, home) = self.place();
         home.confirm(mark.position)?;
-        // Deltas hold only what came later, and their memory is not to wait for who copies runs.
-        shown.applied = Some(mark.position);
-        shown.layers = Arc::new(Layers {
-            active: Delta::empty(),
-            frozen: Vec::new(),
-            runs: shown.layers.runs.clone(),
-        });
         let manifest = Manifest {
             log: home.log(),
             seq: 0,
             place: home.place(mark.position.log_byte),
             history: home.history(mark.position.log_byte)?,
-            runs: shown.layers.runs.iter().map(|part| part.run.entry()).collect(),
+            runs: runs.iter().map(|part| part.run.entry()).collect(),
             mark,
             state: None,
         };
-        Ok((manifest, View { shown }))
+        // Deltas hold only what came later, and their memory is not to wait for who copies runs.
+        let layers = Layers { active: Delta::empty(), frozen: Vec::new(), runs };
+        let applied = Some(manifest.mark.position);
+        Ok((manifest, View { shown: Shown { layers: Arc::new(layers), applied, lost } }))
     }
 
     /// What the third does: makes checkpoints when it is time, until told to stop.

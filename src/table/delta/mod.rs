@@ -29,7 +29,7 @@ pub(super) use cursor::Cursor;
 use std::array;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -84,8 +84,19 @@ pub(super) struct Pool {
     seed: u64,
     slots: usize,
     room: usize,
-    /// Guards cleared memories, all of this size.
-    free: Mutex<Vec<Arena>>,
+    /// Held while a memory is got ready: whoever needs one waits for that, and takes no third.
+    warming: Mutex<()>,
+    /// Guards the memories there are.
+    kept: Mutex<Kept>,
+}
+
+/// Memories of the pool's size.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Cleared.
+    free: Vec<Arena>,
+    /// How many are in deltas.
+    out: usize,
 }
 
 impl Pool {
@@ -94,21 +105,30 @@ impl Pool {
         let slots = (delta_bytes / 4 / 8 + 1).next_power_of_two() / 2;
         let slots = slots.clamp(MIN_SLOTS, 1 << 31);
         let room = delta_bytes.saturating_sub(slots * 8).clamp(4096, MAX_ROOM);
-        Arc::new(Pool { seed, slots, room, free: Mutex::default() })
+        Arc::new(Pool { seed, slots, room, warming: Mutex::default(), kept: Mutex::default() })
     }
 
-    /// Gets the next delta's memory ready if none is: for a thread in the background, because the
-    /// first touch of memory may be slow, and apply would wait for it.
+    /// Gets the next delta's memory ready if there is only one: for a thread in the background,
+    /// because the first touch of memory may be slow, and apply would wait for it.
     pub(super) fn warm(&self) {
-        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free().is_empty() {
+        let _held = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
+        // With two out, one of them is about to come back, or views keep it.
+        if kept.free.is_empty() && kept.out <= KEPT {
+            drop(kept);
             let mut arena = Arena::new(self.slots, self.room);
             arena.warm();
-            let mut free = free();
-            if free.is_empty() {
-                free.push(arena);
-            }
+            self.kept().free.push(arena);
         }
+    }
+
+    /// Whether the next delta's memory is at hand.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.kept().free.is_empty()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, need_bytes: usize, need_rows: usize) -> Arena {
@@ -117,8 +137,14 @@ impl Pool {
         if room > self.room || slots > self.slots {
             return Arena::new(slots.max(self.slots), room.max(self.room));
         }
-        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| Arena::new(self.slots, self.room))
+        let mut kept = self.kept();
+        if kept.free.is_empty() {
+            drop(kept);
+            let _held = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+            kept = self.kept();
+        }
+        kept.out += 1;
+        kept.free.pop().unwrap_or_else(|| Arena::new(self.slots, self.room))
     }
 
     fn give_back(&self, mut arena: Arena) {
@@ -126,9 +152,10 @@ impl Pool {
             return;
         }
         arena.clear();
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < KEPT {
-            free.push(arena);
+        let mut kept = self.kept();
+        kept.out -= 1;
+        if kept.free.len() < KEPT {
+            kept.free.push(arena);
         }
     }
 }

@@ -282,7 +282,7 @@ fn a_record_behind_the_room_is_refused() {
 #[test]
 fn memory_comes_back_empty_once_the_last_holder_lets_go() {
     let pool = Pool::new(1 << 20, 1);
-    let free = || pool.free.lock().unwrap().len();
+    let free = || pool.kept().free.len();
     let mut base = None;
     for round in 0..5_u64 {
         let (mut writer, delta) = Delta::new(&pool, 0, 0);
@@ -347,9 +347,9 @@ fn memory_is_made_ready_once() {
     let pool = Pool::new(8 << 20, 1);
     pool.warm();
     pool.warm();
-    assert_eq!(pool.free.lock().unwrap().len(), 1);
+    assert_eq!(pool.kept().free.len(), 1);
     let (mut writer, delta) = Delta::new(&pool, 0, 0);
-    assert_eq!(pool.free.lock().unwrap().len(), 0);
+    assert_eq!(pool.kept().free.len(), 0);
     writer.insert(b"key", Some(b"value"), Offset(0), 0);
     assert_eq!(delta.get(b"key", Offset(1)).unwrap().value, Some(&b"value"[..]));
 }
@@ -418,4 +418,22 @@ fn readers_see_whole_records_and_their_own_offset_alone_while_the_writer_writes(
         }
         stop.store(true, Release);
     });
+}
+
+#[test]
+fn memory_is_got_ready_for_a_second_delta_and_for_no_third() {
+    let pool = Pool::new(1 << 20, 1);
+    pool.warm();
+    let (_, first) = Delta::new(&pool, 0, 0);
+    assert!(!pool.is_ready());
+    pool.warm();
+    let (_, second) = Delta::new(&pool, 0, 0);
+    // The first is being written: a thread that comes too late with this must not take more.
+    pool.warm();
+    assert!(!pool.is_ready());
+    drop(first);
+    assert!(pool.is_ready());
+    drop(second);
+    pool.warm();
+    assert_eq!(pool.kept().free.len(), 1);
 }
