@@ -130,9 +130,10 @@ impl Disk {
     /// The directory that holds, or would hold, this path.
     pub(super) fn entry(&self, path: &Path) -> io::Result<Entry> {
         let path = text(path)?;
-        let name = names(&path).next_back().ok_or(Errno::BUSY)?;
+        let (parent, name) =
+            path.rsplit_once('/').filter(|(_, name)| !name.is_empty()).ok_or(Errno::BUSY)?;
         let mut dir = ROOT;
-        for part in names(&path[..path.len() - name.len()]) {
+        for part in names(parent) {
             dir = *self.dir(dir)?.now.get(part).ok_or(Errno::NOENT)?;
         }
         self.dir(dir)?;
@@ -532,8 +533,11 @@ pub(super) fn absolute(path: &Path) -> io::Result<Cow<'_, Path>> {
 /// The same as text. Nearly all paths are absolute as they come, and cost nothing.
 fn text(path: &Path) -> io::Result<Cow<'_, str>> {
     let text = path.to_str().ok_or(Errno::ILSEQ)?;
-    let plain = |name: &str| !matches!(name, "" | "." | "..");
-    if text == "/" || text.strip_prefix('/').is_some_and(|names| names.split('/').all(plain)) {
+    let bytes = text.as_bytes();
+    let odd = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
+    if bytes == b"/"
+        || bytes.starts_with(b"/") && !bytes.ends_with(b"/") && !bytes.windows(2).any(odd)
+    {
         return Ok(Cow::Borrowed(text));
     }
     let mut parts: Vec<&str> = Vec::new();
@@ -548,6 +552,14 @@ fn text(path: &Path) -> io::Result<Cow<'_, str>> {
 }
 
 /// The names on an absolute path.
-fn names(path: &str) -> impl DoubleEndedIterator<Item = &str> {
-    path.split('/').filter(|name| !name.is_empty())
+fn names(path: &str) -> impl Iterator<Item = &str> {
+    let mut rest = path;
+    std::iter::from_fn(move || {
+        rest = rest.strip_prefix('/').filter(|rest| !rest.is_empty())?;
+        // Names are a few bytes long: a plain loop finds their ends sooner than a search.
+        let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        rest = behind;
+        Some(name)
+    })
 }
