@@ -116,7 +116,7 @@ impl Disk {
     /// The inode that has this path now.
     pub(super) fn find(&self, path: &Path) -> io::Result<Id> {
         let mut id = ROOT;
-        for name in names(&*text(path)?) {
+        for name in names(&text(path)?) {
             id = *self.dir(id)?.now.get(name).ok_or(Errno::NOENT)?;
         }
         Ok(id)
