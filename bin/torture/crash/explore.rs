@@ -2,7 +2,7 @@
 //! against what clients were told; then does the same inside the recovery of those disks.
 //!
 //! ```text
-//! base ─ script, stopped after n ─► pending changes ─ each choice ─► image ─► check
+//! base ─ script, stopped after n ─► pending changes ─ each choice ─► image, if new ─► check
 //!                                                                     └─ recovery, stopped … ─►
 //! ```
 //!
@@ -53,7 +53,7 @@ pub struct Ask {
 pub struct Tried {
     pub variants: AtomicU64,
     pub cuts: AtomicU64,
-    /// Images built, repeated ones included.
+    /// Choices tried, those included that leave an image already known.
     pub states: AtomicU64,
     pub distinct: AtomicU64,
     /// Those of them that a cut inside recovery left.
