@@ -219,7 +219,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     let catalog = Catalog::new(Arc::clone(&fs), options.map, segments);
     let wants_worker = options.worker && !options.read_only && parts.refuses.is_none();
     let shared = Arc::new(Shared {
-        turns: Turns::default(),
+        turns: Turns::new(),
         intake: Mutex::new(Intake::new(gate, options.segment_bytes)),
         freed: Wake::default(),
         stamper: Mutex::default(),

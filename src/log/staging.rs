@@ -155,8 +155,8 @@ pub(crate) struct Base {
 impl Staging {
     /// Empty buffers, closed.
     pub(crate) fn new() -> (Arc<Self>, Gate) {
-        let buffer = || Buffer {
-            memory: Memory::new(),
+        let buffer = |memory| Buffer {
+            memory,
             published: (0..BUFFER_BYTES / HEADER_BYTES).map(|_| AtomicU8::new(0)).collect(),
             log_byte: AtomicU64::new(0),
             offset: AtomicU64::new(0),
@@ -165,7 +165,7 @@ impl Staging {
         };
         let staging = Arc::new(Staging {
             state: Line(AtomicU64::new(CLOSED)),
-            buffers: std::array::from_fn(|_| buffer()),
+            buffers: Memory::ring().map(buffer),
         });
         (Arc::clone(&staging), Gate { staging, end: 0, origin: 0 })
     }
@@ -510,12 +510,13 @@ fn usize_of(n: u64) -> usize {
 const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 
 /// Page-aligned memory of [`BUFFER_BYTES`]: zeros, taken from the system as they are touched. A log
-/// that is opened to be read, or for a few records, costs the few pages it uses.
+/// that is opened to be read, or for a few records, costs the few pages it uses. The ring is one
+/// map, for the same reason: each map costs two calls to the system.
 #[derive(Debug)]
 struct Memory(
     NonNull<u8>,
     Traced,
-    #[expect(dead_code, reason = "owns what the pointer points to")] MmapMut,
+    #[expect(dead_code, reason = "owns what the pointer points to")] Arc<MmapMut>,
 );
 
 // SAFETY: plain memory; who may touch which part is the rule of the module.
@@ -524,14 +525,17 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn new() -> Self {
-        let mut map = MmapMut::map_anon(BUFFER_BYTES)
-            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFER_BYTES]>()));
-        Memory(
-            NonNull::new(map.as_mut_ptr()).expect("a map has an address"),
-            Traced::new(BUFFER_BYTES),
-            map,
-        )
+    /// The memory of all buffers.
+    fn ring() -> [Self; BUFFERS] {
+        let mut map = MmapMut::map_anon(BUFFERS * BUFFER_BYTES)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFERS * BUFFER_BYTES]>()));
+        let start = NonNull::new(map.as_mut_ptr()).expect("a map has an address");
+        let map = Arc::new(map);
+        std::array::from_fn(|i| {
+            // SAFETY: within the map, which is that many buffers long.
+            let start = unsafe { start.add(i * BUFFER_BYTES) };
+            Memory(start, Traced::new(BUFFER_BYTES), Arc::clone(&map))
+        })
     }
 }
 

@@ -43,15 +43,26 @@ struct Turn {
     counted: i64,
 }
 
+const NONE: Turn = Turn { log: 0, end: 0, appends: 0, meetings: 0, counted: 0 };
+
 thread_local! {
-    static TURN: Cell<Turn> =
-        const { Cell::new(Turn { log: 0, end: 0, appends: 0, meetings: 0, counted: 0 }) };
+    static TURN: Cell<Turn> = const { Cell::new(NONE) };
 }
 
 /// Who pauses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
     pausing: AtomicBool,
+}
+
+impl Turns {
+    /// For a log that is being opened. Its address may be that of one that was closed: what this
+    /// thread remembers of that one is nothing about this, and a run on a simulated disk must
+    /// not depend on which memory is free.
+    pub(crate) fn new() -> Self {
+        TURN.set(NONE);
+        Turns { pausing: AtomicBool::new(false) }
+    }
 }
 
 impl Shared {

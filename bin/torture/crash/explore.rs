@@ -2,7 +2,7 @@
 //! against what clients were told; then does the same inside the recovery of those disks.
 //!
 //! ```text
-//! base ─ script, stopped after n ─► pending changes ─ each choice ─► image ─► check
+//! base ─ script, stopped after n ─► pending changes ─ each choice ─► image, if new ─► check
 //!                                                                     └─ recovery, stopped … ─►
 //! ```
 //!
@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use tidelog::fs::sim::{Crash, Fate, PendingOp, Sim};
+use tidelog::fs::sim::{Fate, PendingOp, PowerCut, Sim};
 
 use super::choices::{Limits, choices};
 use super::shrink::shrink;
@@ -53,7 +53,7 @@ pub struct Ask {
 pub struct Tried {
     pub variants: AtomicU64,
     pub cuts: AtomicU64,
-    /// Images built, repeated ones included.
+    /// Choices tried, those included that leave an image already known.
     pub states: AtomicU64,
     pub distinct: AtomicU64,
     /// Those of them that a cut inside recovery left.
@@ -241,18 +241,25 @@ impl Explorer<'_> {
             true => Limits { subsets: self.ask.subsets.min(3), chance: 1 },
         };
         let mut dice = Dice(mix(self.variant.dice.0 ^ mix(n as u64)));
+        let mut power = machine.power_cut();
         for fates in choices(&pending, limits, &mut dice) {
             if self.tried.stopped.load(Relaxed) {
                 return;
             }
-            self.image(from, &machine, &told, (n, fates), &pending);
+            self.image(from, &mut power, &told, (n, fates), &pending);
         }
     }
 
-    fn image(&self, from: &Image, machine: &Sim, told: &Told, cut: Cut, pending: &[PendingOp]) {
-        let disk = machine.crash(&Crash::Fates(cut.1.clone()));
+    fn image(
+        &self,
+        from: &Image,
+        power: &mut PowerCut,
+        told: &Told,
+        cut: Cut,
+        pending: &[PendingOp],
+    ) {
         self.tried.states.fetch_add(1, Relaxed);
-        let hash = first_half(disk.durable_hash());
+        let hash = first_half(power.hash(&cut.1));
         if !self.checked.add(mix(hash ^ told.digest())) {
             return;
         }
@@ -262,6 +269,7 @@ impl Explorer<'_> {
                 self.tried.distinct_deeper.fetch_add(1, Relaxed);
             }
         }
+        let disk = power.leave(&cut.1);
         let mut path = from.path.clone();
         path.push(cut);
         let image = Image { disk, told: told.clone(), path };

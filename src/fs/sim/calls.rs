@@ -115,7 +115,7 @@ impl Fs for Sim {
         let world = self.world();
         world.alive(self.process)?;
         world.disk.find(path)?;
-        absolute(path)
+        Ok(absolute(path)?.into_owned())
     }
 
     fn machine(&self) -> io::Result<String> {

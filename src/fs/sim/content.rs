@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 /// What a disk writes wholly or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -43,7 +44,7 @@ impl Page {
     fn hash(&self) -> u128 {
         *self.hash.get_or_init(|| match is_zero(&self.bytes) {
             true => 0,
-            false => short_hash(blake3::Hasher::new().update(&self.bytes)),
+            false => xxh3_128(&self.bytes),
         })
     }
 }
@@ -191,18 +192,23 @@ impl Content {
         }
     }
 
-    /// Adds length and bytes, whatever pages the zeros among them are kept in.
-    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
-        hasher.update(&self.len().to_le_bytes());
-        for (number, page) in self.pages.iter().enumerate() {
-            let hash = page.as_ref().map_or(0, |page| page.hash());
-            if hash != 0 {
-                hasher.update(&(number as u64).to_le_bytes());
-                hasher.update(&hash.to_le_bytes());
-            }
-        }
-        // No page has this number: what follows cannot be taken for another page.
-        hasher.update(&u64::MAX.to_le_bytes());
+    /// Of length and bytes, whatever pages the zeros among them are kept in.
+    pub(super) fn hash(&self) -> u128 {
+        let of = |page: &Arc<Page>, number| match page.hash() {
+            0 => 0,
+            hash => xxh3_128_with_seed(&hash.to_le_bytes(), number),
+        };
+        let pages = (0..).zip(self.pages.iter());
+        pages.filter_map(|(number, page)| Some(of(page.as_ref()?, number))).fold(
+            // No page has this number.
+            xxh3_128_with_seed(&self.len().to_le_bytes(), u64::MAX),
+            u128::wrapping_add,
+        )
+    }
+
+    /// Whether both share all of their pages. Others may be equal, too.
+    pub(super) fn is_same(&self, other: &Content) -> bool {
+        self.len == other.len && Arc::ptr_eq(&self.pages, &other.pages)
     }
 }
 
@@ -231,13 +237,6 @@ fn in_memory(byte: u64) -> io::Result<usize> {
         Ok(at) if byte <= MAX_FILE_BYTES => Ok(at),
         _ => Err(Errno::FBIG.into()),
     }
-}
-
-/// The first half of the hash: enough to tell any number of states apart that a test can reach.
-pub(super) fn short_hash(hasher: &blake3::Hasher) -> u128 {
-    let mut hash = [0; 16];
-    hasher.finalize_xof().fill(&mut hash);
-    u128::from_le_bytes(hash)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

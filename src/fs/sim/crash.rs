@@ -1,10 +1,9 @@
-//! Power cuts: which of the pending changes are there afterwards.
+//! Power cuts: what may become of each pending change. `cut` makes disks of it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::content::SECTOR_BYTES;
-use super::disk::{Change, Disk, NameKind, Node, Pending};
+use super::disk::{Change, NameKind, Pending};
 use super::world::SplitMix;
 
 /// Which disk a power cut leaves.
@@ -56,7 +55,7 @@ impl Crash {
 }
 
 /// What becomes of one pending change in a power cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// It never reached the disk.
     Lost,
@@ -68,7 +67,7 @@ pub enum Fate {
 }
 
 impl Fate {
-    fn sector(self, sector: usize) -> bool {
+    pub(super) fn sector(self, sector: usize) -> bool {
         match self {
             Fate::Lost => false,
             Fate::Kept => true,
@@ -76,12 +75,12 @@ impl Fate {
         }
     }
 
-    fn whole(self) -> bool {
+    pub(super) fn whole(self) -> bool {
         self.sector(0)
     }
 
     /// Where a length gets on its way; `None` if it stays.
-    fn length(self, from: u64, to: u64) -> Option<u64> {
+    pub(super) fn length(self, from: u64, to: u64) -> Option<u64> {
         let sector = SECTOR_BYTES as u64;
         // Multiples of the sector strictly between the two.
         let stops =
@@ -154,36 +153,4 @@ impl PendingOp {
         };
         PendingOp { operation: pending.operation, path: pending.path.to_path_buf(), change }
     }
-}
-
-/// The disk that a power cut leaves.
-pub(super) fn after(disk: &Disk, crash: &Crash) -> Disk {
-    let mut left = disk.clone();
-    let pending = std::mem::take(&mut left.pending);
-    let mut lengths = BTreeMap::new();
-    for (pending, fate) in pending.iter().zip(crash.fates(pending.len())) {
-        match &pending.change {
-            Change::Name(change) if fate.whole() => left.apply_name(change),
-            Change::Name(_) => {}
-            Change::Data { node, patch, .. } => {
-                if let Some(Node::File(file)) = left.nodes.get_mut(node) {
-                    lengths.entry(*node).or_insert(file.durable.len());
-                    file.durable.put(patch, |sector| fate.sector(sector));
-                }
-            }
-            Change::Length { node, from, to } => {
-                if let (Some(Node::File(file)), Some(to)) =
-                    (left.nodes.get_mut(node), fate.length(*from, *to))
-                {
-                    file.reach(*from, to);
-                    lengths.insert(*node, to);
-                }
-            }
-        }
-    }
-    for (node, len) in lengths {
-        left.file_mut(node).finish(len);
-    }
-    left.restart();
-    left
 }

@@ -8,6 +8,7 @@
 //! - of two pending changes of names that touch the same name or the same file, the later never
 //!   becomes durable by a sync without the earlier.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::content::{Content, Patch};
+use super::nodes::Nodes;
 
 /// Number of an inode.
 pub(super) type Id = u64;
@@ -26,9 +28,9 @@ pub(super) const ROOT: Id = 0;
 /// All there is on the disk and in the page cache.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    pub(super) nodes: BTreeMap<Id, Node>,
+    pub(super) nodes: Nodes,
     pub(super) pending: Vec<Pending>,
-    next: Id,
+    pub(super) next: Id,
 }
 
 #[derive(Clone, Debug)]
@@ -104,8 +106,9 @@ pub(super) enum Synced {
 
 impl Disk {
     pub(super) fn new() -> Self {
-        let root = Node::Dir(DirNode::default());
-        Disk { nodes: BTreeMap::from([(ROOT, root)]), pending: Vec::new(), next: ROOT + 1 }
+        let mut nodes = Nodes::default();
+        nodes.push(ROOT, Node::Dir(DirNode::default()));
+        Disk { nodes, pending: Vec::new(), next: ROOT + 1 }
     }
 
     // Names.
@@ -113,8 +116,8 @@ impl Disk {
     /// The inode that has this path now.
     pub(super) fn find(&self, path: &Path) -> io::Result<Id> {
         let mut id = ROOT;
-        for name in parts(path)? {
-            id = *self.dir(id)?.now.get(&name).ok_or(Errno::NOENT)?;
+        for name in names(&text(path)?) {
+            id = *self.dir(id)?.now.get(name).ok_or(Errno::NOENT)?;
         }
         Ok(id)
     }
@@ -126,18 +129,19 @@ impl Disk {
 
     /// The directory that holds, or would hold, this path.
     pub(super) fn entry(&self, path: &Path) -> io::Result<Entry> {
-        let mut parts = parts(path)?;
-        let name = parts.pop().ok_or(Errno::BUSY)?;
+        let path = text(path)?;
+        let (parent, name) =
+            path.rsplit_once('/').filter(|(_, name)| !name.is_empty()).ok_or(Errno::BUSY)?;
         let mut dir = ROOT;
-        for part in &parts {
+        for part in names(parent) {
             dir = *self.dir(dir)?.now.get(part).ok_or(Errno::NOENT)?;
         }
         self.dir(dir)?;
-        Ok(Entry { dir, name })
+        Ok(Entry { dir, name: name.to_owned() })
     }
 
     pub(super) fn dir(&self, id: Id) -> io::Result<&DirNode> {
-        match self.nodes.get(&id) {
+        match self.nodes.get(id) {
             Some(Node::Dir(dir)) => Ok(dir),
             Some(Node::File(_)) => Err(Errno::NOTDIR.into()),
             None => Err(Errno::NOENT.into()),
@@ -145,14 +149,14 @@ impl Disk {
     }
 
     fn dir_mut(&mut self, id: Id) -> &mut DirNode {
-        match self.nodes.get_mut(&id) {
+        match self.nodes.get_mut(id) {
             Some(Node::Dir(dir)) => dir,
             _ => unreachable!("inode {id} is a directory: only those hold names"),
         }
     }
 
     pub(super) fn file(&self, id: Id) -> io::Result<&FileNode> {
-        match self.nodes.get(&id) {
+        match self.nodes.get(id) {
             Some(Node::File(file)) => Ok(file),
             Some(Node::Dir(_)) => Err(Errno::ISDIR.into()),
             None => Err(Errno::NOENT.into()),
@@ -160,7 +164,7 @@ impl Disk {
     }
 
     pub(super) fn file_mut(&mut self, id: Id) -> &mut FileNode {
-        match self.nodes.get_mut(&id) {
+        match self.nodes.get_mut(id) {
             Some(Node::File(file)) => file,
             _ => unreachable!("inode {id} is a file: handles and changes keep it"),
         }
@@ -187,7 +191,7 @@ impl Disk {
         }
         let id = self.next;
         self.next += 1;
-        self.nodes.insert(id, node);
+        self.nodes.push(id, node);
         Arc::make_mut(&mut self.dir_mut(entry.dir).now).insert(entry.name.clone(), id);
         self.push_name(path, kind, id, vec![entry], operation);
         Ok(id)
@@ -212,11 +216,11 @@ impl Disk {
         if from == to {
             return Ok(());
         }
-        if parts(new)?.starts_with(&parts(path)?) {
+        if absolute(new)?.starts_with(absolute(path)?) {
             return Err(Errno::INVAL.into());
         }
-        let replaced = self.dir(to.dir)?.now.get(&to.name).map(|id| &self.nodes[id]);
-        match (&self.nodes[&id], replaced) {
+        let replaced = self.dir(to.dir)?.now.get(&to.name).map(|&id| &self.nodes[id]);
+        match (&self.nodes[id], replaced) {
             (Node::File(_), Some(Node::Dir(_))) => return Err(Errno::ISDIR.into()),
             (Node::Dir(_), Some(Node::File(_))) => return Err(Errno::NOTDIR.into()),
             (_, Some(Node::Dir(dir))) if !dir.now.is_empty() => return Err(Errno::NOTEMPTY.into()),
@@ -248,7 +252,7 @@ impl Disk {
         let mut tree = vec![(PathBuf::from("/"), ROOT)];
         let mut next = 0;
         while let Some((path, id)) = tree.get(next).cloned() {
-            if let Some(Node::Dir(dir)) = self.nodes.get(&id) {
+            if let Some(Node::Dir(dir)) = self.nodes.get(id) {
                 tree.extend(dir.now.iter().map(|(name, &id)| (path.join(name), id)));
             }
             next += 1;
@@ -302,7 +306,7 @@ impl Disk {
     pub(super) fn used(&self, open: impl Fn(Id) -> bool) -> u64 {
         let named: BTreeSet<Id> = self.tree().into_iter().map(|(_, id)| id).collect();
         let files = self.nodes.iter().filter_map(|(id, node)| match node {
-            Node::File(file) if named.contains(id) || open(*id) => Some(file.now.len()),
+            Node::File(file) if named.contains(&id) || open(id) => Some(file.now.len()),
             _ => None,
         });
         files.sum()
@@ -311,10 +315,8 @@ impl Disk {
     // Durability.
 
     pub(super) fn sync_file(&mut self, id: Id, how: Synced) {
-        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|pending| pending.change.file() == Some(id));
-        self.pending = others;
+        let is_mine = |pending: &mut Pending| pending.change.file() == Some(id);
+        let mine: Vec<Pending> = self.pending.extract_if(.., is_mine).collect();
         let file = self.file_mut(id);
         match how {
             Synced::Dropped => {
@@ -385,7 +387,7 @@ impl Disk {
         }
         let Some(Entry { dir, name }) = change.entries.last().cloned() else { return };
         // The directory is gone if its own name was lost: what is in it is lost with it.
-        if let Some(Node::Dir(dir)) = self.nodes.get_mut(&dir) {
+        if let Some(Node::Dir(dir)) = self.nodes.get_mut(dir) {
             let names = Arc::make_mut(&mut dir.durable);
             match change.kind {
                 NameKind::Unlink => names.remove(&name),
@@ -396,54 +398,65 @@ impl Disk {
 
     /// Forgets inodes that no name, no pending change and no handle reaches.
     pub(super) fn sweep(&mut self, open: impl Fn(Id) -> bool) {
-        let mut reached = BTreeSet::from([ROOT]);
+        let mut reached = vec![ROOT];
         for node in self.nodes.values() {
             if let Node::Dir(dir) = node {
-                reached.extend(dir.now.values().chain(dir.durable.values()));
+                reached.extend(dir.now.values());
+                if !Arc::ptr_eq(&dir.now, &dir.durable) {
+                    reached.extend(dir.durable.values());
+                }
             }
         }
         for pending in &self.pending {
             if let Change::Name(change) = &pending.change {
-                reached.insert(change.node);
+                reached.push(change.node);
                 reached.extend(change.entries.iter().map(|entry| entry.dir));
             }
         }
-        self.nodes.retain(|id, _| reached.contains(id) || open(*id));
+        reached.sort_unstable();
+        self.nodes.retain(|id| reached.binary_search(&id).is_ok() || open(id));
         let nodes = &self.nodes;
-        self.pending.retain(|p| p.change.file().is_none_or(|id| nodes.contains_key(&id)));
+        self.pending.retain(|p| p.change.file().is_none_or(|id| nodes.get(id).is_some()));
     }
 
     /// Forgets what is durable beyond reach of the root, and shows what is left to reads.
     pub(super) fn restart(&mut self) {
-        let (mut reached, mut todo) = (BTreeSet::from([ROOT]), vec![ROOT]);
-        while let Some(id) = todo.pop() {
-            if let Some(Node::Dir(dir)) = self.nodes.get(&id) {
-                todo.extend(dir.durable.values().filter(|&&id| reached.insert(id)));
+        let (mut reached, mut next) = (vec![ROOT], 0);
+        while let Some(&id) = reached.get(next) {
+            if let Some(Node::Dir(dir)) = self.nodes.get(id) {
+                // A name is in one directory alone, so that nothing is reached twice.
+                reached.extend(dir.durable.values());
             }
+            next += 1;
         }
-        self.nodes.retain(|id, _| reached.contains(id));
+        reached.sort_unstable();
+        self.nodes.retain(|id| reached.binary_search(&id).is_ok());
         for node in self.nodes.values_mut() {
             match node {
-                Node::File(file) => {
-                    file.now = file.durable.clone();
-                    file.clean();
-                }
+                Node::File(file) => file.show_durable(),
+                Node::Dir(dir) if Arc::ptr_eq(&dir.now, &dir.durable) => {}
                 Node::Dir(dir) => dir.now = Arc::clone(&dir.durable),
             }
         }
         self.pending.clear();
     }
 
-    /// Adds names, lengths and contents of what is durable, from directory `dir` down.
-    pub(super) fn hash_durable(&self, dir: Id, hasher: &mut blake3::Hasher) {
-        let Some(Node::Dir(dir)) = self.nodes.get(&dir) else { return };
-        hasher.update(&(dir.durable.len() as u64).to_le_bytes());
-        for (name, id) in dir.durable.iter() {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            match &self.nodes[id] {
-                Node::File(file) => file.durable.hash(hasher.update(b"f")),
-                Node::Dir(_) => self.hash_durable(*id, hasher.update(b"d")),
+    /// Adds the durable names from directory `dir` down, and their files in the same order.
+    pub(super) fn skeleton(&self, dir: Id, names: &mut Vec<u8>, files: &mut Vec<Id>) {
+        let Some(Node::Dir(dir)) = self.nodes.get(dir) else { return };
+        names.extend((dir.durable.len() as u64).to_le_bytes());
+        for (name, &id) in dir.durable.iter() {
+            names.extend((name.len() as u64).to_le_bytes());
+            names.extend(name.as_bytes());
+            match self.nodes[id] {
+                Node::File(_) => {
+                    names.push(b'f');
+                    files.push(id);
+                }
+                Node::Dir(_) => {
+                    names.push(b'd');
+                    self.skeleton(id, names, files);
+                }
             }
         }
     }
@@ -494,6 +507,15 @@ impl FileNode {
         self.dropped = false;
     }
 
+    /// Shows reads what is durable, as a start of the machine does.
+    fn show_durable(&mut self) {
+        self.len = self.durable.len();
+        self.dropped = false;
+        if !self.now.is_same(&self.durable) {
+            self.now = self.durable.clone();
+        }
+    }
+
     /// Sets the durable length: data beyond it is out of reach for good.
     pub(super) fn finish(&mut self, len: u64) {
         self.durable.set_len(len).expect("the length was accepted when it was set");
@@ -501,20 +523,43 @@ impl FileNode {
 }
 
 /// The path made absolute: `.` and `..` resolved, everything below `/`.
-pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
-    Ok(parts(path)?.into_iter().fold(PathBuf::from("/"), |path, part| path.join(part)))
+pub(super) fn absolute(path: &Path) -> io::Result<Cow<'_, Path>> {
+    Ok(match text(path)? {
+        Cow::Borrowed(_) => Cow::Borrowed(path),
+        Cow::Owned(text) => Cow::Owned(PathBuf::from(text)),
+    })
 }
 
-fn parts(path: &Path) -> io::Result<Vec<String>> {
-    let mut parts = Vec::new();
+/// The same as text. Nearly all paths are absolute as they come, and cost nothing.
+fn text(path: &Path) -> io::Result<Cow<'_, str>> {
+    let text = path.to_str().ok_or(Errno::ILSEQ)?;
+    let bytes = text.as_bytes();
+    let odd = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
+    if bytes == b"/"
+        || bytes.starts_with(b"/") && !bytes.ends_with(b"/") && !bytes.windows(2).any(odd)
+    {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut parts: Vec<&str> = Vec::new();
     for component in path.components() {
         match component {
-            Component::Normal(name) => {
-                parts.push(name.to_str().ok_or(Errno::ILSEQ)?.to_owned());
-            }
+            Component::Normal(name) => parts.push(name.to_str().ok_or(Errno::ILSEQ)?),
             Component::ParentDir => drop(parts.pop()),
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
-    Ok(parts)
+    Ok(Cow::Owned(format!("/{}", parts.join("/"))))
+}
+
+/// The names on an absolute path.
+fn names(path: &str) -> impl Iterator<Item = &str> {
+    let mut rest = path;
+    std::iter::from_fn(move || {
+        rest = rest.strip_prefix('/').filter(|rest| !rest.is_empty())?;
+        // Names are a few bytes long: a plain loop finds their ends sooner than a search.
+        let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        rest = behind;
+        Some(name)
+    })
 }

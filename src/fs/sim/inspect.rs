@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Sim;
-use super::content::{Content, short_hash};
+use super::content::Content;
 use super::disk::{Disk, Id, Node, Synced, absolute};
 
 impl Sim {
@@ -49,7 +49,7 @@ impl Sim {
             }
         }
         if world.disk.find(&path).is_err() {
-            found(&path, world.disk.create(&path.as_path().into(), operation));
+            found(&path, world.disk.create(&(&*path).into(), operation));
         }
         change(&mut world.disk, &path, |content| {
             *content = Content::default();
@@ -83,7 +83,7 @@ impl Sim {
         for (path, _) in world.disk.tree().iter().rev().filter(|(p, _)| p.starts_with(&path)) {
             settle(&mut world.disk, path);
             let entry = found(path, world.disk.entry(path));
-            if let Some(Node::Dir(dir)) = world.disk.nodes.get_mut(&entry.dir) {
+            if let Some(Node::Dir(dir)) = world.disk.nodes.get_mut(entry.dir) {
                 Arc::make_mut(&mut dir.now).remove(&entry.name);
                 Arc::make_mut(&mut dir.durable).remove(&entry.name);
             }
@@ -106,9 +106,9 @@ impl Sim {
     /// A hash of what is durable: names, lengths and contents. What is only pending has no part
     /// in it: hash the disk that [`Sim::crash`] leaves to tell states apart.
     pub fn durable_hash(&self) -> u128 {
-        let mut hasher = blake3::Hasher::new();
-        self.world().disk.hash_durable(super::disk::ROOT, &mut hasher);
-        short_hash(&hasher)
+        let world = self.world();
+        let durable = |id| world.disk.file(id).expect("a file has content").durable.hash();
+        super::cut::Skeleton::of(&world.disk).hash(durable)
     }
 }
 

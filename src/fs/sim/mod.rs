@@ -49,9 +49,11 @@
 mod calls;
 mod content;
 mod crash;
+mod cut;
 mod disk;
 mod fault;
 mod inspect;
+mod nodes;
 mod op;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use crash::{Crash, Fate, PendingChange, PendingOp};
+pub use cut::PowerCut;
 pub use fault::{Errno, Fault};
 pub use op::{Op, OpKind};
 
@@ -129,7 +132,14 @@ impl Sim {
     /// The machine after a power cut now: one of the disks it may leave. This one goes on.
     pub fn crash(&self, choice: &Crash) -> Sim {
         let world = self.world();
-        Sim::of(world.with(crash::after(&world.disk, choice)))
+        let fates = choice.fates(world.disk.pending.len());
+        Sim::of(world.with(cut::after(&world.disk, &fates, cut::left)))
+    }
+
+    /// A power cut now, to look at many of the disks it may leave.
+    pub fn power_cut(&self) -> PowerCut {
+        let world = self.world();
+        PowerCut::of(world.with(world.disk.clone()))
     }
 
     /// What is not durable, in the order of the operations.

@@ -187,7 +187,7 @@ impl World {
         let handles = &self.handles;
         self.disk.sweep(|id| handles.contains_key(&id));
         let disk = &self.disk;
-        self.maps.retain(|id, _| disk.nodes.contains_key(id));
+        self.maps.retain(|&id, _| disk.nodes.get(id).is_some());
     }
 }
 

@@ -41,13 +41,16 @@ fn keeping_all_leaves_what_reads_saw_and_syncing_all_leaves_no_choice() {
         for _ in 0..60 {
             step(&sim, &mut random);
         }
-        let seen = contents(&sim);
+        let (seen, mut cut) = (contents(&sim), sim.power_cut());
         assert_eq!(contents(&sim.crash(&Crash::KeepAll)), seen, "seed {seed}");
         for torn in 0..20 {
             let left = sim.crash(&Crash::Torn { seed: torn });
             let hash = left.durable_hash();
             assert!(left.pending().is_empty(), "seed {seed}, {torn}");
             assert_eq!(left.crash(&Crash::DropAll).durable_hash(), hash, "seed {seed}, {torn}");
+            let fates = Crash::Torn { seed: torn }.fates(sim.pending().len());
+            assert_eq!(cut.hash(&fates), hash, "seed {seed}, {torn}");
+            assert_eq!(contents(&cut.leave(&fates)), contents(&left), "seed {seed}, {torn}");
         }
         for name in seen.keys() {
             open(&sim, name, Open::Read).sync_data().unwrap();
