@@ -15,8 +15,14 @@
 
 /// Below this, putting three streams together costs more than they save.
 const STREAMS_FROM_BYTES: usize = 80;
+/// Below this, an append's piece is hashed in one stream and in line: what waits for the stream is
+/// other work of the same append, and of the one before.
+const ALONE_BELOW_BYTES: usize = 256;
 /// Words of each of the three parts at most.
 const PART_WORDS: usize = 128;
+/// How far ahead of the streams memory is asked for: parts are too short for the processor to see
+/// three sequences in them by itself, and a scan would wait for memory at each.
+const AHEAD_WORDS: usize = 6 * PART_WORDS;
 /// Three parts.
 const PIECE_BYTES: usize = 3 * 8 * PART_WORDS;
 
@@ -79,12 +85,14 @@ pub(crate) fn joined(pieces: &[&[u8]]) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 fn joined_streams(pieces: &[&[u8]]) -> u32 {
-    pieces.iter().fold(0, |crc, piece| append_streams(crc, piece))
+    pieces.iter().fold(0, |crc, piece| match piece.len() < ALONE_BELOW_BYTES {
+        true => append_sse42(crc, piece),
+        false => append_streams(crc, piece),
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
-#[inline]
 fn append_streams(crc: u32, data: &[u8]) -> u32 {
     let (mut crc, mut data) = (crc, data);
     while data.len() >= STREAMS_FROM_BYTES {
@@ -101,14 +109,23 @@ fn append_streams(crc: u32, data: &[u8]) -> u32 {
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 fn three_streams(state: u32, words: &[[u8; 8]], part: usize) -> u32 {
-    use std::arch::x86_64::_mm_crc32_u64;
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_crc32_u64, _mm_prefetch};
     let (first, rest) = words.split_at(part);
     let (second, third) = rest.split_at(part);
     let (mut a, mut b, mut c) = (u64::from(state), 0, 0);
-    for ((x, y), z) in first.iter().zip(second).zip(third) {
-        a = _mm_crc32_u64(a, u64::from_le_bytes(*x));
-        b = _mm_crc32_u64(b, u64::from_le_bytes(*y));
-        c = _mm_crc32_u64(c, u64::from_le_bytes(*z));
+    let mut ahead = words.as_ptr().wrapping_add(AHEAD_WORDS).cast::<i8>();
+    let lines = first.chunks(8).zip(second.chunks(8)).zip(third.chunks(8));
+    for ((x, y), z) in lines {
+        for line in 0..3 {
+            // SAFETY: a prefetch of any address is harmless; it is not even dereferenced.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line)) };
+        }
+        ahead = ahead.wrapping_add(192);
+        for ((x, y), z) in x.iter().zip(y).zip(z) {
+            a = _mm_crc32_u64(a, u64::from_le_bytes(*x));
+            b = _mm_crc32_u64(b, u64::from_le_bytes(*y));
+            c = _mm_crc32_u64(c, u64::from_le_bytes(*z));
+        }
     }
     #[expect(clippy::cast_possible_truncation, reason = "the instruction clears the upper half")]
     let c = c as u32;
