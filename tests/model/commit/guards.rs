@@ -108,6 +108,8 @@ pub struct Scope {
     pub sets: &'static [SyncSet],
     pub max_epoch: u8,
     pub max_frames: u8,
+    /// Do followers learn what is committed? A promotion asks only while sets change.
+    pub followers_learn: bool,
     /// How often a node loses its last frame although it acked it.
     pub losses: u8,
     /// How often a node loses its promise.

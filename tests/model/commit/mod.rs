@@ -66,7 +66,8 @@ struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State<const N: usize> {
     nodes: [Node<N>; N],
-    reports: [Report; N],
+    /// `None` once it can count nowhere any more.
+    reports: [Option<Report>; N],
     losses: u8,
     forgets: u8,
     /// Everything that any leader has ever held committed, and the highest epoch that did so.
@@ -179,28 +180,53 @@ impl<const N: usize> Commit<N> {
             }
         }
         let end = if self.guards.matched_end { matched } else { told };
-        node.committed = node.committed.max(source.committed.min(end)).min(node.log.len());
+        if self.scope.followers_learn {
+            node.committed = node.committed.max(source.committed.min(end)).min(node.log.len());
+        }
         let report = self.report(&state.nodes[usize::from(to)]);
-        state.reports[usize::from(to)] = report;
+        state.reports[usize::from(to)] = Some(report);
         Some(())
     }
 
     fn acknowledge(&self, state: &mut State<N>, from: u8, leader: u8) -> Option<()> {
-        let report = state.reports[usize::from(from)];
-        let node = state.at(leader);
-        let log = node.log;
-        let Role::Leader { epoch, acked } = &mut node.role else { return None };
-        let counts = report.clean
-            && (!self.guards.report_promise || self.same(report.promise, *epoch))
-            && (!self.guards.own_epoch || self.same(report.last.epoch(), *epoch))
-            && log.frame(report.end - 1) == Some(report.last);
-        let known = &mut acked[usize::from(from)];
-        if !counts || report.end <= *known {
-            return None;
+        let report = state.reports[usize::from(from)].filter(|r| self.counts(state, from, r, leader))?;
+        if let Role::Leader { acked, .. } = &mut state.at(leader).role {
+            acked[usize::from(from)] = report.end;
         }
-        *known = report.end;
         self.settle(state, leader);
         Some(())
+    }
+
+    /// Drops what can never matter again, so that states that differ in it alone are one: reports
+    /// that no leader would count, what a leader knows of copies below its committed end, and
+    /// promises that a candidate can no longer use.
+    fn forget_the_dead(&self, state: &mut State<N>) {
+        for node in self.nodes() {
+            // Frames of an epoch come from its leader, so that a report that counts now nowhere
+            // counts with nobody later; without that rule a later leader may count it.
+            let report = state.reports[usize::from(node)];
+            let lives = |r: &Report| self.nodes().any(|l| self.counts(state, node, r, l));
+            if self.guards.own_epoch && !report.is_some_and(|report| lives(&report)) {
+                state.reports[usize::from(node)] = None;
+            }
+            let promises = state.nodes.map(|node| node.promise);
+            let own = state.at(node);
+            match &mut own.role {
+                Role::Leader { acked, .. } => {
+                    for known in acked.iter_mut().filter(|known| **known <= own.committed) {
+                        *known = 0;
+                    }
+                }
+                Role::Candidate { epoch, promised, .. } if self.guards.promise_held => {
+                    for (other, promise) in (0u8..).zip(promises) {
+                        if !self.same(promise, *epoch) {
+                            *promised &= !(1 << other);
+                        }
+                    }
+                }
+                Role::Candidate { .. } | Role::Follower => {}
+            }
+        }
     }
 
     fn stand(&self, state: &mut State<N>, node: u8) -> Option<()> {
@@ -258,7 +284,7 @@ impl<const N: usize> Model for Commit<N> {
         nodes[0].role = Role::Leader { epoch, acked: [0; N] };
         vec![State {
             nodes,
-            reports: [self.report(&follower); N],
+            reports: [None; N],
             losses: self.scope.losses,
             forgets: self.scope.forgets,
             history: log,
@@ -357,7 +383,7 @@ impl<const N: usize> Model for Commit<N> {
             }
             Action::Ship { leader, to } => self.ship(&mut state, leader, to)?,
             Action::Fetch { node } => {
-                state.reports[usize::from(node)] = self.report(&last.nodes[usize::from(node)]);
+                state.reports[usize::from(node)] = Some(self.report(&last.nodes[usize::from(node)]));
             }
             Action::Ack { from, leader } => self.acknowledge(&mut state, from, leader)?,
             Action::Follow { node, leader } => {
@@ -443,6 +469,7 @@ impl<const N: usize> Model for Commit<N> {
             }
             Action::Heal { node, leader } => self.heal(&mut state, node, leader)?,
         }
+        self.forget_the_dead(&mut state);
         Some(state).filter(|state| state != last)
     }
 

@@ -1,7 +1,7 @@
 //! The rules themselves: what a leader may count as committed, and when a candidate may lead.
 
 use super::log::{Epoch, Log};
-use super::{Commit, Health, Node, Role, State};
+use super::{Commit, Health, Node, Report, Role, State};
 
 impl<const N: usize> Commit<N> {
     /// Are two epochs the same leadership?
@@ -17,6 +17,18 @@ impl<const N: usize> Commit<N> {
 
     pub fn is_clean(&self, node: &Node<N>) -> bool {
         !self.guards.unclean || node.health == Health::Clean
+    }
+
+    /// Would this leader learn something from this report?
+    pub fn counts(&self, state: &State<N>, from: u8, report: &Report, leader: u8) -> bool {
+        let node = &state.nodes[usize::from(leader)];
+        let Role::Leader { epoch, acked } = node.role else { return false };
+        from != leader
+            && report.clean
+            && (!self.guards.report_promise || self.same(report.promise, epoch))
+            && (!self.guards.own_epoch || self.same(report.last.epoch(), epoch))
+            && node.log.frame(report.end - 1) == Some(report.last)
+            && report.end > acked[usize::from(from)].max(node.committed)
     }
 
     /// Which sets' rules hold for a log committed up to `committed`: the newest, and the one before

@@ -13,6 +13,7 @@ const FIXED: Scope = Scope {
     sets: &[ALL_OF_3],
     max_epoch: 2,
     max_frames: 4,
+    followers_learn: false,
     losses: 0,
     forgets: 0,
 };
@@ -29,6 +30,7 @@ fn probe() {
     s.sets = match std::env::var("SETS").as_deref() { Ok("2") => &[EACH_OF_3], Ok("c") => &[ALL_OF_3, PAIR], Ok("d") => &[ALL_OF_3, PAIR, EACH_OF_3], _ => &[ALL_OF_3] };
     s.max_epoch = scope("E").unwrap_or(2);
     s.max_frames = scope("F").unwrap_or(4);
+    s.followers_learn = std::env::var("LEARN").is_ok();
     s.losses = scope("L").unwrap_or(0);
     s.forgets = scope("P").unwrap_or(0);
     let mut g = Guards::ALL;
