@@ -45,7 +45,7 @@ pub struct Guards {
     pub unclean: bool,
     /// A node that lost its promise counts only after a later frame was committed without it.
     pub readmit: bool,
-    /// A promiser's position counts only while the promise is still held.
+    /// A promiser's position counts only while it is clean and holds the promise still.
     pub promise_held: bool,
     /// A follower's committed end is at most its own end that matches the leader's.
     pub matched_end: bool,

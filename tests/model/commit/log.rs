@@ -31,14 +31,13 @@ impl fmt::Debug for Epoch {
 }
 
 /// One frame: its epoch in the high half, its kind in the low one. A leader never writes twice at
-/// one place, so epoch, nonce and place name the bytes; only rot makes other bytes of them.
+/// one place, so epoch, nonce and place name the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frame(u8);
 
 const START: u8 = 1;
 const DATA: u8 = 2;
-const ROTTEN: u8 = 3;
-const SET: u8 = 4;
+const SET: u8 = 3;
 
 impl Frame {
     pub const fn start(epoch: Epoch) -> Frame {
@@ -51,13 +50,8 @@ impl Frame {
 
     /// The synchronous set with this number in the scope's list.
     pub const fn set(epoch: Epoch, set: u8) -> Frame {
-        assert!(set < 12);
+        assert!(set < 13);
         Frame(epoch.0 << 4 | (SET + set))
-    }
-
-    /// The same place with other bytes.
-    pub fn rotten(self) -> Frame {
-        Frame(self.0 & 0xf0 | ROTTEN)
     }
 
     pub fn epoch(self) -> Epoch {
@@ -74,7 +68,6 @@ impl fmt::Debug for Frame {
         match self.0 & 15 {
             START => write!(f, "start")?,
             DATA => write!(f, "data")?,
-            ROTTEN => write!(f, "ROT")?,
             set => write!(f, "set{}", set - SET)?,
         }
         write!(f, "@{:?}", self.epoch())
@@ -126,9 +119,7 @@ impl Log {
 
     /// The newest set and where it stands, then the one before it.
     pub fn sets(self) -> ((u8, u8), Option<u8>) {
-        let mut sets = (0..self.len())
-            .rev()
-            .filter_map(|at| Some((self.frame(at)?.as_set()?, at)));
+        let mut sets = (0..self.len()).rev().filter_map(|at| Some((self.frame(at)?.as_set()?, at)));
         let newest = sets.next().expect("every log begins with a set");
         (newest, sets.next().map(|(set, _)| set))
     }

@@ -29,8 +29,16 @@ pub struct Commit<const N: usize> {
 pub enum Role<const N: usize> {
     Follower,
     /// `basis` and `ahead` are remembered only while a guard is off that would ask anew.
-    Candidate { epoch: Epoch, promised: u8, basis: Option<(u8, Option<u8>)>, ahead: u8 },
-    Leader { epoch: Epoch, acked: [u8; N] },
+    Candidate {
+        epoch: Epoch,
+        promised: u8,
+        basis: Option<(u8, Option<u8>)>,
+        ahead: u8,
+    },
+    Leader {
+        epoch: Epoch,
+        acked: [u8; N],
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +49,10 @@ pub enum Health {
     /// Lost its promise; knows it.
     Forgot,
     /// Lost its promise; counts again once this end of this epoch is committed without it.
-    Asked { epoch: Epoch, end: u8 },
+    Asked {
+        epoch: Epoch,
+        end: u8,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +67,7 @@ pub struct Node<const N: usize> {
 
 /// What a fetch says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Report {
+pub struct Report {
     promise: Epoch,
     end: u8,
     last: Frame,
@@ -97,25 +108,65 @@ impl<const N: usize> State<N> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    Append { leader: u8 },
-    Change { leader: u8, set: u8 },
-    Sync { node: u8 },
+    Append {
+        leader: u8,
+    },
+    Change {
+        leader: u8,
+        set: u8,
+    },
+    Sync {
+        node: u8,
+    },
     /// A reply: cuts what the leader's history does not have, or brings the next frame.
-    Ship { leader: u8, to: u8 },
+    Ship {
+        leader: u8,
+        to: u8,
+    },
     /// A fetch that says what has changed without a reply.
-    Fetch { node: u8 },
-    Ack { from: u8, leader: u8 },
+    Fetch {
+        node: u8,
+    },
+    Ack {
+        from: u8,
+        leader: u8,
+    },
     /// A follower hears of a leader with a higher epoch and promises that.
-    Follow { node: u8, leader: u8 },
-    Stand { node: u8 },
-    Promise { node: u8, candidate: u8 },
-    FetchTail { candidate: u8, from: u8 },
-    Lead { candidate: u8 },
-    Crash { node: u8 },
-    LoseFrame { node: u8 },
-    LosePromise { node: u8 },
-    AskBack { node: u8, leader: u8 },
-    Heal { node: u8, leader: u8 },
+    Follow {
+        node: u8,
+        leader: u8,
+    },
+    Stand {
+        node: u8,
+    },
+    Promise {
+        node: u8,
+        candidate: u8,
+    },
+    FetchTail {
+        candidate: u8,
+        from: u8,
+    },
+    Lead {
+        candidate: u8,
+    },
+    Crash {
+        node: u8,
+    },
+    LoseFrame {
+        node: u8,
+    },
+    LosePromise {
+        node: u8,
+    },
+    AskBack {
+        node: u8,
+        leader: u8,
+    },
+    Heal {
+        node: u8,
+        leader: u8,
+    },
 }
 
 impl<const N: usize> Commit<N> {
@@ -164,6 +215,14 @@ impl<const N: usize> Commit<N> {
         let common = node.log.common(tail);
         let told = node.log.len();
         let mut matched = common;
+        if !self.guards.matched_end && self.scope.followers_learn {
+            // Believes the reply before looking whether its own frames are the leader's.
+            let learnt = source.committed.min(told);
+            if learnt > node.committed {
+                node.committed = learnt;
+                return Some(());
+            }
+        }
         if common < told {
             // A leader that is shorter in the same history cuts nothing; nor is a cut ever below
             // what this node knows to be committed.
@@ -179,9 +238,8 @@ impl<const N: usize> Commit<N> {
                 node.durable = matched;
             }
         }
-        let end = if self.guards.matched_end { matched } else { told };
         if self.scope.followers_learn {
-            node.committed = node.committed.max(source.committed.min(end)).min(node.log.len());
+            node.committed = node.committed.max(source.committed.min(matched));
         }
         let report = self.report(&state.nodes[usize::from(to)]);
         state.reports[usize::from(to)] = Some(report);
@@ -189,7 +247,8 @@ impl<const N: usize> Commit<N> {
     }
 
     fn acknowledge(&self, state: &mut State<N>, from: u8, leader: u8) -> Option<()> {
-        let report = state.reports[usize::from(from)].filter(|r| self.counts(state, from, r, leader))?;
+        let report =
+            state.reports[usize::from(from)].filter(|r| self.counts(state, from, r, leader))?;
         if let Role::Leader { acked, .. } = &mut state.at(leader).role {
             acked[usize::from(from)] = report.end;
         }
@@ -202,11 +261,19 @@ impl<const N: usize> Commit<N> {
     /// promises that a candidate can no longer use.
     fn forget_the_dead(&self, state: &mut State<N>) {
         for node in self.nodes() {
-            // Frames of an epoch come from its leader, so that a report that counts now nowhere
-            // counts with nobody later; without that rule a later leader may count it.
+            // A report that counts nowhere now counts later only with a candidate of the epoch that
+            // it promised, and only if frames of older epochs count at all.
             let report = state.reports[usize::from(node)];
-            let lives = |r: &Report| self.nodes().any(|l| self.counts(state, node, r, l));
-            if self.guards.own_epoch && !report.is_some_and(|report| lives(&report)) {
+            let lives = |r: &Report| {
+                self.nodes().any(|leader| self.counts(state, node, r, leader))
+                    || !self.guards.own_epoch
+                        && r.clean
+                        && state.nodes.iter().any(|candidate| match candidate.role {
+                            Role::Candidate { epoch, .. } => self.same(epoch, r.promise),
+                            _ => false,
+                        })
+            };
+            if !report.is_some_and(|report| lives(&report)) {
                 state.reports[usize::from(node)] = None;
             }
             let promises = state.nodes.map(|node| node.promise);
@@ -383,7 +450,8 @@ impl<const N: usize> Model for Commit<N> {
             }
             Action::Ship { leader, to } => self.ship(&mut state, leader, to)?,
             Action::Fetch { node } => {
-                state.reports[usize::from(node)] = Some(self.report(&last.nodes[usize::from(node)]));
+                state.reports[usize::from(node)] =
+                    Some(self.report(&last.nodes[usize::from(node)]));
             }
             Action::Ack { from, leader } => self.acknowledge(&mut state, from, leader)?,
             Action::Follow { node, leader } => {
@@ -495,23 +563,32 @@ impl<const N: usize> Model for Commit<N> {
                     shown.starts_with(state.history) || state.history.starts_with(shown)
                 })
             }),
-            Property::sometimes("a later leader commits as much as fits", |model, state: &State<N>| {
-                state.by.number() == model.scope.max_epoch
-                    && state.history.len() == model.scope.max_frames
-            }),
+            Property::sometimes(
+                "a later leader commits as much as fits",
+                |model, state: &State<N>| {
+                    state.by.number() == model.scope.max_epoch
+                        && state.history.len() == model.scope.max_frames
+                },
+            ),
         ];
         if self.scope.sets.len() > 1 {
-            properties.push(Property::sometimes("a second set is committed", |model, state: &State<N>| {
-                state.history.sets().1.is_some()
-                    && state.history.len() == model.scope.max_frames
-            }));
+            properties.push(Property::sometimes(
+                "a second set is committed",
+                |model, state: &State<N>| {
+                    state.history.sets().1.is_some()
+                        && state.history.len() == model.scope.max_frames
+                },
+            ));
         }
         if self.scope.losses + self.scope.forgets > 0 {
-            properties.push(Property::sometimes("a node counts again", |model, state: &State<N>| {
-                state.losses + state.forgets == 0
-                    && state.nodes.iter().all(|node| node.health == Health::Clean)
-                    && state.history.len() == model.scope.max_frames
-            }));
+            properties.push(Property::sometimes(
+                "a node counts again",
+                |model, state: &State<N>| {
+                    state.losses + state.forgets == 0
+                        && state.nodes.iter().all(|node| node.health == Health::Clean)
+                        && state.history.len() == model.scope.max_frames
+                },
+            ));
         }
         properties
     }

@@ -107,9 +107,10 @@ impl<const N: usize> Commit<N> {
         let (newest, previous) =
             if self.guards.look_again { self.basis(node) } else { basis.expect("set at Stand") };
         let held = |node: u8| {
+            let voter = &state.nodes[usize::from(node)];
             promised >> node & 1 == 1
                 && (!self.guards.promise_held
-                    || self.same(state.nodes[usize::from(node)].promise, epoch))
+                    || self.same(voter.promise, epoch) && self.is_clean(voter))
         };
         let enough = std::iter::once(newest).chain(previous).all(|set| {
             let set = self.scope.sets[usize::from(set)];
@@ -119,7 +120,8 @@ impl<const N: usize> Commit<N> {
         });
         let ahead =
             if self.guards.positions_after { self.ahead_of(state, candidate) } else { ahead };
-        let first = !self.guards.fetch_tail || self.nodes().all(|m| !held(m) || ahead >> m & 1 == 0);
+        let first =
+            !self.guards.fetch_tail || self.nodes().all(|m| !held(m) || ahead >> m & 1 == 0);
         enough && first && self.scope.sets[usize::from(newest)].has(candidate)
     }
 }
