@@ -8,6 +8,7 @@
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
 //! - a source is only read; what it says may be wrong, out of date or hostile.
 
+pub mod archive;
 mod directory;
 mod evidence;
 #[cfg(test)]
