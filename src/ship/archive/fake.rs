@@ -194,6 +194,11 @@ impl FakeStore {
         self
     }
 
+    /// The `call`th call fails, too.
+    pub fn fail_at(&self, call: u64, fault: StoreFault) {
+        self.faults().at.insert(call, fault);
+    }
+
     /// Calls so far.
     pub fn calls(&self) -> u64 {
         self.faults().calls

@@ -16,6 +16,7 @@
 //! - a name under `log/` and `epoch/` is never freed: pruning overwrites;
 //! - nothing is published that is not durable at the leader.
 
+mod check;
 mod entry;
 mod epoch;
 #[cfg(any(test, feature = "sim"))]
@@ -25,14 +26,19 @@ mod history;
 mod local;
 mod name;
 mod probe;
+mod prune;
 mod publish;
 mod rollup;
 mod sequence;
 mod source;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod walk;
 
+pub use walk::load;
+pub use check::{ArchiveProblem, ArchiveReport, verify_archive};
 pub use entry::{
     ENTRY_VERSION, EntryHead, HEAD_BYTES, MAX_PAYLOAD_BYTES, Sealed, SnapshotRef, Tail, What,
 };
@@ -40,6 +46,7 @@ pub use epoch::Owner;
 pub use local::LocalStore;
 pub use name::{Hash, ObjectName, Prefix, SnapshotName};
 pub use probe::probe;
+pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
