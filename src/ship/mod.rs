@@ -46,6 +46,32 @@ pub trait Source: Debug + Send {
     fn wait(&mut self, timeout: Duration);
 }
 
+impl Source for Box<dyn Source> {
+    fn place(&self) -> String {
+        (**self).place()
+    }
+
+    fn file(&self, segment: SegmentName) -> PathBuf {
+        (**self).file(segment)
+    }
+
+    fn look(&mut self) -> Result<Offer> {
+        (**self).look()
+    }
+
+    fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
+        (**self).segment(segment)
+    }
+
+    fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
+        (**self).read(segment, byte, buf)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        (**self).wait(timeout);
+    }
+}
+
 /// What a source has, at one look.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

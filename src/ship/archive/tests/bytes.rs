@@ -194,6 +194,79 @@ fn galloping_finds_the_end_from_any_hint() {
     }
 }
 
+/// A chain of entries that fit each other, as a fuzzer would have to find them.
+fn chain() -> Vec<u8> {
+    let fence = What::Fence {
+        parent: Epoch::default(),
+        fork: LogByte(4096),
+        fork_offset: Offset(10),
+    };
+    let mut first = tail();
+    (first.from, first.to) = (first.base, LogByte(4200));
+    let whats = [
+        fence,
+        What::Tail(first),
+        What::Tail(Tail { to: LogByte(8152), ..tail() }),
+        What::Segment(sealed()),
+        What::Snapshot(snapshot()),
+        What::Tail(Tail {
+            base: LogByte(8192),
+            base_offset: Offset(30),
+            from: LogByte(8192),
+            to: LogByte(8300),
+            to_offset: Offset(31),
+            ..tail()
+        }),
+        What::Fence { parent: epoch(), fork: LogByte(8000), fork_offset: Offset(29) },
+    ];
+    let mut bytes = Vec::new();
+    for what in whats {
+        let mut head = head(what);
+        head.payload_bytes = match &head.what {
+            What::Tail(tail) => tail.payload_bytes().unwrap(),
+            _ => 0,
+        };
+        if head.payload_bytes > 0 {
+            head.payload_hash = Hash([1; 32]);
+        }
+        if bytes.len() == 6 * HEAD_BYTES {
+            head.epoch.number += 1;
+        }
+        bytes.extend_from_slice(&head.encode());
+    }
+    bytes
+}
+
+#[test]
+fn the_fuzz_target_gets_behind_links_and_checksums() {
+    let chain = chain();
+    super::super::fuzz::archive_entry(&chain);
+    // The seeds of the corpus are these: the chain, a rollup, an entry of each kind.
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/archive_entry");
+    let read = |name: &str| std::fs::read(seeds.join(name)).unwrap();
+    assert!(read("chain") == chain);
+    assert!(read("rollup") == rollup::encode(&state()));
+    assert!(read("tail") == samples()[1].1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn a_bent_chain_holds_together_as_far_as_it_is_taken(
+        bends in prop::collection::vec((0usize..7 * 512, any::<u8>()), 1..6),
+        order in prop::collection::vec(0usize..7, 1..12),
+    ) {
+        let mut bytes = chain();
+        for (at, with) in bends {
+            bytes[at] = with;
+        }
+        let parts: Vec<u8> =
+            order.iter().flat_map(|i| bytes[i * 512..(i + 1) * 512].to_vec()).collect();
+        super::super::fuzz::archive_entry(&bytes);
+        super::super::fuzz::archive_entry(&parts);
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_an_entry_or_an_error(
