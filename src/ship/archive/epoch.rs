@@ -52,7 +52,8 @@ impl Owner {
     /// Reads it back; the caller adds the name.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let bad = || {
-            let message = format!("expected the owner of an epoch, found {} other bytes", bytes.len());
+            let message =
+                format!("expected the owner of an epoch, found {} other bytes", bytes.len());
             Error::new(Kind::Corrupt, message)
         };
         let b: &[u8; OWNER_BYTES] = bytes.try_into().map_err(|_| bad())?;

@@ -105,7 +105,10 @@ fn fingerprint_at(
 fn diverged(source: &dyn Source, base: LogByte, what: &str) -> Error {
     Error::new(
         Kind::NotInHistory,
-        format!("the archive ends in the segment at log byte {base}, and {} {what}", source.place()),
+        format!(
+            "the archive ends in the segment at log byte {base}, and {} {what}",
+            source.place()
+        ),
     )
     .in_file(&source.file(SegmentName(base)))
     .help(

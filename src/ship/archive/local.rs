@@ -202,9 +202,8 @@ mod tests {
                 let racers: Vec<_> = (0..8).map(racer).collect();
                 racers.into_iter().map(|racer| racer.join().unwrap()).collect()
             });
-            let winners: Vec<u8> = (0..8u8)
-                .filter(|i| matches!(outcomes[usize::from(*i)], Create::Created))
-                .collect();
+            let winners: Vec<u8> =
+                (0..8u8).filter(|i| matches!(outcomes[usize::from(*i)], Create::Created)).collect();
             assert_eq!(winners.len(), 1, "{outcomes:?}");
             let store: &dyn Store = &store;
             let there = store.get(&ObjectName::Log(n), 5000).unwrap().unwrap();

@@ -85,6 +85,7 @@ fn remote(url: &str, settings: &[(String, String)]) -> Result<Arc<dyn Store>> {
 
 #[cfg(not(feature = "object-store"))]
 fn remote(url: &str, _: &[(String, String)]) -> Result<Arc<dyn Store>> {
-    Err(Error::new(Kind::InvalidInput, format!("expected a directory, found {url}"))
-        .help("this tidelog was built without object stores: build it with `--features object-store`"))
+    Err(Error::new(Kind::InvalidInput, format!("expected a directory, found {url}")).help(
+        "this tidelog was built without object stores: build it with `--features object-store`",
+    ))
 }

@@ -43,7 +43,7 @@ pub enum ObjectName {
 }
 
 /// A BLAKE3 hash in a name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
 
 /// Where a snapshot stands.
@@ -258,9 +258,35 @@ mod tests {
     /// A hostile name: a good one bent, or pieces that mean something to a file system.
     fn hostile() -> impl Strategy<Value = String> {
         let pieces = prop::sample::select(vec![
-            "..", ".", "/", "//", "\\", "\0", "%2e%2e", "log", "data", "epoch", "snap", "head",
-            "pin", "\u{202e}", " ", "\n", "+", "-", "-1", "0x10", "~", "C:", "1", ".seg", ".run",
-            "00000000000000000007", "99999999999999999999", "manifest.snapshot", "\u{ff10}",
+            "..",
+            ".",
+            "/",
+            "//",
+            "\\",
+            "\0",
+            "%2e%2e",
+            "log",
+            "data",
+            "epoch",
+            "snap",
+            "head",
+            "pin",
+            "\u{202e}",
+            " ",
+            "\n",
+            "+",
+            "-",
+            "-1",
+            "0x10",
+            "~",
+            "C:",
+            "1",
+            ".seg",
+            ".run",
+            "00000000000000000007",
+            "99999999999999999999",
+            "manifest.snapshot",
+            "\u{ff10}",
         ]);
         let bent = (0..samples().len(), any::<prop::sample::Index>(), any::<char>(), 0..4u8);
         prop_oneof![

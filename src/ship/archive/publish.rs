@@ -342,8 +342,7 @@ impl Publisher {
             let records = records.and_then(|records| u32::try_from(records).ok());
             let records = records.ok_or_else(|| self.gap(header.base))?;
             let (at, end) = (header.file_byte(from.0), header.file_byte(limit.0));
-            let found =
-                frames(&mut self.from, &header, at, end, records, self.options.tail_bytes)?;
+            let found = frames(&mut self.from, &header, at, end, records, self.options.tail_bytes)?;
             let tail = Tail {
                 base: header.base,
                 base_offset: header.base_offset,

@@ -115,9 +115,9 @@ fn connect(
         mine.map(|(key, value)| (key.to_ascii_lowercase(), value.clone()))
     };
     // An endpoint without TLS is one that somebody wrote down as such.
-    let plain = settings.iter().any(|(key, value)| {
-        key.starts_with("AWS_ENDPOINT_URL") && value.starts_with("http://")
-    });
+    let plain = settings
+        .iter()
+        .any(|(key, value)| key.starts_with("AWS_ENDPOINT_URL") && value.starts_with("http://"));
     let client = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
         .with_timeout(Duration::from_secs(120))

@@ -173,7 +173,10 @@ pub fn run(store: &dyn Store, contest: &mut Contest) -> Result<Won> {
                 let why = trouble.map_or_else(String::new, |e| format!(": {}", e.message()));
                 return Err(Error::new(
                     Kind::Unknown,
-                    format!("the store did not say whether entry {} was written{why}", contest.head.n),
+                    format!(
+                        "the store did not say whether entry {} was written{why}",
+                        contest.head.n
+                    ),
                 )
                 .in_file(&store.file(&name))
                 .help("try again: the same entry is tried first, and nothing is written twice"));

@@ -104,7 +104,9 @@ impl Archive {
         let at = sealed.file_bytes.saturating_sub(FOOTER_BYTES as u64);
         let tail = self.range(&name, at, FOOTER_BYTES as u64)?;
         let footer = match tail.first_chunk::<FOOTER_BYTES>() {
-            Some(bytes) => Footer::decode(bytes, sealed.file_bytes).map_err(|e| e.in_file(&file))?,
+            Some(bytes) => {
+                Footer::decode(bytes, sealed.file_bytes).map_err(|e| e.in_file(&file))?
+            }
             None => None,
         };
         match footer {
@@ -134,7 +136,7 @@ impl Archive {
             )
             .in_file(&file));
         }
-        let page = bytes[..HEADER_BYTES as usize].to_vec();
+        let page = bytes[..4096].to_vec();
         Ok(Shipped { header, page, footer: None })
     }
 
@@ -279,7 +281,8 @@ impl Source for Archive {
             if at >= end {
                 break;
             }
-            let want = usize::try_from(end - at).map_or(buf.len(), |rest| rest.min(buf.len() - done));
+            let want =
+                usize::try_from(end - at).map_or(buf.len(), |rest| rest.min(buf.len() - done));
             let into = &mut buf[done..done + want];
             let read = match &piece {
                 Piece::Sealed(held) => self.read_sealed(&held.sealed, at, into)?,

@@ -13,7 +13,7 @@ use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::SEAL_BYTES;
 
 use super::entry::{EntryHead, Sealed, SnapshotRef, Tail, What};
-use super::name::Hash;
+use super::name::{Hash, ObjectName};
 
 /// The archive as of one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,12 +92,6 @@ pub enum Cut {
     Sealed(Held),
     /// Of a tail.
     Tail(TailRef),
-}
-
-impl Default for Hash {
-    fn default() -> Self {
-        Hash([0; 32])
-    }
 }
 
 impl Held {
@@ -397,7 +391,7 @@ fn bad(head: &EntryHead, expected: &str) -> Error {
 }
 
 fn bad_at(n: u64, expected: &str) -> Error {
-    let name = super::name::ObjectName::Log(n).to_string();
+    let name = ObjectName::Log(n).to_string();
     Error::new(Kind::Corrupt, format!("expected {expected}, found entry {n} with something else"))
         .in_file(std::path::Path::new(&name))
         .help("something other than tidelog wrote there, or the archive is damaged")

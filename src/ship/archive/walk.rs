@@ -137,8 +137,11 @@ fn beginning(store: &dyn Store) -> Result<State> {
     }
     let head = head(store, at)?.ok_or_else(|| gone(store, at))?;
     if !matches!(head.what, What::Rollup) {
-        return Err(Error::new(Kind::Corrupt, format!("expected a rollup, found a {}", head.what.as_str()))
-            .in_file(&store.file(&head.name())));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("expected a rollup, found a {}", head.what.as_str()),
+        )
+        .in_file(&store.file(&head.name())));
     }
     let mut state = rollup::decode(&payload(store, &head)?)
         .map_err(|e| e.in_file(&store.file(&head.name())))?;

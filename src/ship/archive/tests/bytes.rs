@@ -62,8 +62,11 @@ fn snapshot() -> SnapshotRef {
 }
 
 fn samples() -> Vec<(EntryHead, Vec<u8>)> {
-    let fence =
-        What::Fence { parent: Epoch { number: 1, nonce: 9 }, fork: LogByte(8), fork_offset: Offset(1) };
+    let fence = What::Fence {
+        parent: Epoch { number: 1, nonce: 9 },
+        fork: LogByte(8),
+        fork_offset: Offset(1),
+    };
     vec![
         head(fence).with_payload(&[]),
         head(What::Tail(tail())).with_payload(b"8 bytes!"),
@@ -102,8 +105,13 @@ fn state() -> State {
     let mut next = tail();
     (next.base, next.base_offset) = (LogByte(8192), Offset(30));
     (next.from, next.to, next.to_offset) = (LogByte(8192), LogByte(8300), Offset(31));
-    let next =
-        TailRef { n: 5, hash: Hash([0xee; 32]), tail: next, to: next.to, to_offset: next.to_offset };
+    let next = TailRef {
+        n: 5,
+        hash: Hash([0xee; 32]),
+        tail: next,
+        to: next.to,
+        to_offset: next.to_offset,
+    };
     State {
         log: Id(*b"an example's log"),
         epoch: epoch(),
@@ -112,11 +120,8 @@ fn state() -> State {
         floor_offset: Offset(10),
         end: LogByte(8300),
         end_offset: Offset(31),
-        pieces: [
-            (LogByte(4096), Piece::Sealed(held)),
-            (LogByte(8192), Piece::Tails(vec![next])),
-        ]
-        .into(),
+        pieces: [(LogByte(4096), Piece::Sealed(held)), (LogByte(8192), Piece::Tails(vec![next]))]
+            .into(),
         snapshots: vec![(6, snapshot())],
         cut: vec![Cut::Tail(next), Cut::Sealed(held)],
         ..State::default()
@@ -196,11 +201,8 @@ fn galloping_finds_the_end_from_any_hint() {
 
 /// A chain of entries that fit each other, as a fuzzer would have to find them.
 fn chain() -> Vec<u8> {
-    let fence = What::Fence {
-        parent: Epoch::default(),
-        fork: LogByte(4096),
-        fork_offset: Offset(10),
-    };
+    let fence =
+        What::Fence { parent: Epoch::default(), fork: LogByte(4096), fork_offset: Offset(10) };
     let mut first = tail();
     (first.from, first.to) = (first.base, LogByte(4200));
     let whats = [

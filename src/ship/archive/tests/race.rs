@@ -30,9 +30,7 @@ fn branches(count: usize) -> (Stage, Stage, Vec<Stage>) {
 fn race(fake: &Fake, seed: u64, shaky: u64, stages: &[&Stage]) -> Vec<(Result<Pushed>, State)> {
     let turns = Turns::new(seed, stages.len());
     let stores: Vec<Arc<dyn Store>> = (0..stages.len() as u64)
-        .map(|i| {
-            Arc::new(fake.shaky(seed * 7 + i, shaky).in_turn(&turns)) as Arc<dyn Store>
-        })
+        .map(|i| Arc::new(fake.shaky(seed * 7 + i, shaky).in_turn(&turns)) as Arc<dyn Store>)
         .collect();
     std::thread::scope(|scope| {
         let racers: Vec<_> = stores
