@@ -54,6 +54,10 @@ pub enum Kind {
     NotInHistory,
     /// A condition of the append did not hold. Nothing was appended.
     Rejected,
+    /// A newer epoch has taken over: this node leads no more. Nothing of it counts from there on.
+    Fenced,
+    /// The object store lets two writers create one name: it can be read, never written to.
+    StoreNotAtomic,
     /// The log was closed.
     Closed,
     /// The caller asked for the work to stop, and it did.
@@ -83,6 +87,8 @@ impl Kind {
             Kind::Gone => "gone",
             Kind::NotInHistory => "not in this history",
             Kind::Rejected => "rejected",
+            Kind::Fenced => "fenced",
+            Kind::StoreNotAtomic => "store not atomic",
             Kind::Closed => "closed",
             Kind::Interrupted => "interrupted",
         }

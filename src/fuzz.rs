@@ -219,6 +219,16 @@ pub fn snapshot_manifest(data: &[u8]) {
     crate::table::fuzz::snapshot_manifest(data);
 }
 
+/// Any bytes as entries of an archive.
+pub fn archive_entry(data: &[u8]) {
+    crate::ship::archive::fuzz::archive_entry(data);
+}
+
+/// Any bytes as the name of an archive's object.
+pub fn object_names(data: &[u8]) {
+    crate::ship::archive::fuzz::object_names(data);
+}
+
 /// Reads a file of the seed corpus through the target it belongs to.
 pub fn replay(target: &str, data: &[u8]) -> bool {
     match target {
@@ -232,6 +242,8 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
         "range_parse" => range_parse(data),
         "checkpoint_manifest" => checkpoint_manifest(data),
         "snapshot_manifest" => snapshot_manifest(data),
+        "archive_entry" => archive_entry(data),
+        "object_names" => object_names(data),
         _ => return false,
     }
     true

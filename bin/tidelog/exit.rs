@@ -60,7 +60,11 @@ impl From<Error> for Failure {
             Kind::InvalidInput | Kind::AlreadyExists => 2,
             Kind::Corrupt | Kind::WrongLog => 4,
             Kind::Locked => 5,
-            Kind::NotLeader | Kind::Unknown | Kind::Poisoned | Kind::CopiedDirectory => 6,
+            Kind::NotLeader
+            | Kind::Fenced
+            | Kind::Unknown
+            | Kind::Poisoned
+            | Kind::CopiedDirectory => 6,
             _ => 3,
         };
         Failure { code, message: Some(error.to_string()) }

@@ -1,20 +1,19 @@
 //! `follow`: keeps a copy of another log and applies it.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 use tidelog::replica::Progress;
-use tidelog::ship::Directory;
 use tidelog::text::format_bytes;
 use tidelog::{Follower, Log, Offset};
 
-use crate::args::{LogDir, NodeArgs, directory};
+use crate::args::{LogDir, NodeArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, count, say};
 use crate::progress;
+use crate::source::SourceArg;
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
@@ -29,9 +28,10 @@ pub(crate) struct Follow {
     /// The copy's directory; made if it is not there
     #[command(flatten)]
     at: LogDir,
-    /// The directory of the log to copy: the leader's, or another copy's
-    #[arg(long, value_name = "DIR", value_parser = directory())]
-    from: PathBuf,
+    /// The directory of the log to copy, the leader's or another copy's, or an archive:
+    /// file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
+    #[arg(long, value_name = "SOURCE", value_parser = SourceArg::parse)]
+    from: SourceArg,
     /// Catch up, then end
     #[arg(long, conflicts_with = "until")]
     once: bool,
@@ -44,8 +44,12 @@ pub(crate) struct Follow {
 
 impl Follow {
     pub(crate) fn run(self) -> Outcome {
-        let options = Log::options().identity(self.node.identity());
-        let source = Directory::open(&self.from)?;
+        let mut options = Log::options().identity(self.node.identity());
+        if let SourceArg::Remote(_) = self.from {
+            // Each look is a request.
+            options = options.poll_every(Duration::from_secs(1));
+        }
+        let source = self.from.open()?;
         let mut follower = Follower::open(options, &self.at.dir, source)?;
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
@@ -62,7 +66,7 @@ impl Follow {
             say(format_args!(
                 "{} and {} hold the same records up to offset {end}",
                 self.at.dir.display(),
-                self.from.display()
+                self.from
             ));
         }
         outcome.and(closed.map_err(Failure::from))

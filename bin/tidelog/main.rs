@@ -3,6 +3,7 @@
 //! stdout is data only; progress, warnings and summaries go to stderr. Exit codes: see `exit`.
 
 mod append;
+mod archive;
 mod args;
 mod bench;
 mod config;
@@ -26,6 +27,7 @@ mod retain;
 mod segments;
 mod shell;
 mod snapshot;
+mod source;
 mod sql;
 mod tail;
 mod verify;
@@ -64,6 +66,7 @@ enum Verb {
     Count(get::Count),
     Sql(sql::Sql),
     Follow(follow::Follow),
+    Archive(archive::ArchiveArgs),
     Demo(demo::Demo),
     Retain(retain::Retain),
     Snapshot(snapshot::SnapshotArgs),
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Count(verb) => verb.run(),
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
+        Verb::Archive(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
         Verb::Snapshot(verb) => verb.run(),

@@ -41,6 +41,9 @@ pub trait Fs: Send + Sync + Debug {
     }
     /// Renames a file, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file to a name that nothing has; an error, with nothing changed, if something has
+    /// it. Of several at once, one succeeds.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Makes a directory (mode 0700); fine if it is there already.

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Os};
-use crate::log::files::{Control, Epochs, Layout, LogFile, NodeFile, State};
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, State};
 use crate::log::watch::Watch;
+use crate::position::Id;
 use crate::segment::{Footer, SegmentHeader, SegmentName};
 
 use super::evidence::{Evidence, Memory};
@@ -45,6 +46,15 @@ pub struct Directory {
     memory: Memory,
 }
 
+/// Who leads in a directory, now and before.
+#[derive(Debug)]
+pub(super) struct Leadership {
+    pub(super) log: Id,
+    pub(super) node: Option<Id>,
+    /// Oldest first.
+    pub(super) epochs: Vec<EpochEntry>,
+}
+
 impl Directory {
     /// The log directory at `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -64,6 +74,28 @@ impl Directory {
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.layout.root
+    }
+
+    /// Who leads here; for whoever publishes it.
+    pub(super) fn leadership(&self) -> Result<Leadership> {
+        let control = Control::read(&*self.fs, &self.layout)?.unwrap_or_default();
+        if let Some(source) = control.follows {
+            return Err(Error::new(
+                Kind::NotLeader,
+                format!("expected a leader's directory, found one that follows {source}"),
+            )
+            .in_file(&self.layout.root)
+            .help("publish the leader's directory"));
+        }
+        Ok(Leadership {
+            log: LogFile::read(&*self.fs, &self.layout)?.id,
+            node: NodeFile::read(&*self.fs, &self.layout)?.map(|node| node.id),
+            epochs: Epochs::read(&*self.fs, &self.layout)?.0,
+        })
+    }
+
+    pub(super) fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
     }
 
     fn names(&self) -> Result<Vec<SegmentName>> {

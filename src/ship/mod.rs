@@ -8,6 +8,7 @@
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
 //! - a source is only read; what it says may be wrong, out of date or hostile.
 
+pub mod archive;
 mod directory;
 mod evidence;
 #[cfg(test)]
@@ -43,6 +44,32 @@ pub trait Source: Debug + Send {
 
     /// Waits until there may be more, at most `timeout`. A hint: looking is the truth.
     fn wait(&mut self, timeout: Duration);
+}
+
+impl Source for Box<dyn Source> {
+    fn place(&self) -> String {
+        (**self).place()
+    }
+
+    fn file(&self, segment: SegmentName) -> PathBuf {
+        (**self).file(segment)
+    }
+
+    fn look(&mut self) -> Result<Offer> {
+        (**self).look()
+    }
+
+    fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
+        (**self).segment(segment)
+    }
+
+    fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
+        (**self).read(segment, byte, buf)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        (**self).wait(timeout);
+    }
 }
 
 /// What a source has, at one look.

@@ -4,6 +4,8 @@
 #![allow(clippy::cast_possible_truncation)]
 
 #[cfg(feature = "cli")]
+mod archive;
+#[cfg(feature = "cli")]
 mod cli;
 mod corpora;
 #[cfg(feature = "sim")]

@@ -68,6 +68,10 @@ impl Fs for Shaky {
         self.whim.around(|| self.inner.rename(from, to))
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.whim.around(|| self.inner.rename_new(from, to))
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.whim.around(|| self.inner.unlink(path))
     }

@@ -59,6 +59,17 @@ impl Fs for Sim {
         world.act(asked, fault, |world| world.disk.rename(&from, &to, operation))
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to): (Arc<Path>, Arc<Path>) = (absolute(from)?.into(), absolute(to)?.into());
+        let asked = Asked { to: Some(&to), ..Asked::new(OpKind::Rename, &from) };
+        let (mut world, fault) = self.enter(asked)?;
+        let operation = world.operations;
+        world.act(asked, fault, |world| match world.disk.find(&to) {
+            Ok(_) => Err(Errno::EXIST.into()),
+            Err(_) => world.disk.rename(&from, &to, operation),
+        })
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         let path: Arc<Path> = absolute(path)?.into();
         let asked = Asked::new(OpKind::Unlink, &path);

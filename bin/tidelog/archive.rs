@@ -1,0 +1,289 @@
+//! `archive`: a log in a shared store, and what is there.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use tidelog::ship::Directory;
+use tidelog::ship::archive::{
+    Archive, Cut, ObjectName, Piece, PublishOptions, Publisher, State, plan_prune, prune,
+    verify_archive,
+};
+use tidelog::text::format_bytes;
+
+use crate::args::directory;
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, Format, count, say};
+use crate::progress;
+use crate::source::SourceArg;
+
+/// Keep a log in an object store or a shared directory, for any number of readers
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog archive push mylog --to shelf
+  tidelog archive list shelf
+  tidelog archive verify shelf
+  tidelog archive prune shelf
+  tidelog follow copy --from shelf --once
+
+A URL is file:///path (or just a path), s3://bucket/prefix, gs://bucket/prefix or az://container/prefix. \
+Endpoint and credentials come from the environment as for the provider's own tools: AWS_ENDPOINT_URL, \
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; GOOGLE_…; AZURE_…. The store must have conditional \
+creates; before the first push it is tried, and refused if two creates of one name can both win.")]
+pub(crate) struct ArchiveArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Publish everything that is durable in the log, once
+    Push {
+        /// The leader's directory; it may be written meanwhile
+        #[arg(value_name = "DIR", value_parser = directory())]
+        dir: PathBuf,
+        /// The archive
+        #[arg(long, value_name = "URL", value_parser = SourceArg::parse)]
+        to: SourceArg,
+        /// If this log has left the archive's history, cut there what it left
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Print what is there, oldest first
+    List {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
+        url: SourceArg,
+        /// How to print it
+        #[arg(short = 'o', value_name = "FORMAT")]
+        output: Option<Format>,
+    },
+    /// Read every byte and hold it against its hash; exit 1 with a list when something is damaged
+    Verify {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
+        url: SourceArg,
+    },
+    /// Print what nobody needs any more; with --yes, free it
+    Prune {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
+        url: SourceArg,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+impl ArchiveArgs {
+    pub(crate) fn run(self) -> Outcome {
+        match self.what {
+            What::Push { dir, to, accept_loss } => push(&dir, &to, accept_loss),
+            What::List { url, output } => list(&url, output),
+            What::Verify { url } => verify(&url),
+            What::Prune { url, yes } => take_away(&url, yes),
+        }
+    }
+}
+
+fn push(dir: &std::path::Path, to: &SourceArg, accept_loss: bool) -> Outcome {
+    let started = Instant::now();
+    let from = Directory::open(dir)?;
+    let mut options = PublishOptions::default();
+    options.accept_loss = accept_loss;
+    let spinner = progress::spinner("publishing");
+    let pushed = Publisher::open(to.store()?, from, options).and_then(|mut to| to.push());
+    spinner.finish_and_clear();
+    let pushed = pushed?;
+    output::line(json!({
+        "from_offset": pushed.from.0,
+        "end_offset": pushed.end.0,
+        "entries": pushed.entries,
+        "segments": pushed.segments,
+        "tails": pushed.tails,
+        "bytes": pushed.bytes,
+        "seconds": progress::seconds(started),
+    }))?;
+    say(format_args!(
+        "{to} holds everything before offset {}: {} and {} sent, {}",
+        pushed.end,
+        count(pushed.segments, "segment"),
+        count(pushed.tails, "tail"),
+        format_bytes(pushed.bytes)
+    ));
+    Ok(())
+}
+
+/// The archive, which must be there.
+fn state(url: &SourceArg) -> Result<State, Failure> {
+    Ok(Archive::open(url.store()?)?.state().clone())
+}
+
+fn list(url: &SourceArg, format: Option<Format>) -> Outcome {
+    let state = state(url)?;
+    let mut rows = Vec::new();
+    for (base, piece) in &state.pieces {
+        let (_, end) = piece.end();
+        let (what, bytes, object) = match piece {
+            Piece::Sealed(held) => {
+                let what = if held.whole() { "segment" } else { "part of a segment" };
+                (what, held.sealed.file_bytes, held.sealed.name().to_string())
+            }
+            Piece::Tails(tails) => {
+                let bytes = tails.iter().map(|tail| tail.tail.payload_bytes().unwrap_or(0)).sum();
+                ("tails", bytes, entries(tails.iter().map(|tail| tail.n)))
+            }
+        };
+        rows.push(row(what, base.0, (piece.base_offset().0, end.0), piece.epoch(), bytes, object));
+    }
+    for cut in &state.cut {
+        let (base, offsets, epoch, bytes, object) = match cut {
+            Cut::Sealed(held) => {
+                let s = &held.sealed;
+                let offsets = (s.base_offset.0, s.end_offset.0);
+                (s.base.0, offsets, s.epoch, s.file_bytes, s.name().to_string())
+            }
+            Cut::Tail(tail) => {
+                let t = &tail.tail;
+                let bytes = t.payload_bytes().unwrap_or(0);
+                let object = ObjectName::Log(tail.n).to_string();
+                (t.base.0, (t.base_offset.0, t.to_offset.0), t.epoch, bytes, object)
+            }
+        };
+        rows.push(row("cut by a fence", base, offsets, epoch, bytes, object));
+    }
+    output::print_rows(format.unwrap_or_else(output::default_format), &rows)?;
+    say(format_args!(
+        "log {}, offsets {} to {}, epoch {}, {}",
+        state.log,
+        state.floor_offset,
+        state.end_offset,
+        state.epoch.number,
+        if state.n == 1 { "1 entry".to_owned() } else { format!("{} entries", state.n) }
+    ));
+    Ok(())
+}
+
+fn row(
+    what: &str,
+    log_byte: u64,
+    (first, end): (u64, u64),
+    epoch: tidelog::Epoch,
+    bytes: u64,
+    object: String,
+) -> Map<String, Value> {
+    let value = json!({
+        "what": what,
+        "first_offset": first,
+        "end_offset": end,
+        "epoch": epoch.number,
+        "log_byte": log_byte,
+        "bytes": bytes,
+        "object": object,
+    });
+    match value {
+        Value::Object(row) => row,
+        _ => Map::new(),
+    }
+}
+
+/// The names of entries that follow each other, short.
+fn entries(n: impl Iterator<Item = u64>) -> String {
+    let all: Vec<u64> = n.collect();
+    match (all.first(), all.last()) {
+        (Some(first), Some(last)) if first != last => {
+            format!("{} to {}", ObjectName::Log(*first), ObjectName::Log(*last))
+        }
+        (Some(first), _) => ObjectName::Log(*first).to_string(),
+        _ => String::new(),
+    }
+}
+
+fn verify(url: &SourceArg) -> Outcome {
+    let started = Instant::now();
+    let store = url.store()?;
+    let spinner = progress::spinner("verifying");
+    // None at all is no damage: it is a wrong name.
+    let report = match Archive::open(store.clone()) {
+        Err(e)
+            if e.kind() == tidelog::Kind::NotFound
+                && e.advice().is_some_and(|a| a.contains("push")) =>
+        {
+            Err(e)
+        }
+        _ => verify_archive(&*store),
+    };
+    spinner.finish_and_clear();
+    let report = report?;
+    for problem in &report.problems {
+        output::line(json!({"object": problem.object, "problem": problem.problem}))?;
+    }
+    output::line(json!({
+        "problems": report.problems.len(),
+        "entries": report.entries,
+        "tombstones": report.tombstones,
+        "segments": report.segments,
+        "tails": report.tails,
+        "bytes": report.bytes,
+        "seconds": progress::seconds(started),
+    }))?;
+    let looked_at = format!(
+        "{}, {}, {}",
+        if report.entries == 1 {
+            "1 entry".to_owned()
+        } else {
+            format!("{} entries", report.entries)
+        },
+        count(report.segments, "segment"),
+        format_bytes(report.bytes)
+    );
+    if report.problems.is_empty() {
+        say(format_args!("no damage found: {looked_at}"));
+        return Ok(());
+    }
+    let problems = count(report.problems.len(), "problem");
+    Err(Failure::no(format!(
+        "{problems} found in {looked_at}; the leader's directory, or any follower's, has the same segments"
+    )))
+}
+
+fn take_away(url: &SourceArg, yes: bool) -> Outcome {
+    state(url)?;
+    let store = url.store()?;
+    let plan = plan_prune(&*store)?;
+    if yes {
+        prune(&*store, &plan)?;
+    }
+    let objects: Vec<String> = plan.data.iter().map(|(name, _)| name.to_string()).collect();
+    output::line(json!({
+        "pruned": yes && !plan.is_empty(),
+        "entries": plan.entries.len(),
+        "objects": objects,
+        "bytes": plan.bytes(),
+        "pins": plan.pins,
+    }))?;
+    if plan.pins > 0 {
+        say(format_args!("nothing goes while there are pins: {} there", plan.pins));
+        return Ok(());
+    }
+    let room = format!(
+        "{} and {}, {}",
+        match plan.entries.len() {
+            1 => "what 1 entry carries".to_owned(),
+            n => format!("what {n} entries carry"),
+        },
+        count(plan.data.len(), "unnamed object"),
+        format_bytes(plan.bytes())
+    );
+    match (plan.is_empty(), yes) {
+        (true, _) => say("nothing to prune"),
+        (false, true) => say(format_args!("pruned {room}")),
+        (false, false) => {
+            return Err(Failure::no(format!(
+                "{room}, would go; nothing was changed, --yes does it"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! Names of objects in an archive: the one place that makes and reads them.
+//!
+//! ```text
+//! data/<log byte, 20 digits>-<hash, 64 hex>.seg        a sealed segment, whole
+//! log/<n, 20 digits>                                   an entry of the contested sequence
+//! epoch/<number, 20 digits>                            who owns an epoch number
+//! lease/<number, 20 digits>                            its owner's counter
+//! snap/<offset, 20 digits>-<epoch>-<nonce, 16 hex>/…   a snapshot: manifest.snapshot, <hash>.run
+//! pin/<uuid>                                           keeps something from being pruned
+//! probe/<uuid>                                         of the start-up probe; of no meaning
+//! head                                                 a hint
+//! ```
+//!
+//! Called by everything in the archive. Invariant: a name is parsed to numbers and must be exactly
+//! what those numbers make again; anything else is none of ours and never reaches a path.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::position::{Epoch, Id, LogByte, Offset};
+
+/// The name of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    /// A sealed segment, named by where it begins and by its content.
+    Data(LogByte, Hash),
+    /// Entry `n` of the contested sequence.
+    Log(u64),
+    /// The owner of an epoch number.
+    Epoch(u64),
+    /// The counter of an epoch's owner.
+    Lease(u64),
+    /// A snapshot's manifest.
+    Manifest(SnapshotName),
+    /// A run of a snapshot.
+    Run(SnapshotName, Hash),
+    /// A retention pin.
+    Pin(Id),
+    /// What the start-up probe races for.
+    Probe(Id),
+    /// The hint where the sequence ends.
+    Head,
+}
+
+/// A BLAKE3 hash in a name.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash(pub [u8; 32]);
+
+/// Where a snapshot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// The offset behind its last record.
+    pub offset: Offset,
+    /// The epoch of that record.
+    pub epoch: Epoch,
+}
+
+/// What objects can be listed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// Sealed segments.
+    Data,
+    /// The contested sequence.
+    Log,
+    /// Owners of epoch numbers.
+    Epoch,
+    /// Retention pins.
+    Pin,
+    /// What an interrupted probe left.
+    Probe,
+    /// The objects of one snapshot.
+    Snapshot(SnapshotName),
+}
+
+impl ObjectName {
+    /// Reads a name; `None` unless it is exactly what [`Display`](fmt::Display) makes.
+    pub fn parse(name: &str) -> Option<Self> {
+        if name == "head" {
+            return Some(ObjectName::Head);
+        }
+        let (kind, rest) = name.split_once('/')?;
+        match kind {
+            "data" => {
+                let (byte, hash) = rest.strip_suffix(".seg")?.split_once('-')?;
+                Some(ObjectName::Data(LogByte(number(byte)?), Hash::parse(hash)?))
+            }
+            "log" => number(rest).map(ObjectName::Log),
+            "epoch" => number(rest).map(ObjectName::Epoch),
+            "lease" => number(rest).map(ObjectName::Lease),
+            "snap" => {
+                let (snapshot, file) = rest.split_once('/')?;
+                let snapshot = SnapshotName::parse(snapshot)?;
+                match file {
+                    "manifest.snapshot" => Some(ObjectName::Manifest(snapshot)),
+                    _ => {
+                        let hash = Hash::parse(file.strip_suffix(".run")?)?;
+                        Some(ObjectName::Run(snapshot, hash))
+                    }
+                }
+            }
+            "pin" => uuid(rest).map(ObjectName::Pin),
+            "probe" => uuid(rest).map(ObjectName::Probe),
+            _ => None,
+        }
+    }
+
+    /// The file of this object in an archive that is a directory.
+    pub fn path(&self, root: &Path) -> PathBuf {
+        let mut path = root.to_path_buf();
+        path.extend(self.to_string().split('/'));
+        path
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ObjectName::Data(byte, hash) => write!(f, "data/{:020}-{hash}.seg", byte.0),
+            ObjectName::Log(n) => write!(f, "log/{n:020}"),
+            ObjectName::Epoch(number) => write!(f, "epoch/{number:020}"),
+            ObjectName::Lease(number) => write!(f, "lease/{number:020}"),
+            ObjectName::Manifest(snapshot) => write!(f, "snap/{snapshot}/manifest.snapshot"),
+            ObjectName::Run(snapshot, hash) => write!(f, "snap/{snapshot}/{hash}.run"),
+            ObjectName::Pin(id) => write!(f, "pin/{id}"),
+            ObjectName::Probe(id) => write!(f, "probe/{id}"),
+            ObjectName::Head => f.write_str("head"),
+        }
+    }
+}
+
+impl Prefix {
+    /// Whether a name lies under it.
+    pub fn holds(&self, name: &ObjectName) -> bool {
+        match (self, name) {
+            (Prefix::Data, ObjectName::Data(..))
+            | (Prefix::Log, ObjectName::Log(_))
+            | (Prefix::Epoch, ObjectName::Epoch(_))
+            | (Prefix::Pin, ObjectName::Pin(_))
+            | (Prefix::Probe, ObjectName::Probe(_)) => true,
+            (Prefix::Snapshot(a), ObjectName::Manifest(b) | ObjectName::Run(b, _)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Prefix::Data => f.write_str("data"),
+            Prefix::Log => f.write_str("log"),
+            Prefix::Epoch => f.write_str("epoch"),
+            Prefix::Pin => f.write_str("pin"),
+            Prefix::Probe => f.write_str("probe"),
+            Prefix::Snapshot(snapshot) => write!(f, "snap/{snapshot}"),
+        }
+    }
+}
+
+impl SnapshotName {
+    fn parse(text: &str) -> Option<Self> {
+        let (offset, epoch) = text.split_once('-')?;
+        let (epoch, nonce) = epoch.split_once('-')?;
+        let digits = !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit());
+        let number = epoch.parse().ok().filter(|_| digits)?;
+        let name = SnapshotName {
+            offset: Offset(self::number(offset)?),
+            epoch: Epoch { number, nonce: hex(nonce, 16)? },
+        };
+        // One way to write each: no zeros before the epoch.
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Epoch { number, nonce } = self.epoch;
+        write!(f, "{:020}-{number}-{nonce:016x}", self.offset.0)
+    }
+}
+
+impl Hash {
+    /// The hash of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Hash(*blake3::hash(bytes).as_bytes())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() != 64 {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = hex(std::str::from_utf8(pair).ok()?, 2)?.try_into().ok()?;
+        }
+        Some(Hash(hash))
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Exactly 20 decimal digits.
+fn number(text: &str) -> Option<u64> {
+    (text.len() == 20 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// Exactly `digits` small hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    let fits = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    fits.then(|| u64::from_str_radix(text, 16).ok())?
+}
+
+fn uuid(text: &str) -> Option<Id> {
+    let id: Id = text.parse().ok()?;
+    (id.to_string() == text).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<ObjectName> {
+        let snapshot = SnapshotName {
+            offset: Offset(u64::MAX),
+            epoch: Epoch { number: 12, nonce: u64::MAX - 5 },
+        };
+        vec![
+            ObjectName::Data(LogByte(7), Hash([0xab; 32])),
+            ObjectName::Log(u64::MAX),
+            ObjectName::Epoch(0),
+            ObjectName::Lease(3),
+            ObjectName::Manifest(snapshot),
+            ObjectName::Run(snapshot, Hash([9; 32])),
+            ObjectName::Pin(Id([0xfe; 16])),
+            ObjectName::Probe(Id([1; 16])),
+            ObjectName::Head,
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_name_reads_back() {
+        for name in samples() {
+            assert_eq!(ObjectName::parse(&name.to_string()), Some(name));
+        }
+        assert_eq!(samples()[0].to_string().len(), 5 + 20 + 1 + 64 + 4);
+    }
+
+    /// A hostile name: a good one bent, or pieces that mean something to a file system.
+    fn hostile() -> impl Strategy<Value = String> {
+        let pieces = prop::sample::select(vec![
+            "..",
+            ".",
+            "/",
+            "//",
+            "\\",
+            "\0",
+            "%2e%2e",
+            "log",
+            "data",
+            "epoch",
+            "snap",
+            "head",
+            "pin",
+            "\u{202e}",
+            " ",
+            "\n",
+            "+",
+            "-",
+            "-1",
+            "0x10",
+            "~",
+            "C:",
+            "1",
+            ".seg",
+            ".run",
+            "00000000000000000007",
+            "99999999999999999999",
+            "manifest.snapshot",
+            "\u{ff10}",
+        ]);
+        let bent = (0..samples().len(), any::<prop::sample::Index>(), any::<char>(), 0..4u8);
+        prop_oneof![
+            prop::collection::vec(pieces, 1..7).prop_map(|pieces| pieces.concat()),
+            bent.prop_map(|(which, at, with, how)| {
+                let mut chars: Vec<char> = samples()[which].to_string().chars().collect();
+                let at = at.index(chars.len());
+                match how {
+                    0 => chars[at] = with,
+                    1 => chars.insert(at, with),
+                    2 => drop(chars.remove(at)),
+                    _ => chars.insert(0, '/'),
+                }
+                chars.into_iter().collect()
+            }),
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+        #[test]
+        fn ten_thousand_hostile_names_never_leave_the_directory(text in hostile()) {
+            if let Some(name) = ObjectName::parse(&text) {
+                prop_assert_eq!(name.to_string(), text);
+                let path = name.path(Path::new("/archive"));
+                let below = path.strip_prefix("/archive").unwrap();
+                prop_assert!(below.components().all(
+                    |part| matches!(part, std::path::Component::Normal(_))
+                ));
+                prop_assert!(below.components().count() <= 3);
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_nearly_fit_are_refused() {
+        let zeros = "0".repeat(64);
+        for bad in [
+            "".into(),
+            "log/".into(),
+            "log/1".into(),
+            "log/+0000000000000000001".into(),
+            "log/99999999999999999999".into(),
+            "log/00000000000000000001/".into(),
+            "/log/00000000000000000001".into(),
+            "log/../00000000000000001".into(),
+            "Log/00000000000000000001".into(),
+            format!("data/00000000000000000001-{}.seg", "A".repeat(64)),
+            format!("data/00000000000000000001-{zeros}.seg.tmp"),
+            format!("snap/00000000000000000001-01-{}/manifest.snapshot", "0".repeat(16)),
+            format!("snap/00000000000000000001-+1-{}/manifest.snapshot", "0".repeat(16)),
+            format!("snap/00000000000000000001-1-{}/x.run", "0".repeat(16)),
+            "pin/FEFEFEFE-fefe-fefe-fefe-fefefefefefe".into(),
+            "pin/fefefefefefe-fefe-fefe-fefe-fefefefe".into(),
+            "head/".into(),
+            "heads".into(),
+        ] {
+            let bad: String = bad;
+            assert_eq!(ObjectName::parse(&bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One publisher: whatever happens at whatever call, pushing again ends in the same archive.
+
+use super::super::fake::StoreFault;
+use super::*;
+use crate::error::Kind;
+
+#[test]
+fn a_follower_of_the_archive_gets_the_leaders_files() {
+    let fake = Fake::new();
+    // Lists are late and out of order, and nobody notices.
+    fake.make_lists_stale();
+    let along = Sim::new(3);
+    for (i, stage) in stages().iter().enumerate() {
+        let pushed = push(&fake, stage).unwrap();
+        assert_eq!(pushed.end, stage.end);
+        let state = sound(&fake, &format!("stage {i}"));
+        assert_eq!(state.end_offset, stage.end);
+        follow(&fake, &along, stage, &format!("stage {i}, along"));
+        follow(&fake, &Sim::new(4), stage, &format!("stage {i}, fresh"));
+    }
+    let state = load(&fake.client()).unwrap();
+    assert!(state.rollup > 8, "{} entries", state.n);
+    assert_eq!(state.epoch.number, 2);
+    assert!(state.pieces.values().filter(|piece| piece.sealed().is_some()).count() >= 4);
+}
+
+#[test]
+fn pushing_again_with_nothing_new_asks_the_store_for_nothing() {
+    let fake = Fake::new();
+    let stage = &stages()[2];
+    let store = Arc::new(fake.client());
+    let mut publisher = publisher(store.clone(), &stage.disk, small()).unwrap();
+    assert!(publisher.push().unwrap().entries > 4);
+    let calls = store.calls();
+    let again = publisher.push().unwrap();
+    assert_eq!((again.entries, again.end), (0, stage.end));
+    assert_eq!(store.calls(), calls, "idle costs nothing");
+    // And by another process: a look, and no entry.
+    assert_eq!(push(&fake, stage).unwrap().entries, 0);
+}
+
+#[test]
+fn any_fault_at_any_call_changes_nothing_in_the_end() {
+    let stages = stages();
+    // How many calls a whole life takes.
+    let fake = Fake::new();
+    let store = Arc::new(fake.client());
+    for stage in &stages {
+        publisher(store.clone(), &stage.disk, small()).unwrap().push().unwrap();
+    }
+    let calls = store.calls();
+    assert!(calls > 60, "only {calls} calls");
+    let (mut told, mut runs) = (0, 0);
+    for fault in StoreFault::ALL {
+        for call in 1..=calls {
+            let what = format!("{fault:?} at call {call}");
+            let fake = Fake::new();
+            let mut store = Arc::new(fake.failing(call, fault));
+            for stage in &stages {
+                let outcome = publisher(store.clone(), &stage.disk, small())
+                    .and_then(|mut publisher| publisher.push().or_else(|_| publisher.push()));
+                if let Err(error) = outcome {
+                    // A fault that passes by itself is met once, so only a kill ends a push.
+                    told += 1;
+                    assert_ne!(error.kind(), Kind::Corrupt, "{what}: {error}");
+                    store = Arc::new(fake.client());
+                    let pushed = publisher(store.clone(), &stage.disk, small()).unwrap().push();
+                    assert_eq!(pushed.unwrap_or_else(|e| panic!("{what}: {e}")).end, stage.end);
+                }
+            }
+            fake.settle();
+            let state = sound(&fake, &what);
+            assert_eq!(state.end_offset, stages[stages.len() - 1].end, "{what}");
+            if call % 3 == 0 {
+                follow(&fake, &Sim::new(4), &stages[stages.len() - 1], &what);
+            }
+            runs += 1;
+        }
+    }
+    assert!(told >= 2 * calls - 10, "{told} of {runs} runs were told of a fault");
+}
+
+#[test]
+fn a_long_store_outage_leaves_the_entry_open_and_nothing_else_is_appended() {
+    let stages = stages();
+    for fault in [StoreFault::TimeoutAfter, StoreFault::TimeoutBefore, StoreFault::Late(30)] {
+        let fake = Fake::new();
+        push(&fake, &stages[0]).unwrap();
+        let before = load(&fake.client()).unwrap().n;
+        // Every call from the first create on fails; it happened, or will, or not.
+        let quiet = {
+            let store = Arc::new(fake.deep_copy().client());
+            let mut publisher = publisher(store.clone(), &stages[1].disk, small()).unwrap();
+            let opening = store.calls();
+            publisher.push().unwrap();
+            opening + 1
+        };
+        let store = Arc::new(fake.failing(quiet + 1, fault));
+        for call in quiet + 2..quiet + 40 {
+            store.fail_at(call, StoreFault::TimeoutBefore);
+        }
+        let mut publisher = publisher(store, &stages[1].disk, small()).unwrap();
+        let error = publisher.push().unwrap_err();
+        assert_eq!(error.kind(), Kind::Unknown, "{fault:?}: {error}");
+        let there = fake.object(&ObjectName::Log(before + 1)).is_some();
+        assert_eq!(there, fault == StoreFault::TimeoutAfter, "{fault:?}");
+        // The store is back: the same entry first, under its own n.
+        let pushed = (0..10).find_map(|_| publisher.push().ok()).unwrap();
+        assert_eq!(pushed.end, stages[1].end, "{fault:?}");
+        fake.settle();
+        sound(&fake, &format!("{fault:?}"));
+        follow(&fake, &Sim::new(2), &stages[1], "after the outage");
+    }
+}
+
+#[test]
+fn another_logs_archive_and_a_followers_directory_are_refused() {
+    let fake = Fake::new();
+    let stages = stages();
+    push(&fake, &stages[1]).unwrap();
+    let other = Sim::new(99);
+    let log = options(&other).open(LEADER).unwrap();
+    append(&other, &log, 1, 10);
+    let error = push(&fake, &Stage { disk: other, end: Offset(3) }).unwrap_err();
+    assert_eq!(error.kind(), Kind::WrongLog, "{error}");
+
+    let copy = Sim::new(3);
+    follow(&fake, &copy, &stages[1], "a copy");
+    let directory = Directory::open_in(copy.shared(), COPY).unwrap();
+    let refused = Publisher::open(Arc::new(fake.client()), directory, small()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::NotLeader, "{refused}");
+}
+
+#[test]
+fn a_directory_that_lost_what_it_published_is_refused() {
+    let fake = Fake::new();
+    let stages = stages();
+    push(&fake, &stages[1]).unwrap();
+    let before = fake.names();
+    // Restored from an older copy: the same epoch, and shorter.
+    let error = push(&fake, &stages[0]).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotInHistory, "{error}");
+    assert_eq!(fake.names(), before);
+}
+
+#[test]
+fn a_log_whose_front_is_gone_starts_its_archive_there_and_a_gap_is_refused() {
+    let stages = stages();
+    let disk = stages[4].disk.process();
+    let log = options(&disk).create(false).open(LEADER).unwrap();
+    let kept = log.segments()[2].base_offset;
+    let policy = crate::log::Retention { keep_from: Some(kept), ..Default::default() };
+    assert!(!log.retain(&policy).unwrap().files.is_empty());
+    append(&disk, &log, 1, 10);
+    let stage = Stage { end: log.durable_end(), disk: disk.deep_copy() };
+    let fake = Fake::new();
+    assert_eq!(push(&fake, &stage).unwrap().end, stage.end);
+    let state = sound(&fake, "begun late");
+    assert_eq!(state.floor_offset, log.start());
+    // An archive that ends before what is left cannot go on.
+    let fake = Fake::new();
+    push(&fake, &stages[0]).unwrap();
+    let error = push(&fake, &stage).unwrap_err();
+    assert_eq!(error.kind(), Kind::Gone, "{error}");
+    assert_eq!(load(&fake.client()).unwrap().epoch.number, 1, "nothing was fenced for nothing");
+}

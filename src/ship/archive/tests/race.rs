@@ -1,0 +1,178 @@
+//! Two publishers at once: an old leader that lives on, and new ones.
+
+use super::super::fake::Turns;
+use super::*;
+use crate::error::Kind;
+
+/// A zombie that appended on in epoch 1, and `count` others that took over from before that.
+fn branches(count: usize) -> (Stage, Stage, Vec<Stage>) {
+    let sim = Sim::new(11);
+    let log = options(&sim).open(LEADER).unwrap();
+    append(&sim, &log, 4, 3000);
+    let shared = Stage { disk: sim.deep_copy(), end: log.durable_end() };
+    let others = (0..count).map(|i| {
+        let copy = sim.deep_copy();
+        let copy = copy.process();
+        reseed(&copy, i + 1);
+        copy.unlink(&Path::new(LEADER).join("LOCK")).unwrap();
+        let file = copy.open(&Path::new(LEADER).join("LOCK"), crate::fs::Open::Create).unwrap();
+        drop(file);
+        let log = options(&copy).identity(Identity::NewNode).open(LEADER).unwrap();
+        append(&copy, &log, 3 + i as u64, 500);
+        Stage { disk: copy.deep_copy(), end: log.durable_end() }
+    });
+    let others = others.collect();
+    append(&sim, &log, 14, 4000);
+    (shared, Stage { disk: sim.deep_copy(), end: log.durable_end() }, others)
+}
+
+/// Runs publishers in an order that the seed decides; what each ended with.
+fn race(fake: &Fake, seed: u64, shaky: u64, stages: &[&Stage]) -> Vec<(Result<Pushed>, State)> {
+    let turns = Turns::new(seed, stages.len());
+    let stores: Vec<Arc<dyn Store>> = (0..stages.len() as u64)
+        .map(|i| Arc::new(fake.shaky(seed * 7 + i, shaky).in_turn(&turns)) as Arc<dyn Store>)
+        .collect();
+    std::thread::scope(|scope| {
+        let racers: Vec<_> = stores
+            .into_iter()
+            .zip(stages)
+            .enumerate()
+            .map(|(i, (store, stage))| {
+                let disk = stage.disk.deep_copy();
+                reseed(&disk, i + 5);
+                scope.spawn(move || {
+                    let options = PublishOptions { accept_loss: true, ..small() };
+                    let mut publisher = loop {
+                        match publisher(Arc::clone(&store), &disk, options) {
+                            Ok(publisher) => break publisher,
+                            Err(e) => assert_eq!(e.kind(), Kind::Io, "{e}"),
+                        }
+                    };
+                    let mut outcome = publisher.push();
+                    for _ in 0..30 {
+                        match &outcome {
+                            Err(e) if matches!(e.kind(), Kind::Io | Kind::Unknown) => {}
+                            _ => break,
+                        }
+                        outcome = publisher.push();
+                    }
+                    (outcome, publisher.state().clone())
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    })
+}
+
+/// What a publisher believed to be in the archive is there, under its n.
+fn believed(fake: &Fake, state: &State, what: &str) {
+    if state.n == 0 {
+        return;
+    }
+    let bytes = fake.object(&ObjectName::Log(state.n)).unwrap_or_else(|| panic!("{what}"));
+    assert_eq!(EntryHead::decode(&bytes).unwrap().hash(), state.hash, "{what}: an entry was lost");
+}
+
+#[test]
+fn an_old_leader_and_a_new_one_race_and_no_acknowledged_entry_is_lost() {
+    let (shared, zombie, others) = branches(1);
+    let (mut fenced, mut first) = (0, 0);
+    for seed in 0..200 {
+        let what = format!("seed {seed}");
+        let fake = Fake::new();
+        push(&fake, &shared).unwrap();
+        let shaky = if seed % 2 == 0 { 0 } else { 120 };
+        let outcomes = race(&fake, seed, shaky, &[&zombie, &others[0]]);
+        fake.settle();
+        for (_, state) in &outcomes {
+            believed(&fake, state, &what);
+        }
+        match &outcomes[0].0 {
+            Ok(_) => first += 1,
+            Err(e) => {
+                assert_eq!(e.kind(), Kind::Fenced, "{what}: {e}");
+                fenced += 1;
+            }
+        }
+        let pushed = outcomes[1].0.as_ref().unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(pushed.end, others[0].end, "{what}");
+        let state = sound(&fake, &what);
+        assert_eq!(state.epoch.number, 2, "{what}");
+        follow(&fake, &Sim::new(2), &others[0], &what);
+        // The old one stays fenced, whatever it tries.
+        let again = push(&fake, &zombie).unwrap_err();
+        assert_eq!(again.kind(), Kind::Fenced, "{what}");
+    }
+    assert!(fenced > 20 && first > 0, "fenced {fenced}, first {first}: the race is none");
+}
+
+#[test]
+fn of_two_that_chose_the_same_epoch_number_one_leads() {
+    let (shared, _, others) = branches(2);
+    let mut wins = [0; 2];
+    for seed in 0..100 {
+        let what = format!("seed {seed}");
+        let fake = Fake::new();
+        push(&fake, &shared).unwrap();
+        let shaky = if seed % 2 == 0 { 0 } else { 120 };
+        let outcomes = race(&fake, seed, shaky, &[&others[0], &others[1]]);
+        fake.settle();
+        let won: Vec<usize> = (0..2).filter(|i| outcomes[*i].0.is_ok()).collect();
+        let [winner] = won[..] else { panic!("{what}: {outcomes:?}") };
+        wins[winner] += 1;
+        let lost = outcomes[1 - winner].0.as_ref().unwrap_err();
+        assert_eq!(lost.kind(), Kind::Fenced, "{what}: {lost}");
+        for (_, state) in &outcomes {
+            believed(&fake, state, &what);
+        }
+        sound(&fake, &what);
+        follow(&fake, &Sim::new(2), &others[winner], &what);
+    }
+    assert!(wins[0] > 10 && wins[1] > 10, "{wins:?}");
+}
+
+#[test]
+fn two_processes_of_one_leader_publish_without_harm() {
+    let stages = stages();
+    for seed in 0..60 {
+        let what = format!("seed {seed}");
+        let fake = Fake::new();
+        let outcomes = race(&fake, seed, 0, &[&stages[2], &stages[2]]);
+        for (outcome, state) in &outcomes {
+            believed(&fake, state, &what);
+            if let Err(e) = outcome {
+                assert_eq!(e.kind(), Kind::Locked, "{what}: {e}");
+            }
+        }
+        push(&fake, &stages[2]).unwrap();
+        sound(&fake, &what);
+        follow(&fake, &Sim::new(2), &stages[2], &what);
+    }
+}
+
+#[test]
+fn a_fork_below_the_end_needs_consent_and_what_it_cuts_stays_readable() {
+    let (shared, zombie, others) = branches(1);
+    let fake = Fake::new();
+    push(&fake, &shared).unwrap();
+    push(&fake, &zombie).unwrap();
+    let error = push(&fake, &others[0]).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotInHistory, "{error}");
+    assert!(error.to_string().contains("--accept-loss"), "{error}");
+    assert_eq!(sound(&fake, "refused").epoch.number, 1);
+
+    let options = PublishOptions { accept_loss: true, ..small() };
+    let store = Arc::new(fake.client());
+    publisher(store.clone(), &others[0].disk, options).unwrap().push().unwrap();
+    let state = sound(&fake, "cut");
+    assert!(!state.cut.is_empty());
+    for cut in &state.cut {
+        match cut {
+            Cut::Sealed(held) => assert!(fake.object(&held.sealed.name()).is_some()),
+            Cut::Tail(tail) => {
+                walk::entry(&*store, tail.n, tail.hash).unwrap();
+            }
+        }
+    }
+    follow(&fake, &Sim::new(2), &others[0], "behind a fork");
+}
