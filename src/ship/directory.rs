@@ -16,7 +16,7 @@ use crate::log::watch::Watch;
 use crate::segment::{Footer, SegmentHeader, SegmentName};
 
 use super::evidence::{Evidence, Memory};
-use super::{Offer, Shipped, Source};
+use super::{Offer, Report, Shipped, Source};
 
 /// Pulls from another directory.
 ///
@@ -110,7 +110,7 @@ impl Source for Directory {
         segment.path(&self.layout.segments())
     }
 
-    fn look(&mut self) -> Result<Offer> {
+    fn look(&mut self, _report: &Report) -> Result<Offer> {
         self.file = None;
         let log = LogFile::read(&*self.fs, &self.layout)?.id;
         // STATE comes first, so that the files hold at least what it says is durable; CONTROL
@@ -135,6 +135,9 @@ impl Source for Directory {
         Ok(Offer {
             log,
             node,
+            upstream: Vec::new(),
+            leader: None,
+            time: None,
             epoch: proven.epoch,
             floor: control.floor,
             floor_offset: control.floor_offset,
