@@ -1,20 +1,19 @@
 //! `follow`: keeps a copy of another log and applies it.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 use tidelog::replica::Progress;
-use tidelog::ship::Directory;
 use tidelog::text::format_bytes;
-use tidelog::{Follower, Log, Offset};
+use tidelog::{Follower, Log, Offset, Table};
 
-use crate::args::{LogDir, NodeArgs, directory};
+use crate::args::{LogDir, NodeArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, count, say};
 use crate::progress;
+use crate::source::{self, SourceArgs, TokenArgs};
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
@@ -22,6 +21,7 @@ use crate::progress;
   tidelog follow copy --from mylog --once
   tidelog follow copy --from mylog --until 2
   tidelog follow copy --from mylog
+  tidelog follow copy --from http://127.0.0.1:7400 --limit-bytes-per-s 1MiB
 
 Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
 --until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied.")]
@@ -29,9 +29,16 @@ pub(crate) struct Follow {
     /// The copy's directory; made if it is not there
     #[command(flatten)]
     at: LogDir,
-    /// The directory of the log to copy: the leader's, or another copy's
-    #[arg(long, value_name = "DIR", value_parser = directory())]
-    from: PathBuf,
+    /// The log to copy, the leader's or another copy's: a directory, or a node's address
+    #[arg(long, value_name = "SOURCE")]
+    from: String,
+    /// What the other side calls this follower; its directory's name unless given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    token: TokenArgs,
     /// Catch up, then end
     #[arg(long, conflicts_with = "until")]
     once: bool,
@@ -45,8 +52,10 @@ pub(crate) struct Follow {
 impl Follow {
     pub(crate) fn run(self) -> Outcome {
         let options = Log::options().identity(self.node.identity());
-        let source = Directory::open(&self.from)?;
-        let mut follower = Follower::open(options, &self.at.dir, source)?;
+        let name = source::name(self.name.as_deref(), &self.at.dir);
+        let source = source::open(&self.from, &self.source, self.token.token_file.as_deref(), &name, None)?;
+        let table = Table::options();
+        let mut follower = Follower::open_from(options, table, &self.at.dir, source)?;
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
         }
@@ -62,7 +71,7 @@ impl Follow {
             say(format_args!(
                 "{} and {} hold the same records up to offset {end}",
                 self.at.dir.display(),
-                self.from.display()
+                self.from
             ));
         }
         outcome.and(closed.map_err(Failure::from))

@@ -24,9 +24,12 @@ mod repair;
 mod restore;
 mod retain;
 mod segments;
+mod serve;
 mod shell;
 mod snapshot;
+mod source;
 mod sql;
+mod status;
 mod tail;
 mod verify;
 
@@ -64,6 +67,10 @@ enum Verb {
     Count(get::Count),
     Sql(sql::Sql),
     Follow(follow::Follow),
+    Serve(serve::Serve),
+    Status(status::Status),
+    Check(status::Check),
+    Wait(status::Wait),
     Demo(demo::Demo),
     Retain(retain::Retain),
     Snapshot(snapshot::SnapshotArgs),
@@ -102,6 +109,10 @@ fn main() -> ExitCode {
         Verb::Count(verb) => verb.run(),
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
+        Verb::Serve(verb) => verb.run(),
+        Verb::Status(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(),
+        Verb::Wait(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
         Verb::Snapshot(verb) => verb.run(),

@@ -97,11 +97,6 @@ impl Home {
         Ok(control.unwrap_or_default().repairs)
     }
 
-    /// The log's directory.
-    pub(crate) fn root(&self) -> PathBuf {
-        self.0.layout.root.clone()
-    }
-
     /// Waits until more is visible than up to `seen`, at most `timeout`; returns what is.
     pub(crate) fn wait_beyond(
         &self,
@@ -110,11 +105,21 @@ impl Home {
     ) -> (LogByte, Offset) {
         let sleeper = self.0.visible_wake.register();
         let visible = self.0.visible();
-        if visible.0 > seen || self.0.poison.get().is_some() {
+        if visible.0 > seen {
             return visible;
         }
         sleeper.sleep(Some(timeout));
         self.0.visible()
+    }
+
+    /// Log byte and offset that reads see.
+    pub(crate) fn visible(&self) -> (LogByte, Offset) {
+        self.0.visible()
+    }
+
+    /// The epoch that appended the record at `offset`.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> crate::position::Epoch {
+        self.0.epoch_at(offset)
     }
 
     /// The failure after which a log takes no more appends.

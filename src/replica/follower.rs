@@ -110,10 +110,11 @@ impl Follower {
         dir: impl AsRef<Path>,
         source: impl Source + 'static,
     ) -> Result<Self> {
-        Follower::open_boxed(options, table, dir.as_ref(), Box::new(source))
+        Follower::open_from(options, table, dir.as_ref(), Box::new(source))
     }
 
-    fn open_boxed(
+    /// The same, of a source whose kind is known only when the program runs.
+    pub fn open_from(
         mut options: Options,
         table: TableOptions,
         dir: &Path,

@@ -14,6 +14,8 @@ mod evidence;
 mod http;
 #[cfg(feature = "wire")]
 pub mod protocol;
+#[cfg(feature = "wire")]
+pub mod range;
 mod report;
 #[cfg(feature = "server")]
 pub(crate) mod shelf;

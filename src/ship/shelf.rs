@@ -66,6 +66,7 @@ pub(crate) struct Listed {
 
 /// The durable end, with the segments that hold it.
 struct Stock {
+    epoch: Epoch,
     durable: (LogByte, Offset),
     list: List,
 }
@@ -79,14 +80,18 @@ impl Shelf {
     /// The durable end comes first: the segments hold at least that.
     fn stock(&self) -> Stock {
         let durable = self.log.durable_position();
-        Stock { durable: (durable.log_byte, durable.offset), list: self.home.segments() }
+        Stock {
+            epoch: durable.epoch,
+            durable: (durable.log_byte, durable.offset),
+            list: self.home.segments(),
+        }
     }
 
     /// Answers a fetch, with at most `part_bytes` of what the follower lacks.
     pub(crate) fn answer(&self, report: &Report, part_bytes: u64) -> Result<Served> {
         let stock = self.stock();
         let floor = stock.floor();
-        let epoch = self.log.stats().epoch;
+        let epoch = stock.epoch;
         let (durable, offset) = stock.durable;
         let durable_end = WireEnd::new(durable, offset);
         let mut served = Served {
