@@ -53,7 +53,8 @@ impl Follow {
     pub(crate) fn run(self) -> Outcome {
         let options = Log::options().identity(self.node.identity());
         let name = source::name(self.name.as_deref(), &self.at.dir);
-        let source = source::open(&self.from, &self.source, self.token.token_file.as_deref(), &name, None)?;
+        let source =
+            source::open(&self.from, &self.source, self.token.token_file.as_deref(), &name, None)?;
         let table = Table::options();
         let mut follower = Follower::open_from(options, table, &self.at.dir, source)?;
         for finding in &follower.report().findings {

@@ -64,11 +64,11 @@ pub(crate) fn open(
     }
     let parser = directory();
     let command = clap::Command::new("tidelog");
-    let path = parser
-        .parse_ref(&command, None, std::ffi::OsStr::new(from))
-        .map_err(|_| Failure::usage(format!(
+    let path = parser.parse_ref(&command, None, std::ffi::OsStr::new(from)).map_err(|_| {
+        Failure::usage(format!(
             "expected a directory, http://host:port or https://host:port, found {from}"
-        )))?;
+        ))
+    })?;
     Ok(Box::new(Directory::open(path)?))
 }
 

@@ -107,7 +107,9 @@ impl MaxLag {
             } else if let Ok(duration) = tidelog::text::parse_duration(part) {
                 most.seconds = Some(duration);
             } else {
-                return Err(format!("expected a lag such as 10s, 1000 or 10s,1000, found {text:?}"));
+                return Err(format!(
+                    "expected a lag such as 10s, 1000 or 10s,1000, found {text:?}"
+                ));
             }
         }
         Ok(most)
@@ -152,13 +154,19 @@ impl Target {
         }
         let client = self.access.client(&self.place, &self.token)?;
         let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
-        let wrong = || Failure::from(tidelog::Error::new(
-            Kind::Io,
-            format!("expected the status of a tidelog node from {}, found something else", self.place),
-        ));
+        let wrong = || {
+            Failure::from(tidelog::Error::new(
+                Kind::Io,
+                format!(
+                    "expected the status of a tidelog node from {}, found something else",
+                    self.place
+                ),
+            ))
+        };
         let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
         let row = |node: &Value| {
-            let pick = |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+            let pick =
+                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
             COLUMNS.iter().map(pick).collect()
         };
         Ok(nodes.iter().map(row).collect())

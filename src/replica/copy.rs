@@ -21,8 +21,8 @@ use crate::fs::{File, Fs, Open};
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, State};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
-use crate::ship::LastFrame;
 use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
+use crate::ship::LastFrame;
 
 /// The copied segments.
 #[derive(Debug)]

@@ -209,6 +209,7 @@ impl Follower {
             let target = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
             stepped?;
             if end >= target {
+                self.source.acknowledge(&self.acknowledge());
                 return Ok(progress);
             }
             if end == before {
@@ -263,7 +264,8 @@ impl Follower {
         let bytes = progress.bytes;
         let stepped = self.round(progress);
         let now = self.copy.fs.now();
-        let behind = self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
+        let behind =
+            self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
         self.gauge.at(self.acknowledge(), self.source.place());
         self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
         self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
@@ -385,6 +387,7 @@ impl Follower {
         self.copy.sync()?;
         self.table.checkpoint()?;
         self.copy.settle_hint();
+        self.source.acknowledge(&self.acknowledge());
         Ok(())
     }
 }

@@ -21,9 +21,9 @@ mod gauge;
 mod heal;
 mod pull;
 mod recover;
-mod trail;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};

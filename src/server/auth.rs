@@ -139,7 +139,11 @@ impl Tokens {
             Some(role) if !role.may(need) => Err(asked(
                 StatusCode::FORBIDDEN,
                 "forbidden",
-                &format!("expected a token that may {}, found one for {}", need.as_str(), role.as_str()),
+                &format!(
+                    "expected a token that may {}, found one for {}",
+                    need.as_str(),
+                    role.as_str()
+                ),
             )),
             Some(_) => Ok(()),
         }
@@ -152,7 +156,9 @@ fn needed(method: &Method, path: &str) -> Option<Role> {
         "/" | "/healthz" | "/readyz" | "/leader" | "/replica" => None,
         "/v1/records" if method == Method::POST => Some(Role::Write),
         "/v1/fetch" => Some(Role::Replicate),
-        path if path == "/v1/segments" || path.starts_with("/v1/segments/") => Some(Role::Replicate),
+        path if path == "/v1/segments" || path.starts_with("/v1/segments/") => {
+            Some(Role::Replicate)
+        }
         "/v1/sql" => Some(Role::Read),
         _ if method == Method::GET || method == Method::HEAD => Some(Role::Read),
         _ => Some(Role::Admin),

@@ -116,8 +116,11 @@ mod tests {
     const SECOND: i64 = 1_000_000_000;
 
     fn report(node: u8, offset: u64) -> Report {
-        let durable =
-            Position { log_byte: LogByte(offset * 10), offset: Offset(offset), ..Position::default() };
+        let durable = Position {
+            log_byte: LogByte(offset * 10),
+            offset: Offset(offset),
+            ..Position::default()
+        };
         Report { node: Some(Id([node; 16])), durable, ..Report::default() }
     }
 

@@ -30,7 +30,8 @@ impl MaxLag {
             } else if let Ok(duration) = crate::text::parse_duration(part) {
                 most.seconds = Some(duration);
             } else {
-                let message = format!("expected a lag such as 10s, 1000 or 10s,1000, found {text:?}");
+                let message =
+                    format!("expected a lag such as 10s, 1000 or 10s,1000, found {text:?}");
                 return Err(Refusal::bad(message));
             }
         }

@@ -49,7 +49,8 @@ pub(super) fn bind(address: SocketAddr) -> Result<std::net::TcpListener> {
     listener.map_err(|e| {
         let error = Error::new(Kind::Io, format!("cannot listen on {address}: {e}"));
         match e.kind() {
-            io::ErrorKind::AddrInUse => error.help("is another node running there? --listen 127.0.0.1:0 takes any free port"),
+            io::ErrorKind::AddrInUse => error
+                .help("is another node running there? --listen 127.0.0.1:0 takes any free port"),
             _ => error,
         }
     })
@@ -135,7 +136,11 @@ impl<S> Live<S> {
     }
 
     /// Passes on what came of reading or writing, and looks at the clock when nothing did.
-    fn moved<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn moved<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.idle.as_mut().reset(Instant::now() + IDLE);
             return poll;

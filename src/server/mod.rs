@@ -117,7 +117,8 @@ impl ServerOptions {
     }
 
     fn check(&self) -> Result<()> {
-        let guarded = !self.tokens.is_empty() || self.tls.as_ref().is_some_and(Tls::asks_for_identity);
+        let guarded =
+            !self.tokens.is_empty() || self.tls.as_ref().is_some_and(Tls::asks_for_identity);
         if self.listen.ip().is_loopback() || guarded || self.insecure {
             return Ok(());
         }

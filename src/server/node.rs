@@ -157,7 +157,11 @@ impl Node {
     }
 
     /// Waits until something is visible behind `seen`, the time is over, or the node stops.
-    pub(super) async fn wait_visible(&self, seen: impl Fn((LogByte, Offset)) -> bool, most: Duration) {
+    pub(super) async fn wait_visible(
+        &self,
+        seen: impl Fn((LogByte, Offset)) -> bool,
+        most: Duration,
+    ) {
         let mut visible = self.visible.subscribe();
         let mut stopping = self.stopping.subscribe();
         let wait = async {

@@ -52,8 +52,8 @@ impl Query {
     /// A duration such as `5s`, at most a minute.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        let duration = crate::text::parse_duration(text)
-            .map_err(|e| Refusal::bad(format!("{name}: {e}")))?;
+        let duration =
+            crate::text::parse_duration(text).map_err(|e| Refusal::bad(format!("{name}: {e}")))?;
         Ok(Some(duration.min(MOST_WAIT)))
     }
 }

@@ -143,10 +143,8 @@ fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
 /// It may yet survive: neither acknowledged nor rejected.
 fn unknown(node: &Node, appended: Option<Appended>, timeout: Duration) -> Refusal {
     let message = format!("expected the append to reach its level within {timeout:?}");
-    let refusal =
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Unknown.word(), message).help(
-            "it may yet be there: retry with the same Idempotency-Key, or look at the position",
-        );
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Unknown.word(), message)
+        .help("it may yet be there: retry with the same Idempotency-Key, or look at the position");
     match appended {
         Some(appended) => refusal
             .with("first_offset", appended.first.0)

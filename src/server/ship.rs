@@ -32,11 +32,7 @@ const PACK_LEVEL: i32 = 1;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// `POST /v1/fetch`.
-pub(super) async fn fetch(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
+pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Answer {
     let bytes = body::read(body, protocol::MAX_REQUEST_BYTES).await?;
     let (request, report) = Request::decode(&bytes)?;
     if report.node.is_some() && report.node == Some(node.log.node()) {
@@ -156,9 +152,10 @@ pub(super) async fn segment(
 ) -> Answer {
     let query = Query::read(uri.query(), &["from", "bytes", "packed"])?;
     let digits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-    let base = name.parse().ok().filter(|_| digits).map(LogByte).ok_or_else(|| {
-        Refusal::bad(format!("expected a segment's log byte, found {name:?}"))
-    })?;
+    let base =
+        name.parse().ok().filter(|_| digits).map(LogByte).ok_or_else(|| {
+            Refusal::bad(format!("expected a segment's log byte, found {name:?}"))
+        })?;
     let shelf = node.shelf.clone();
     let book = node.blocking(Work::Read, move || shelf.open(base)).await??;
     let etag = book.hash.map(|hash| format!("\"{}\"", crate::log::scan::hex(&hash)));
@@ -186,16 +183,17 @@ pub(super) async fn segment(
                 Some(left) => Ranged::Part { from, bytes: bytes.min(left) },
             }
         }
-        _ => return Err(Refusal::bad("expected packed=zstd with from and bytes, or a range header")),
+        _ => {
+            return Err(Refusal::bad("expected packed=zstd with from and bytes, or a range header"));
+        }
     };
     let (from, bytes, status) = match range {
         Ranged::Whole => (0, book.bytes, StatusCode::OK),
         Ranged::Part { from, bytes } => (from, bytes, StatusCode::PARTIAL_CONTENT),
         Ranged::Outside => {
             let message = format!("expected a range of the file's {} bytes", book.bytes);
-            let refusal =
-                Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "outside", message)
-                    .header(header::CONTENT_RANGE, format!("bytes */{}", book.bytes));
+            let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "outside", message)
+                .header(header::CONTENT_RANGE, format!("bytes */{}", book.bytes));
             return Err(refusal);
         }
     };
@@ -229,7 +227,12 @@ fn describe(response: &mut Response<Body>, book: &Book, etag: Option<String>) {
     reply::set(response, name("x-tidelog-sealed"), sealed);
 }
 
-async fn small(node: &Node, book: &Book, from: u64, bytes: usize) -> Result<Response<Body>, Refusal> {
+async fn small(
+    node: &Node,
+    book: &Book,
+    from: u64,
+    bytes: usize,
+) -> Result<Response<Body>, Refusal> {
     let file = Arc::clone(&book.file);
     let read = node.blocking(Work::Read, move || read(&*file, from, bytes)).await??;
     let crc = crc32c(&read);
@@ -272,8 +275,7 @@ fn crc_header(response: &mut Response<Body>, crc: u32) {
 fn read(file: &dyn crate::fs::File, from: u64, bytes: usize) -> Result<Vec<u8>> {
     let mut buffer = vec![0; bytes];
     let path = std::path::Path::new("segment");
-    file.read_exact_at(&mut buffer, from)
-        .map_err(|e| Error::io("read", path, e).at_byte(from))?;
+    file.read_exact_at(&mut buffer, from).map_err(|e| Error::io("read", path, e).at_byte(from))?;
     Ok(buffer)
 }
 

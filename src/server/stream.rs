@@ -47,9 +47,9 @@ impl Out {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        self.chunks.blocking_send(Ok(chunk)).map_err(|_| {
-            Error::new(Kind::Interrupted, "nobody reads this answer any more")
-        })
+        self.chunks
+            .blocking_send(Ok(chunk))
+            .map_err(|_| Error::new(Kind::Interrupted, "nobody reads this answer any more"))
     }
 }
 

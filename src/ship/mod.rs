@@ -57,6 +57,10 @@ pub trait Source: Debug + Send {
     /// a second. A hint: looking is the truth.
     fn wait(&mut self, timeout: Duration);
 
+    /// Tells the other end how far the follower is, without asking for anything: before a follower
+    /// goes away. A source that nobody runs has no use for it.
+    fn acknowledge(&mut self, _report: &Report) {}
+
     /// Whether what came damaged may come whole the next time: from a network, not from a disk.
     fn is_remote(&self) -> bool {
         false

@@ -217,7 +217,8 @@ impl Request {
         if request.address.as_ref().is_some_and(|address| address.len() > 500) {
             return Err(invalid("expected an address of at most 500 bytes"));
         }
-        let report = request.report.read().ok_or_else(|| invalid("expected ids and epochs in hex"))?;
+        let report =
+            request.report.read().ok_or_else(|| invalid("expected ids and epochs in hex"))?;
         Ok((request, report))
     }
 }

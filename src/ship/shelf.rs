@@ -152,22 +152,23 @@ impl Shelf {
         if end > stock.durable.0 {
             return Ok(());
         }
-        let (mut segment, mut from) = match report.last.and_then(|last| last.growing.zip(Some(last))) {
-            Some((base, last)) => {
-                let Some(segment) = stock.find(base) else { return Ok(()) };
-                let size = end.0.saturating_sub(last.start.0);
-                let compared = last.start >= base && last.start < end && size <= COMPARED_BYTES;
-                let from = if compared { last.start } else { end };
-                if from < base {
-                    return Ok(());
+        let (mut segment, mut from) =
+            match report.last.and_then(|last| last.growing.zip(Some(last))) {
+                Some((base, last)) => {
+                    let Some(segment) = stock.find(base) else { return Ok(()) };
+                    let size = end.0.saturating_sub(last.start.0);
+                    let compared = last.start >= base && last.start < end && size <= COMPARED_BYTES;
+                    let from = if compared { last.start } else { end };
+                    if from < base {
+                        return Ok(());
+                    }
+                    (segment, segment.header.file_byte(from.0))
                 }
-                (segment, segment.header.file_byte(from.0))
-            }
-            None => match stock.find(end) {
-                Some(segment) => (segment, 0),
-                None => return Ok(()),
-            },
-        };
+                None => match stock.find(end) {
+                    Some(segment) => (segment, 0),
+                    None => return Ok(()),
+                },
+            };
         loop {
             let frames_end = stock.frames_end(segment);
             if frames_end <= HEADER_BYTES {
@@ -246,8 +247,8 @@ impl Shelf {
     /// The newest epoch that the follower may share, and where it ends here.
     fn shared_epoch(&self, report: &Report, durable: WireEnd) -> Result<(Epoch, WireEnd)> {
         let history = self.home.history(LogByte(u64::MAX))?;
-        let after = history
-            .partition_point(|entry| entry.epoch.number <= report.durable.epoch.number);
+        let after =
+            history.partition_point(|entry| entry.epoch.number <= report.durable.epoch.number);
         let shared = after.checked_sub(1).map_or_else(Epoch::default, |i| history[i].epoch);
         let end = match history.get(after) {
             Some(next) => WireEnd::new(next.start, next.start_offset),

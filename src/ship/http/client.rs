@@ -62,7 +62,10 @@ impl Credentials {
             }
         }
         if chain.is_empty() {
-            return Err(Error::new(Kind::InvalidInput, "expected a certificate in PEM, found none"));
+            return Err(Error::new(
+                Kind::InvalidInput,
+                "expected a certificate in PEM, found none",
+            ));
         }
         let key = PrivateKey::from_pem(key).map_err(|e| bad_pem(&e))?;
         self.identity = Some(ClientCert::new_with_certs(&chain, key));
@@ -245,9 +248,9 @@ impl Reply {
             Some(said) => format!("{place} answered {status}: {}", said.error.message),
             None => format!("{place} answered {status}"),
         };
-        let help = said.and_then(|said| said.error.help).or_else(|| {
-            location.map(|leader| format!("the leader is at {leader}"))
-        });
+        let help = said
+            .and_then(|said| said.error.help)
+            .or_else(|| location.map(|leader| format!("the leader is at {leader}")));
         let error = Error::new(kind, text);
         help.map_or_else(|| error.clone(), |help| error.clone().help(help))
     }

@@ -179,8 +179,7 @@ impl Http {
             Kind::NewerVersion => e.with_kind(Kind::Io),
             _ => e,
         })?;
-        let limit =
-            protocol::PREFIX_BYTES + protocol::MAX_HEAD_BYTES + protocol::MAX_PART_BYTES;
+        let limit = protocol::PREFIX_BYTES + protocol::MAX_HEAD_BYTES + protocol::MAX_PART_BYTES;
         let packed = reply.header("content-encoding") == Some("zstd");
         let bytes = self.body(reply, packed, limit)?;
         let (head, mut rest) = protocol::decode_reply(&bytes)?;
@@ -253,7 +252,8 @@ impl Http {
                 .help("it is asked for again; if this stays, look at what is between the two nodes")
         };
         let number = |name: &str| reply.header(name).and_then(|text| text.parse::<u64>().ok());
-        let crc = reply.header("x-tidelog-crc32c").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let crc =
+            reply.header("x-tidelog-crc32c").and_then(|hex| u32::from_str_radix(hex, 16).ok());
         let (Some(crc), Some(total)) = (crc, number("x-tidelog-file-bytes")) else {
             return Err(lied("an answer without checksum and length"));
         };
@@ -315,7 +315,8 @@ impl Http {
                 }
                 offer.repairs =
                     repairs.into_iter().map(|(old, new)| Repaired { old, new }).collect();
-                offer.segments = segments.into_iter().map(|base| SegmentName(LogByte(base))).collect();
+                offer.segments =
+                    segments.into_iter().map(|base| SegmentName(LogByte(base))).collect();
                 if more {
                     self.other_segments(&mut offer.segments)?;
                 }
@@ -369,7 +370,10 @@ impl Http {
             for listed in &page.segments {
                 let name = SegmentName(LogByte(listed.log_byte));
                 if segments.last().is_some_and(|last| *last >= name) {
-                    return Err(Error::new(Kind::Io, "expected segments in order, found them mixed"));
+                    return Err(Error::new(
+                        Kind::Io,
+                        "expected segments in order, found them mixed",
+                    ));
                 }
                 segments.push(name);
             }
@@ -491,6 +495,14 @@ impl Source for Http {
         let Some(report) = self.asked.clone() else { return std::thread::sleep(timeout) };
         // What fails here fails again when it is looked for, where it can be said.
         self.waiting = self.fetch(&report, POLL).ok().map(|head| (report, head));
+    }
+
+    fn acknowledge(&mut self, report: &Report) {
+        if self.failures == 0 && self.asked.as_ref() != Some(report) {
+            self.asked = Some(report.clone());
+            // It is a courtesy: the other end learns of it in any case when this one comes back.
+            let _ = self.fetch(report, Duration::ZERO);
+        }
     }
 
     fn is_remote(&self) -> bool {
