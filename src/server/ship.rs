@@ -184,7 +184,9 @@ pub(super) async fn segment(
             }
         }
         _ => {
-            return Err(Refusal::bad("expected packed=zstd with from and bytes, or a range header"));
+            return Err(Refusal::bad(
+                "expected packed=zstd with from and bytes, or a range header",
+            ));
         }
     };
     let (from, bytes, status) = match range {
