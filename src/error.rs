@@ -95,6 +95,45 @@ impl Kind {
     }
 }
 
+/// The kinds as one word each: for programs, where [`Kind::as_str`] is for people.
+#[cfg(feature = "wire")]
+const WORDS: [(Kind, &str); 21] = [
+    (Kind::InvalidInput, "invalid_input"),
+    (Kind::NotFound, "not_found"),
+    (Kind::AlreadyExists, "already_exists"),
+    (Kind::NotALog, "not_a_log"),
+    (Kind::WrongLog, "wrong_log"),
+    (Kind::NewerVersion, "newer_version"),
+    (Kind::Locked, "locked"),
+    (Kind::ReadOnly, "read_only"),
+    (Kind::CopiedDirectory, "copied_directory"),
+    (Kind::NotLeader, "not_leader"),
+    (Kind::DiskFull, "disk_full"),
+    (Kind::Io, "io"),
+    (Kind::Poisoned, "poisoned"),
+    (Kind::Unknown, "unknown"),
+    (Kind::Corrupt, "corrupt"),
+    (Kind::Lost, "lost"),
+    (Kind::Gone, "gone"),
+    (Kind::NotInHistory, "not_in_history"),
+    (Kind::Rejected, "rejected"),
+    (Kind::Closed, "closed"),
+    (Kind::Interrupted, "interrupted"),
+];
+
+#[cfg(feature = "wire")]
+impl Kind {
+    /// The kind as one word, as it stands in answers over HTTP.
+    pub fn word(self) -> &'static str {
+        WORDS.iter().find(|(kind, _)| *kind == self).map_or("io", |(_, word)| word)
+    }
+
+    /// Reads such a word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        WORDS.iter().find(|(_, known)| *known == word).map(|(kind, _)| *kind)
+    }
+}
+
 /// An error with its evidence. Cheap to clone: a poisoned log hands the same one to every caller.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);

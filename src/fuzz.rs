@@ -229,6 +229,45 @@ pub fn object_names(data: &[u8]) {
     crate::ship::archive::fuzz::object_names(data);
 }
 
+/// Any bytes as a fetch and as the reply to one; a checksum that is set right lets the fuzzer
+/// behind it.
+pub fn fetch_protocol(data: &[u8]) {
+    use crate::ship::protocol::{PREFIX_BYTES, Request, WireReport, decode_reply};
+    if let Ok((request, report)) = Request::decode(data) {
+        let again = Request { report: WireReport::from(&report), ..request.clone() };
+        let (_, back) = Request::decode(&again.encode()).expect("what was written is read");
+        assert_eq!(back, report);
+    }
+    let mut fixed = data.to_vec();
+    if let Some((prefix, rest)) = fixed.split_first_chunk_mut::<PREFIX_BYTES>() {
+        prefix[..8].copy_from_slice(b"TIDFETCH");
+        prefix[8..12].copy_from_slice(&1u32.to_le_bytes());
+        let head = u32::from_le_bytes([prefix[12], prefix[13], prefix[14], prefix[15]]) as usize;
+        let head = head % (rest.len() + 1);
+        prefix[12..16].copy_from_slice(&u32::try_from(head).unwrap_or(0).to_le_bytes());
+        prefix[16..24].copy_from_slice(&((rest.len() - head) as u64).to_le_bytes());
+        prefix[24..28].copy_from_slice(&crate::crc::crc32c(&rest[head..]).to_le_bytes());
+        let crc = crate::crc::joined(&[&prefix[..28], &rest[..head]]);
+        prefix[28..].copy_from_slice(&crc.to_le_bytes());
+    }
+    for bytes in [data, &fixed] {
+        let Ok((head, parts)) = decode_reply(bytes) else { continue };
+        let sum: u64 = head.parts.iter().map(|part| part.bytes).sum();
+        assert_eq!(sum, parts.len() as u64);
+    }
+}
+
+/// Any text as a range header: what is served lies inside the file.
+pub fn http_request(data: &[u8]) {
+    use crate::ship::range::{Ranged, parse_range};
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for file_bytes in [0, 1, 4096, u64::MAX] {
+        if let Ranged::Part { from, bytes } = parse_range(text, file_bytes) {
+            assert!(bytes > 0 && from < file_bytes && bytes <= file_bytes - from, "{text}");
+        }
+    }
+}
+
 /// Reads a file of the seed corpus through the target it belongs to.
 pub fn replay(target: &str, data: &[u8]) -> bool {
     match target {
@@ -244,6 +283,8 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
         "snapshot_manifest" => snapshot_manifest(data),
         "archive_entry" => archive_entry(data),
         "object_names" => object_names(data),
+        "fetch_protocol" => fetch_protocol(data),
+        "http_request" => http_request(data),
         _ => return false,
     }
     true

@@ -16,6 +16,8 @@ pub mod position;
 pub mod record;
 pub mod replica;
 pub mod segment;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod ship;
 #[cfg(feature = "sql")]
 pub mod sql;

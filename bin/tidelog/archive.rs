@@ -16,7 +16,7 @@ use crate::args::directory;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, Format, count, say};
 use crate::progress;
-use crate::source::SourceArg;
+use crate::source::Place;
 
 /// Keep a log in an object store or a shared directory, for any number of readers
 #[derive(Args)]
@@ -44,8 +44,8 @@ enum What {
         #[arg(value_name = "DIR", value_parser = directory())]
         dir: PathBuf,
         /// The archive
-        #[arg(long, value_name = "URL", value_parser = SourceArg::parse)]
-        to: SourceArg,
+        #[arg(long, value_name = "URL", value_parser = Place::parse_archive)]
+        to: Place,
         /// If this log has left the archive's history, cut there what it left
         #[arg(long)]
         accept_loss: bool,
@@ -53,8 +53,8 @@ enum What {
     /// Print what is there, oldest first
     List {
         /// The archive
-        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
-        url: SourceArg,
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
         /// How to print it
         #[arg(short = 'o', value_name = "FORMAT")]
         output: Option<Format>,
@@ -62,14 +62,14 @@ enum What {
     /// Read every byte and hold it against its hash; exit 1 with a list when something is damaged
     Verify {
         /// The archive
-        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
-        url: SourceArg,
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
     },
     /// Print what nobody needs any more; with --yes, free it
     Prune {
         /// The archive
-        #[arg(value_name = "URL", value_parser = SourceArg::parse)]
-        url: SourceArg,
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -87,7 +87,7 @@ impl ArchiveArgs {
     }
 }
 
-fn push(dir: &std::path::Path, to: &SourceArg, accept_loss: bool) -> Outcome {
+fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
     let started = Instant::now();
     let from = Directory::open(dir)?;
     let mut options = PublishOptions::default();
@@ -116,11 +116,11 @@ fn push(dir: &std::path::Path, to: &SourceArg, accept_loss: bool) -> Outcome {
 }
 
 /// The archive, which must be there.
-fn state(url: &SourceArg) -> Result<State, Failure> {
+fn state(url: &Place) -> Result<State, Failure> {
     Ok(Archive::open(url.store()?)?.state().clone())
 }
 
-fn list(url: &SourceArg, format: Option<Format>) -> Outcome {
+fn list(url: &Place, format: Option<Format>) -> Outcome {
     let state = state(url)?;
     let mut rows = Vec::new();
     for (base, piece) in &state.pieces {
@@ -200,7 +200,7 @@ fn entries(n: impl Iterator<Item = u64>) -> String {
     }
 }
 
-fn verify(url: &SourceArg) -> Outcome {
+fn verify(url: &Place) -> Outcome {
     let started = Instant::now();
     let store = url.store()?;
     let spinner = progress::spinner("verifying");
@@ -248,7 +248,7 @@ fn verify(url: &SourceArg) -> Outcome {
     )))
 }
 
-fn take_away(url: &SourceArg, yes: bool) -> Outcome {
+fn take_away(url: &Place, yes: bool) -> Outcome {
     state(url)?;
     let store = url.store()?;
     let plan = plan_prune(&*store)?;

@@ -7,13 +7,14 @@ use clap::Args;
 use serde_json::json;
 use tidelog::replica::Progress;
 use tidelog::text::format_bytes;
-use tidelog::{Follower, Log, Offset};
+use tidelog::{Follower, Log, Offset, Table};
 
+use crate::access::TokenArgs;
 use crate::args::{LogDir, NodeArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, count, say};
 use crate::progress;
-use crate::source::SourceArg;
+use crate::source::{self, Place, SourceArgs};
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
@@ -21,6 +22,7 @@ use crate::source::SourceArg;
   tidelog follow copy --from mylog --once
   tidelog follow copy --from mylog --until 2
   tidelog follow copy --from mylog
+  tidelog follow copy --from http://127.0.0.1:7400 --limit-bytes-per-s 1MiB
 
 Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
 --until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied.")]
@@ -28,10 +30,17 @@ pub(crate) struct Follow {
     /// The copy's directory; made if it is not there
     #[command(flatten)]
     at: LogDir,
-    /// The directory of the log to copy, the leader's or another copy's, or an archive:
-    /// file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
-    #[arg(long, value_name = "SOURCE", value_parser = SourceArg::parse)]
-    from: SourceArg,
+    /// The log to copy, the leader's or another copy's: a directory, a node's address, or an
+    /// archive: file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
+    #[arg(long, value_name = "SOURCE", value_parser = Place::parse)]
+    from: Place,
+    /// What the other side calls this follower; its directory's name unless given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    token: TokenArgs,
     /// Catch up, then end
     #[arg(long, conflicts_with = "until")]
     once: bool,
@@ -45,12 +54,15 @@ pub(crate) struct Follow {
 impl Follow {
     pub(crate) fn run(self) -> Outcome {
         let mut options = Log::options().identity(self.node.identity());
-        if let SourceArg::Remote(_) = self.from {
+        if self.from.is_store() {
             // Each look is a request.
             options = options.poll_every(Duration::from_secs(1));
         }
-        let source = self.from.open()?;
-        let mut follower = Follower::open(options, &self.at.dir, source)?;
+        let name = source::name(self.name.as_deref(), &self.at.dir);
+        let token = self.token.token_file.as_deref();
+        let source = self.from.open(&self.source, token, &name, None)?;
+        let table = Table::options();
+        let mut follower = Follower::open_from(options, table, &self.at.dir, source)?;
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
         }

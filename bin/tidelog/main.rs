@@ -2,6 +2,7 @@
 //!
 //! stdout is data only; progress, warnings and summaries go to stderr. Exit codes: see `exit`.
 
+mod access;
 mod append;
 mod archive;
 mod args;
@@ -25,10 +26,12 @@ mod repair;
 mod restore;
 mod retain;
 mod segments;
+mod serve;
 mod shell;
 mod snapshot;
 mod source;
 mod sql;
+mod status;
 mod tail;
 mod verify;
 
@@ -67,6 +70,10 @@ enum Verb {
     Sql(sql::Sql),
     Follow(follow::Follow),
     Archive(archive::ArchiveArgs),
+    Serve(serve::Serve),
+    Status(status::Status),
+    Check(status::Check),
+    Wait(status::Wait),
     Demo(demo::Demo),
     Retain(retain::Retain),
     Snapshot(snapshot::SnapshotArgs),
@@ -106,6 +113,10 @@ fn main() -> ExitCode {
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
+        Verb::Serve(verb) => verb.run(),
+        Verb::Status(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(),
+        Verb::Wait(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
         Verb::Snapshot(verb) => verb.run(),

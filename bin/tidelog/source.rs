@@ -7,61 +7,109 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use tidelog::ship::archive::{Archive, Store, open_store};
-use tidelog::ship::{Directory, Source};
+use tidelog::ship::{Directory, Http, Source};
+
+use crate::access::NodeAccess;
+use crate::exit::Failure;
 
 /// Where a log comes from, as the user named it.
 #[derive(Clone, Debug)]
-pub(crate) enum SourceArg {
+pub(crate) enum Place {
     /// A log's directory, or an archive in one.
     Local(PathBuf),
     /// An archive in an object store.
-    Remote(String),
+    Store(String),
+    /// A node.
+    Node(String),
 }
 
-impl SourceArg {
+/// How to pull from a source.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SourceArgs {
+    #[command(flatten)]
+    pub(crate) access: NodeAccess,
+    /// Pull at most so many bytes per second, such as 1MiB
+    #[arg(long, value_name = "BYTES", value_parser = tidelog::text::parse_bytes)]
+    limit_bytes_per_s: Option<u64>,
+}
+
+impl Place {
     /// Reads it; refuses schemes that nobody knows.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
             None if text.is_empty() => Err("expected a directory or a URL, found nothing".into()),
-            None => Ok(SourceArg::Local(PathBuf::from(text))),
-            Some(("file", path)) if path.starts_with('/') => Ok(SourceArg::Local(path.into())),
-            Some(("s3" | "gs" | "az", _)) => Ok(SourceArg::Remote(text.to_owned())),
+            None => Ok(Place::Local(PathBuf::from(text))),
+            Some(("file", path)) if path.starts_with('/') => Ok(Place::Local(path.into())),
+            Some(("s3" | "gs" | "az", _)) => Ok(Place::Store(text.to_owned())),
+            Some(("http" | "https", _)) => Ok(Place::Node(text.to_owned())),
             Some(_) => Err(format!(
-                "expected a directory, file:///path, s3://bucket/prefix, gs://… or az://…, found {text}"
+                "expected a directory, http://host:port, https://…, file:///path, \
+                 s3://bucket/prefix, gs://… or az://…, found {text}"
             )),
         }
     }
 
-    /// Opens it.
-    pub(crate) fn open(&self) -> tidelog::Result<Box<dyn Source>> {
-        match self {
-            SourceArg::Local(path) if is_archive(path) => {
-                Ok(Box::new(Archive::open(self.store()?)?))
-            }
-            SourceArg::Local(path) => Ok(Box::new(Directory::open(path)?)),
-            SourceArg::Remote(_) => Ok(Box::new(Archive::open(self.store()?)?)),
+    /// An archive's place: anything but a node.
+    pub(crate) fn parse_archive(text: &str) -> Result<Self, String> {
+        match Place::parse(text)? {
+            Place::Node(url) => Err(format!(
+                "expected an archive, a directory, file:///path or s3://bucket/prefix, found {url}"
+            )),
+            place => Ok(place),
         }
+    }
+
+    /// Opens it. `name` is what it calls the follower, `address` where that serves others.
+    pub(crate) fn open(
+        &self,
+        args: &SourceArgs,
+        token_file: Option<&Path>,
+        name: &str,
+        address: Option<String>,
+    ) -> Result<Box<dyn Source>, Failure> {
+        Ok(match self {
+            Place::Node(url) => Box::new(
+                Http::open(url, args.access.credentials(token_file)?)?
+                    .name(name)
+                    .address(address)
+                    .limit_bytes_per_s(args.limit_bytes_per_s),
+            ),
+            Place::Local(path) if !is_archive(path) => Box::new(Directory::open(path)?),
+            Place::Local(_) | Place::Store(_) => Box::new(Archive::open(self.store()?)?),
+        })
     }
 
     /// The store of an archive that is there, or is to be.
-    pub(crate) fn store(&self) -> tidelog::Result<Arc<dyn Store>> {
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         match self {
-            SourceArg::Local(path) => {
+            Place::Local(path) => {
                 let path = std::path::absolute(path)
                     .map_err(|e| tidelog::Error::io("resolve", path, e))?;
-                open_store(&format!("file://{}", path.display()), &[])
+                Ok(open_store(&format!("file://{}", path.display()), &[])?)
             }
-            SourceArg::Remote(url) => open_store(url, &settings()),
+            Place::Store(url) => Ok(open_store(url, &settings())?),
+            Place::Node(url) => Err(Failure::usage(format!("expected an archive, found {url}"))),
         }
+    }
+
+    /// Whether looking costs a request to a store, which somebody may pay for.
+    pub(crate) fn is_store(&self) -> bool {
+        matches!(self, Place::Store(_))
+    }
+
+    /// Whether it is a node's address.
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(self, Place::Node(_))
     }
 }
 
-impl std::fmt::Display for SourceArg {
+impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            SourceArg::Local(path) => path.display().fmt(f),
-            SourceArg::Remote(url) => f.write_str(url),
+            Place::Local(path) => path.display().fmt(f),
+            Place::Store(url) | Place::Node(url) => f.write_str(url),
         }
     }
 }
@@ -78,4 +126,15 @@ fn settings() -> Vec<(String, String)> {
         .filter_map(|(key, value)| Some((text(key)?, text(value)?)))
         .filter(|(key, _)| known(key))
         .collect()
+}
+
+/// Whether a place is a node's address.
+pub(crate) fn is_url(place: &str) -> bool {
+    place.starts_with("http://") || place.starts_with("https://")
+}
+
+/// What a node is called: as asked, or by its directory.
+pub(crate) fn name(asked: Option<&str>, dir: &Path) -> String {
+    let named = || dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    asked.map(str::to_owned).or_else(named).unwrap_or_else(|| "tidelog".to_owned())
 }

@@ -83,6 +83,56 @@ impl Home {
     }
 }
 
+/// What who serves a log to others needs of it.
+#[cfg(feature = "server")]
+impl Home {
+    /// The segments, oldest first.
+    pub(crate) fn segments(&self) -> super::catalog::List {
+        self.0.catalog.list()
+    }
+
+    /// Segments that a repair replaced, here or where they were copied from.
+    pub(crate) fn repairs(&self) -> Result<Vec<super::files::Repaired>> {
+        let control = super::files::Control::read(&**self.fs(), &self.0.layout)?;
+        Ok(control.unwrap_or_default().repairs)
+    }
+
+    /// Waits until more is visible than up to `seen`, at most `timeout`; returns what is.
+    pub(crate) fn wait_beyond(
+        &self,
+        seen: LogByte,
+        timeout: std::time::Duration,
+    ) -> (LogByte, Offset) {
+        let sleeper = self.0.visible_wake.register();
+        let visible = self.0.visible();
+        if visible.0 > seen {
+            return visible;
+        }
+        sleeper.sleep(Some(timeout));
+        self.0.visible()
+    }
+
+    /// Log byte and offset that reads see.
+    pub(crate) fn visible(&self) -> (LogByte, Offset) {
+        self.0.visible()
+    }
+
+    /// The epoch that appended the record at `offset`.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> crate::position::Epoch {
+        self.0.epoch_at(offset)
+    }
+
+    /// The failure after which a log takes no more appends.
+    pub(crate) fn poison(&self) -> Option<crate::error::Error> {
+        self.0.poison.get().cloned()
+    }
+
+    /// Wakes whoever waits, so that it looks whether to stop.
+    pub(crate) fn wake(&self) {
+        self.0.visible_wake.all();
+    }
+}
+
 impl Shared {
     /// Below this, records are proven durable.
     pub(super) fn confirmed(&self) -> Offset {

@@ -12,7 +12,7 @@
 //! - what was acknowledged survives what `docs/DURABILITY.md` lists.
 
 mod append;
-mod catalog;
+pub(crate) mod catalog;
 mod compress;
 mod ends;
 pub(crate) mod files;

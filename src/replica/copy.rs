@@ -22,6 +22,7 @@ use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, 
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
+use crate::ship::LastFrame;
 
 /// The copied segments.
 #[derive(Debug)]
@@ -78,6 +79,23 @@ impl Copy {
                 Position { epoch: footer.epoch, log_byte: footer.end(), offset: footer.end_offset }
             }
             (None, None) => Position::default(),
+        }
+    }
+
+    /// The last frame that is here.
+    pub(super) fn last_frame(&self) -> Option<LastFrame> {
+        match (&self.active, &self.sealed) {
+            (Some(active), _) => Some(LastFrame {
+                growing: Some(active.header.base),
+                start: LogByte(active.header.log_byte(active.last_frame)),
+                fingerprint: active.tally.fingerprint,
+            }),
+            (None, Some(footer)) => Some(LastFrame {
+                growing: None,
+                start: footer.base,
+                fingerprint: footer.fingerprint,
+            }),
+            (None, None) => None,
         }
     }
 

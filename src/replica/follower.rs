@@ -10,13 +10,15 @@ use crate::fs::Lock;
 use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::position::{Id, LogByte, Offset, Position};
-use crate::ship::{Offer, Source};
+use crate::ship::{Offer, Report, Source};
 use crate::table::{Applier, Table, TableOptions};
 
 use super::copy::Copy;
+use super::gauge::Gauge;
 use super::heal::heal;
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
+use super::trail::Trail;
 
 /// A directory that copies a source's segments, byte for byte, and applies their records.
 ///
@@ -37,10 +39,28 @@ pub struct Follower {
     table: Table,
     applier: Applier,
     offered: Option<Offer>,
+    /// What is synced here, and so acknowledged.
+    durable: Position,
+    gauge: Gauge,
+    trail: Trail,
+    leader_time: Option<Clock>,
     report: FollowerReport,
     poll_every: Duration,
     /// Held as long as this follower writes; the last to go.
     _lock: Box<dyn Lock>,
+}
+
+/// The leader's clock, as the last look told it.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// Nanoseconds that it is ahead of this machine's.
+    ahead: i64,
+}
+
+impl Clock {
+    fn at(self, now: i64) -> i64 {
+        now.saturating_add(self.ahead)
+    }
 }
 
 /// What a follower did.
@@ -90,10 +110,11 @@ impl Follower {
         dir: impl AsRef<Path>,
         source: impl Source + 'static,
     ) -> Result<Self> {
-        Follower::open_boxed(options, table, dir.as_ref(), Box::new(source))
+        Follower::open_from(options, table, dir.as_ref(), Box::new(source))
     }
 
-    fn open_boxed(
+    /// The same, of a source whose kind is known only when the program runs.
+    pub fn open_from(
         mut options: Options,
         table: TableOptions,
         dir: &Path,
@@ -125,7 +146,8 @@ impl Follower {
             .help("name another directory for the copy"));
         }
         let node = open::identify(&*fs, &layout, options.identity)?;
-        if let (Some(log), Ok(offer)) = (exists, source.look())
+        let stranger = Report { node: Some(node), ..Report::default() };
+        if let (Some(log), Ok(offer)) = (exists, source.look(&stranger))
             && log.id != offer.log
         {
             return Err(Error::new(
@@ -156,8 +178,12 @@ impl Follower {
                 }
             }
         };
-        Ok(Follower {
+        let follower = Follower {
             source,
+            durable: copy.end(),
+            gauge: Gauge::default(),
+            trail: Trail::default(),
+            leader_time: None,
             copy,
             log: Arc::new(log),
             table,
@@ -166,7 +192,9 @@ impl Follower {
             report,
             poll_every,
             _lock: lock,
-        })
+        };
+        follower.gauge.at(follower.acknowledge(), follower.source.place());
+        Ok(follower)
     }
 
     /// Copies until it holds what the source had durable when this was called, makes that durable
@@ -181,6 +209,7 @@ impl Follower {
             let target = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
             stepped?;
             if end >= target {
+                self.source.acknowledge(&self.acknowledge());
                 return Ok(progress);
             }
             if end == before {
@@ -230,15 +259,37 @@ impl Follower {
         Ok(())
     }
 
-    /// One round: look, copy some, sync, say so, apply.
+    /// One round, and what is shown of it.
     fn step(&mut self, progress: &mut Progress) -> Result<()> {
-        let offer = self.source.look()?;
+        let bytes = progress.bytes;
+        let stepped = self.round(progress);
+        let now = self.copy.fs.now();
+        let behind =
+            self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
+        self.gauge.at(self.acknowledge(), self.source.place());
+        self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
+        self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
+        stepped
+    }
+
+    /// Looks, copies some, syncs, says so, applies.
+    fn round(&mut self, progress: &mut Progress) -> Result<()> {
+        let offer = self.source.look(&self.acknowledge())?;
+        let now = self.copy.fs.now();
+        self.leader_time = offer.time.map(|time| Clock { ahead: time.saturating_sub(now) });
+        self.trail.note(offer.time.unwrap_or(now), offer.durable_offset);
+        self.gauge.offered(&offer, now);
         let mut moved = Moved::default();
         let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, &mut moved);
+        let pulled = pulled.map_err(|e| match e.kind() {
+            Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
+            _ => e,
+        });
         self.offered = Some(offer);
         // What came before an error came whole: it counts.
         if moved.bytes > 0 || moved.segments > 0 {
             let state = self.copy.sync()?;
+            self.durable = self.copy.end();
             self.log.grow_to(&state)?;
             self.applier.run(&mut self.table)?;
         }
@@ -247,6 +298,20 @@ impl Follower {
         progress.segments += moved.segments;
         progress.lag = self.lag();
         pulled
+    }
+
+    /// What is here, for the source to know: only what is synced.
+    fn acknowledge(&self) -> Report {
+        Report {
+            log: Some(self.copy.log),
+            node: Some(self.copy.node),
+            promise: self.copy.promise.map(|promise| promise.epoch),
+            received: self.copy.end(),
+            durable: self.durable,
+            applied: self.table.applied().unwrap_or_default(),
+            last: self.copy.last_frame(),
+            unclean: self.copy.failed.is_some(),
+        }
     }
 
     fn progress(&self) -> Progress {
@@ -296,6 +361,11 @@ impl Follower {
         }
     }
 
+    /// What it shows while it runs: a handle for those who serve it or watch it.
+    pub fn gauge(&self) -> Gauge {
+        self.gauge.clone()
+    }
+
     /// What opening found.
     pub fn report(&self) -> &FollowerReport {
         &self.report
@@ -317,6 +387,7 @@ impl Follower {
         self.copy.sync()?;
         self.table.checkpoint()?;
         self.copy.settle_hint();
+        self.source.acknowledge(&self.acknowledge());
         Ok(())
     }
 }
@@ -337,12 +408,20 @@ fn read(
 
 /// Whether an error may be gone at the next look.
 fn may_pass(kind: Kind) -> bool {
-    matches!(kind, Kind::NotFound | Kind::Io | Kind::DiskFull | Kind::ReadOnly | Kind::NotALog)
+    matches!(
+        kind,
+        Kind::NotFound
+            | Kind::Io
+            | Kind::DiskFull
+            | Kind::ReadOnly
+            | Kind::NotALog
+            | Kind::NotLeader
+    )
 }
 
 /// Makes the directory of a new copy: the leader's log id, a node id of its own.
 fn create(options: &Options, layout: &Layout, source: &mut dyn Source) -> Result<()> {
-    let offer = source.look()?;
+    let offer = source.look(&Report::default())?;
     if offer.floor > LogByte(0) {
         return Err(Error::new(
             Kind::Gone,

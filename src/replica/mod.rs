@@ -17,11 +17,15 @@
 mod copy;
 mod fetch;
 mod follower;
+mod gauge;
 mod heal;
 mod pull;
 mod recover;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 pub use follower::{Follower, Lag, Progress};
+pub use gauge::{Gauge, Shown};
 pub use recover::FollowerReport;
+pub use trail::Trail;

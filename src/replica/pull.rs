@@ -83,6 +83,14 @@ impl Round<'_> {
             .in_file(&self.copy.layout.root)
             .help("name the leader's directory"));
         }
+        if offer.upstream.contains(&self.copy.node) {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                format!("{place} pulls from this follower, directly or not: that goes in circles"),
+            )
+            .in_file(&self.copy.layout.root)
+            .help("follow the leader, or a follower of its"));
+        }
         if let Some(promise) = self.copy.promise
             && !offer.segments.is_empty()
             && (offer.epoch.number < promise.epoch.number

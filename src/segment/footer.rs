@@ -198,6 +198,11 @@ impl Footer {
         self.data_end - SEAL_BYTES
     }
 
+    /// Length of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.index_byte + u64::from(self.index_entries) * ENTRY_BYTES + FOOTER_BYTES as u64
+    }
+
     /// The log byte behind the SEAL frame: where the next segment starts.
     pub fn end(&self) -> LogByte {
         LogByte(self.base.0 + self.data_end - HEADER_BYTES)

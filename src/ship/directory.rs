@@ -17,7 +17,7 @@ use crate::position::Id;
 use crate::segment::{Footer, SegmentHeader, SegmentName};
 
 use super::evidence::{Evidence, Memory};
-use super::{Offer, Shipped, Source};
+use super::{Offer, Report, Shipped, Source};
 
 /// Pulls from another directory.
 ///
@@ -142,7 +142,7 @@ impl Source for Directory {
         segment.path(&self.layout.segments())
     }
 
-    fn look(&mut self) -> Result<Offer> {
+    fn look(&mut self, _report: &Report) -> Result<Offer> {
         self.file = None;
         let log = LogFile::read(&*self.fs, &self.layout)?.id;
         // STATE comes first, so that the files hold at least what it says is durable; CONTROL
@@ -167,6 +167,9 @@ impl Source for Directory {
         Ok(Offer {
             log,
             node,
+            upstream: Vec::new(),
+            leader: None,
+            time: None,
             epoch: proven.epoch,
             floor: control.floor,
             floor_offset: control.floor_offset,

@@ -11,10 +11,22 @@
 pub mod archive;
 mod directory;
 mod evidence;
+#[cfg(feature = "client")]
+mod http;
+#[cfg(feature = "wire")]
+pub mod protocol;
+#[cfg(feature = "wire")]
+pub mod range;
+mod report;
+#[cfg(feature = "server")]
+pub(crate) mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use directory::Directory;
+#[cfg(feature = "client")]
+pub use http::{Client, Credentials, Http, Reply};
+pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -33,8 +45,8 @@ pub trait Source: Debug + Send {
     /// A segment's name there, for errors.
     fn file(&self, segment: SegmentName) -> PathBuf;
 
-    /// What there is now.
-    fn look(&mut self) -> Result<Offer>;
+    /// What there is now, as asked by a follower that is as far as `report` says.
+    fn look(&mut self, report: &Report) -> Result<Offer>;
 
     /// What one segment says of itself. Not found, when retention was quicker.
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped>;
@@ -42,33 +54,17 @@ pub trait Source: Debug + Send {
     /// Reads a segment's file at `byte`; fewer bytes than asked for mean the file's end.
     fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize>;
 
-    /// Waits until there may be more, at most `timeout`. A hint: looking is the truth.
+    /// Waits until there may be more, about `timeout`; a source whose other end tells it may take
+    /// a second. A hint: looking is the truth.
     fn wait(&mut self, timeout: Duration);
-}
 
-impl Source for Box<dyn Source> {
-    fn place(&self) -> String {
-        (**self).place()
-    }
+    /// Tells the other end how far the follower is, without asking for anything: before a follower
+    /// goes away. A source that nobody runs has no use for it.
+    fn acknowledge(&mut self, _report: &Report) {}
 
-    fn file(&self, segment: SegmentName) -> PathBuf {
-        (**self).file(segment)
-    }
-
-    fn look(&mut self) -> Result<Offer> {
-        (**self).look()
-    }
-
-    fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
-        (**self).segment(segment)
-    }
-
-    fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
-        (**self).read(segment, byte, buf)
-    }
-
-    fn wait(&mut self, timeout: Duration) {
-        (**self).wait(timeout);
+    /// Whether what came damaged may come whole the next time: from a network, not from a disk.
+    fn is_remote(&self) -> bool {
+        false
     }
 }
 
@@ -80,6 +76,12 @@ pub struct Offer {
     pub log: Id,
     /// The node that the source is, if it says.
     pub node: Option<Id>,
+    /// The nodes that node pulls from, directly or not: a follower among them would go in circles.
+    pub upstream: Vec<Id>,
+    /// The address of the leader, if somebody said so.
+    pub leader: Option<String>,
+    /// The leader's time in nanoseconds since the Unix epoch, if it is known now.
+    pub time: Option<i64>,
     /// The newest epoch in its history; zeros before the first.
     pub epoch: Epoch,
     /// Everything below was dropped by retention.

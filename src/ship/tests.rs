@@ -26,7 +26,7 @@ fn append(log: &Log, durability: Durability, size: usize) {
 }
 
 fn look(sim: &Sim) -> Offer {
-    Directory::open_in(sim.shared(), LEADER).unwrap().look().unwrap()
+    Directory::open_in(sim.shared(), LEADER).unwrap().look(&Report::default()).unwrap()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_dead_leaders_watermarks_prove_what_its_state_had_not_said_yet() {
         }
         let mut source = Directory::open_in(sim.shared(), LEADER).unwrap();
         for _ in 0..2 {
-            let offer = source.look().unwrap();
+            let offer = source.look(&Report::default()).unwrap();
             assert_eq!((offer.durable, offer.durable_offset), (before_last.log_byte, Offset(6)));
         }
     }
@@ -90,9 +90,9 @@ fn a_followers_copied_watermarks_prove_nothing() {
     let end = follower.position();
     follower.close().unwrap();
     let mut source = Directory::open_in(sim.shared(), "/copy").unwrap();
-    assert_eq!(source.look().unwrap().durable, end.log_byte);
+    assert_eq!(source.look(&Report::default()).unwrap().durable, end.log_byte);
     sim.unlink(Path::new("/copy/STATE")).unwrap();
-    assert_eq!(source.look().unwrap().durable, LogByte(0));
+    assert_eq!(source.look(&Report::default()).unwrap().durable, LogByte(0));
     // Nor to its own readers.
     let reader = Log::options().fs(sim.shared()).read_only(true).open("/copy").unwrap();
     assert_eq!((reader.end(), reader.confirmed_end()), (Offset(20), Offset(0)));

@@ -1,6 +1,6 @@
 //! Followers of a directory: byte-identical copies at every stage, after every interruption.
 
-mod leader;
+pub(crate) mod leader;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -16,8 +16,12 @@ mod engine;
 #[cfg(feature = "sim")]
 mod faults;
 mod follow;
+#[cfg(all(feature = "server", feature = "client"))]
+mod proxy;
 #[cfg(feature = "sim")]
 mod repair;
+#[cfg(all(feature = "server", feature = "client"))]
+mod serve;
 #[cfg(feature = "cli")]
 mod sql;
 #[cfg(feature = "sim")]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, SEAL_BYTES, SegmentName};
-use crate::ship::{Directory, Offer, Shipped, Source};
+use crate::ship::{Directory, Offer, Report, Shipped, Source};
 
 use super::entry::{EntryHead, MAX_PAYLOAD_BYTES, Sealed, Tail, What};
 use super::epoch::Owner;
@@ -99,7 +99,7 @@ impl Publisher {
 
     /// Publishes everything that is durable now.
     pub fn push(&mut self) -> Result<Pushed> {
-        let offer = self.from.look()?;
+        let offer = self.from.look(&Report::default())?;
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
         if self.pending.is_none() && self.is_all_there(&offer)? {
             pushed.end = self.state.end_offset;

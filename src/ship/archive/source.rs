@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::position::LogByte;
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Shipped, Source};
+use crate::ship::{Offer, Report, Shipped, Source};
 
 use super::entry::Sealed;
 use super::name::{Hash, ObjectName};
@@ -225,7 +225,7 @@ impl Source for Archive {
         PathBuf::from(format!("{}/{segment}", self.store.place().trim_end_matches('/')))
     }
 
-    fn look(&mut self) -> Result<Offer> {
+    fn look(&mut self, _report: &Report) -> Result<Offer> {
         let before = self.state.n;
         if !walk::advance(&*self.store, &mut self.state)? {
             self.state = walk::load(&*self.store)?;
@@ -237,6 +237,9 @@ impl Source for Archive {
         Ok(Offer {
             log: state.log,
             node: None,
+            upstream: Vec::new(),
+            leader: None,
+            time: None,
             epoch: state.epoch,
             floor: state.floor,
             floor_offset: state.floor_offset,

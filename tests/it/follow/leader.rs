@@ -9,35 +9,35 @@ use tidelog::log::MIN_SEGMENT_BYTES;
 use tidelog::{Append, Batch, Durability, Follower, Log, Options, Record, Table, ship};
 
 /// A leader's directory, its open log, and a place for copies.
-pub(super) struct Leader {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) options: Options,
-    pub(super) log: Option<Log>,
-    pub(super) appended: u64,
+pub(crate) struct Leader {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) options: Options,
+    pub(crate) log: Option<Log>,
+    pub(crate) appended: u64,
 }
 
 impl Leader {
-    pub(super) fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = options.create(true).segment_bytes(MIN_SEGMENT_BYTES);
         let log = Some(options.clone().open(dir.path().join("leader")).unwrap());
         Leader { dir, options, log, appended: 0 }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("leader")
     }
 
-    pub(super) fn copy(&self, name: &str) -> PathBuf {
+    pub(crate) fn copy(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub(super) fn log(&self) -> &Log {
+    pub(crate) fn log(&self) -> &Log {
         self.log.as_ref().unwrap()
     }
 
     /// Appends batches with values of `size` bytes, over a few keys; some delete.
-    pub(super) fn append(&mut self, batches: usize, size: usize) {
+    pub(crate) fn append(&mut self, batches: usize, size: usize) {
         for i in 0..batches {
             if i + 1 == batches {
                 // STATE is rewritten at most every 5 ms, and here no worker does it later.
@@ -60,34 +60,34 @@ impl Leader {
         self.log().sync().unwrap();
     }
 
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.log.take().unwrap().close().unwrap();
     }
 
     /// The process dies: nothing is closed, and the lock goes with it.
-    pub(super) fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         std::mem::forget(self.log.take().unwrap());
         fs::remove_file(self.path().join("LOCK")).unwrap();
     }
 
-    pub(super) fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         self.log = Some(self.options.clone().open(self.path()).unwrap());
     }
 
-    pub(super) fn follower(&self, name: &str) -> Follower {
+    pub(crate) fn follower(&self, name: &str) -> Follower {
         let source = ship::Directory::open(self.path()).unwrap();
         Follower::open(Log::options(), self.copy(name), source).unwrap()
     }
 
     /// Opens a copy, catches up, holds everything against the leader.
-    pub(super) fn check(&self, name: &str) {
+    pub(crate) fn check(&self, name: &str) {
         let mut follower = self.follower(name);
         follower.catch_up().unwrap();
         self.compare(&follower, name);
         follower.close().unwrap();
     }
 
-    pub(super) fn compare(&self, follower: &Follower, name: &str) {
+    pub(crate) fn compare(&self, follower: &Follower, name: &str) {
         same_segments(&self.path(), &self.copy(name));
         assert_eq!(follower.lag(), tidelog::replica::Lag::default());
         if let Some(log) = &self.log {
@@ -103,7 +103,7 @@ impl Leader {
     }
 }
 
-pub(super) fn segments(path: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn segments(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(path.join("segments")).into_iter().flatten() {
         let entry = entry.unwrap();
@@ -115,13 +115,13 @@ pub(super) fn segments(path: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-pub(super) fn sealed(file: &[u8]) -> bool {
+pub(crate) fn sealed(file: &[u8]) -> bool {
     file.len() > 8192 && &file[file.len() - 256..file.len() - 248] == b"TIDEFOOT"
 }
 
 /// Sealed segments are equal; one that is not sealed at the leader is equal as far as it goes,
 /// and the leader has nothing but zeros behind that.
-pub(super) fn same_segments(leader: &Path, copy: &Path) {
+pub(crate) fn same_segments(leader: &Path, copy: &Path) {
     let (mut theirs, mine) = (segments(leader), segments(copy));
     // A segment without a durable frame is not begun.
     theirs.retain(|name, theirs| mine.contains_key(name) || theirs[4096..].iter().any(|&b| b != 0));
@@ -140,7 +140,7 @@ pub(super) fn same_segments(leader: &Path, copy: &Path) {
     }
 }
 
-pub(super) fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -130,7 +130,8 @@ fn claims_beyond_all_bounds_are_refused_before_anything_is_fetched() {
         copy.plant(ObjectName::Log(state.n + 1), Some(head.encode().to_vec()));
         let store: Arc<dyn Store> = Arc::new(copy.client());
         if let Ok(mut archive) = Archive::open(store) {
-            let offer = crate::ship::Source::look(&mut archive).unwrap();
+            let offer =
+                crate::ship::Source::look(&mut archive, &crate::ship::Report::default()).unwrap();
             for segment in offer.segments {
                 let _ = crate::ship::Source::segment(&mut archive, segment);
                 let mut buf = [0; 64];

@@ -35,7 +35,7 @@ fn a_reader_that_pruning_overtakes_begins_anew() {
     }
     let store = fake.client();
     prune(&store, &plan_prune(&store).unwrap()).unwrap();
-    let offer = crate::ship::Source::look(&mut archive).unwrap();
+    let offer = crate::ship::Source::look(&mut archive, &crate::ship::Report::default()).unwrap();
     assert_eq!(offer.durable_offset, stages[4].end);
 }
 

@@ -1,0 +1,187 @@
+//! `serve`: runs a node, a leader or a follower, with its HTTP interface.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tidelog::server::{Server, ServerOptions, Tls, Tokens};
+use tidelog::{Follower, Kind, Log, Table};
+
+use crate::access;
+use crate::args::{LogDir, NodeArgs};
+use crate::config::Config;
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, say};
+use crate::progress;
+use crate::source::{self, Place, SourceArgs};
+
+/// How often it looks whether to stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// A source that was not there at the start is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Run a node: appends, reads, queries and followers over HTTP
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog serve mylog
+  tidelog serve mylog --listen 127.0.0.1:0
+  tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
+  tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert cert.pem --tls-key key.pem
+
+It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
+stdout. Ctrl-C ends it cleanly. A token file has a role (read, replicate, write, admin) and a token on \
+each line.")]
+pub(crate) struct Serve {
+    /// The log's directory
+    #[command(flatten)]
+    at: LogDir,
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400", value_parser = address)]
+    listen: SocketAddr,
+    /// What the node is called; its directory's name unless given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The address that others are told, if it is not where it listens
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
+    /// Follow this source: a directory, a node's address, or an archive
+    #[arg(long, value_name = "SOURCE", value_parser = Place::parse)]
+    follow: Option<Place>,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The token to show to the source; TIDELOG_TOKEN holds one, too
+    #[arg(long, value_name = "FILE", requires = "follow")]
+    source_token_file: Option<PathBuf>,
+    /// Create the log if there is none
+    #[arg(long, conflicts_with = "follow")]
+    create: bool,
+    /// Demand tokens: a file with a role and a token on each line
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Serve https with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Demand client certificates that these vouch for (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Serve other machines without tokens and client certificates
+    #[arg(long)]
+    insecure: bool,
+    /// Connections at a time
+    #[arg(long, value_name = "N", default_value_t = tidelog::server::DEFAULT_CONNECTIONS)]
+    max_connections: usize,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || format!("expected an address such as 127.0.0.1:7400, found {text:?}");
+    text.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(wrong)
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Outcome {
+        let name = source::name(self.name.as_deref(), &self.at.dir);
+        let bound = self.options(&name)?.bind()?;
+        let url = bound.url();
+        let server = match &self.follow {
+            None => {
+                let options = Config::load(Some(&self.at.dir))?.options(None, None)?;
+                let options = options.identity(self.node.identity()).create(self.create);
+                let log = options.open(&self.at.dir)?;
+                let spinner = progress::spinner("applying");
+                let table = Table::options().open(&log);
+                spinner.finish_and_clear();
+                bound.lead(log, table?)?
+            }
+            Some(from) => {
+                let Some(follower) = self.follower(from, &name, &url)? else {
+                    return Err(Failure::interrupted());
+                };
+                for finding in &follower.report().findings {
+                    say(format_args!("note: {finding}"));
+                }
+                bound.follow(follower)?
+            }
+        };
+        self.until_told(server)
+    }
+
+    fn options(&self, name: &str) -> Result<ServerOptions, Failure> {
+        let mut options = ServerOptions::default()
+            .listen(self.listen)
+            .name(name.to_owned())
+            .advertise(self.advertise.clone())
+            .insecure(self.insecure)
+            .connections(self.max_connections.max(1));
+        if let Some(path) = &self.token_file {
+            let text = access::read(path)?;
+            let text = String::from_utf8_lossy(&text);
+            options = options.tokens(Tokens::parse(&text).map_err(|e| e.in_file(path))?);
+        }
+        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            let clients = self.tls_client_ca.as_deref().map(access::read).transpose()?;
+            let tls = Tls::new(&access::read(chain)?, &access::read(key)?, clients.as_deref())?;
+            options = options.tls(Some(tls));
+        }
+        Ok(options)
+    }
+
+    /// Opens the copy; while there is none and the source is away, it tries again. `None` when it
+    /// was told to stop meanwhile.
+    fn follower(&self, from: &Place, name: &str, url: &str) -> Result<Option<Follower>, Failure> {
+        let mut said = false;
+        loop {
+            let token = self.source_token_file.as_deref();
+            let source = from.open(&self.source, token, name, Some(url.to_owned()))?;
+            let options = Log::options().identity(self.node.identity());
+            let table = Table::options();
+            match Follower::open_from(options, table, &self.at.dir, source) {
+                Ok(follower) => return Ok(Some(follower)),
+                Err(e) if e.kind() == Kind::Io && from.is_node() => {
+                    if !said {
+                        say(format_args!("{e}; trying again"));
+                        said = true;
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+            for _ in 0..AGAIN.as_millis() / LOOK.as_millis() {
+                if progress::interrupted() {
+                    return Ok(None);
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+
+    fn until_told(&self, server: Server) -> Outcome {
+        let role = if self.follow.is_some() { "follower" } else { "leader" };
+        say(format_args!("{role} at {}; Ctrl-C ends it", server.url()));
+        let listening = format!(
+            "{}://{}",
+            if self.tls_cert.is_some() { "https" } else { "http" },
+            server.address()
+        );
+        output::line(json!({
+            "listening": listening,
+            "node": server.log().node().to_string(),
+            "log": server.log().id().to_string(),
+            "role": role,
+        }))?;
+        while !progress::interrupted() && !server.has_stopped_following() {
+            std::thread::sleep(LOOK);
+        }
+        if server.has_stopped_following() && !progress::interrupted() {
+            return Err(server.stop().err().map_or_else(Failure::silent_no, Failure::from));
+        }
+        server.stop()?;
+        say("closed");
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! `status`, `check`, `wait`: how nodes are, for people, monitors and scripts.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tidelog::ship::{Directory, Report, Source};
+use tidelog::{Kind, Log, Offset, Token};
+
+use crate::access::{NodeAccess, TokenArgs};
+use crate::args::LogDir;
+use crate::config::Config;
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, Format, say};
+use crate::progress;
+use crate::source;
+
+/// How often `--watch` looks.
+const WATCH: Duration = Duration::from_secs(1);
+/// A node is asked to wait so long at a time.
+const STEP: Duration = Duration::from_secs(2);
+
+/// What is asked about.
+#[derive(Args, Clone, Debug)]
+struct Target {
+    /// A log's directory, or a node's address
+    #[arg(value_name = "DIR|URL")]
+    place: String,
+    #[command(flatten)]
+    access: NodeAccess,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// Print each node: role, state, epoch, how far it is and how far behind
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog status mylog
+  tidelog status http://127.0.0.1:7400 --watch
+
+A directory shows itself; a node shows everyone who pulls from it, too.")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    target: Target,
+    /// Look again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// How to print: a table on a terminal, NDJSON when piped
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+/// Exit 1 when a node is further behind than allowed
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog check mylog --max-lag 10s,1000
+  tidelog check http://127.0.0.1:7400 --max-lag 10s
+
+A node answers for itself and for everyone who pulls from it; a copy's directory is held against the \
+directory it was copied from.")]
+pub(crate) struct Check {
+    #[command(flatten)]
+    target: Target,
+    /// The most that is allowed: a duration, a number of records, or both
+    #[arg(long, value_name = "LAG", default_value = "10s", value_parser = MaxLag::parse)]
+    max_lag: MaxLag,
+}
+
+/// Wait until a record is there; exit 1 when it is not in time
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog wait mylog --offset 1
+  tidelog wait http://127.0.0.1:7401 --token TOKEN --timeout 30s
+
+A node has the record when its table does.")]
+pub(crate) struct Wait {
+    #[command(flatten)]
+    target: Target,
+    /// Until the record at this offset is there
+    #[arg(long, value_name = "OFFSET", required_unless_present = "until_token")]
+    offset: Option<u64>,
+    /// Until the write that this token stands for is there; appends print tokens
+    #[arg(long = "token", id = "until_token", value_name = "TOKEN", conflicts_with = "offset", value_parser = token)]
+    until: Option<Token>,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = tidelog::text::parse_duration)]
+    timeout: Duration,
+}
+
+fn token(text: &str) -> Result<Token, String> {
+    text.parse().map_err(|()| "expected a token as `tidelog append` prints it".to_owned())
+}
+
+/// A lag that is allowed.
+#[derive(Clone, Copy, Debug, Default)]
+struct MaxLag {
+    seconds: Option<Duration>,
+    records: Option<u64>,
+}
+
+impl MaxLag {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut most = MaxLag::default();
+        for part in text.split(',').map(str::trim) {
+            if let Ok(records) = part.parse() {
+                most.records = Some(records);
+            } else if let Ok(duration) = tidelog::text::parse_duration(part) {
+                most.seconds = Some(duration);
+            } else {
+                return Err(format!(
+                    "expected a lag such as 10s, 1000 or 10s,1000, found {text:?}"
+                ));
+            }
+        }
+        Ok(most)
+    }
+
+    /// What of a node's row is over it, in words.
+    fn over(self, row: &Map<String, Value>) -> Option<String> {
+        let seconds = row.get("lag_seconds").and_then(Value::as_f64).unwrap_or(0.0);
+        let records = row.get("lag_records").and_then(Value::as_u64).unwrap_or(0);
+        if let Some(most) = self.seconds
+            && seconds > most.as_secs_f64()
+        {
+            return Some(format!("{seconds} s behind, at most {most:?} allowed"));
+        }
+        let most = self.records.filter(|most| records > *most)?;
+        Some(format!("{records} records behind, at most {most} allowed"))
+    }
+}
+
+/// The columns of a node, in their order.
+const COLUMNS: [&str; 13] = [
+    "name",
+    "role",
+    "state",
+    "epoch",
+    "received",
+    "durable",
+    "applied",
+    "lag_records",
+    "lag_bytes",
+    "lag_seconds",
+    "last_contact_seconds",
+    "node",
+    "address",
+];
+
+impl Target {
+    /// One row per node.
+    fn rows(&self) -> Result<Vec<Map<String, Value>>, Failure> {
+        if !source::is_url(&self.place) {
+            return Ok(vec![directory(Path::new(&self.place))?]);
+        }
+        let client = self.access.client(&self.place, &self.token)?;
+        let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
+        let wrong = || {
+            Failure::from(tidelog::Error::new(
+                Kind::Io,
+                format!(
+                    "expected the status of a tidelog node from {}, found something else",
+                    self.place
+                ),
+            ))
+        };
+        let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
+        let row = |node: &Value| {
+            let pick =
+                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+            COLUMNS.iter().map(pick).collect()
+        };
+        Ok(nodes.iter().map(row).collect())
+    }
+}
+
+/// What a directory says of itself, and of the directory that it was copied from.
+fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
+    let log = Log::options().read_only(true).open(dir)?;
+    let stats = log.stats();
+    let follows = log.follows();
+    let applied = dir.join("table").is_dir().then(|| {
+        let table = tidelog::Table::options().open_at_checkpoint(&log).ok()?;
+        table.applied().map(|position| position.offset.0)
+    });
+    let confirmed = log.confirmed_end();
+    let (mut records, mut bytes) = (0, 0);
+    let mut state = if follows.is_some() { "copy" } else { "log" };
+    let mut seconds = Value::from(0.0);
+    if let Some(source) = &follows {
+        // A node that was pulled from over HTTP is asked for its own status.
+        match Directory::open(source).and_then(|mut source| source.look(&Report::default())) {
+            Ok(offer) if offer.log == log.id() => {
+                records = offer.durable_offset.0.saturating_sub(confirmed.0);
+                bytes = offer.durable.0.saturating_sub(stats.log_byte.0);
+                if records > 0 {
+                    seconds = json!(behind(Path::new(source), confirmed).unwrap_or(0.0));
+                }
+            }
+            _ => {
+                state = "source unknown";
+                seconds = Value::Null;
+            }
+        }
+    }
+    let row = json!({
+        "name": source::name(None, dir),
+        "role": if follows.is_some() { "follower" } else { "leader" },
+        "state": state,
+        "epoch": stats.epoch.number,
+        "received": stats.written.0,
+        "durable": confirmed.0,
+        "applied": applied.flatten(),
+        "lag_records": records,
+        "lag_bytes": bytes,
+        "lag_seconds": seconds,
+        "last_contact_seconds": null,
+        "node": stats.node.to_string(),
+        "address": follows.map(|source| format!("follows {source}")),
+    });
+    match row {
+        Value::Object(row) => Ok(row),
+        _ => unreachable!("an object was made"),
+    }
+}
+
+/// How old the first record is that a copy lacks.
+fn behind(source: &Path, at: Offset) -> Option<f64> {
+    let log = Log::options().read_only(true).open(source).ok()?;
+    let since = log.get(at).ok()??.timestamp;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    let since = Duration::from_nanos(u64::try_from(since).ok()?);
+    Some(progress::rounded(now.saturating_sub(since)))
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Outcome {
+        let dir = Path::new(&self.target.place);
+        let config = Config::load(dir.is_dir().then_some(dir))?;
+        let format = config.format(self.output)?;
+        loop {
+            match self.target.rows() {
+                Ok(rows) => output::print_rows(format, &rows)?,
+                // Who watches wants to see it come back.
+                Err(failure) if self.watch => {
+                    say(failure.message.as_deref().unwrap_or("no answer"));
+                }
+                Err(failure) => return Err(failure),
+            }
+            if !self.watch {
+                return Ok(());
+            }
+            let again = Instant::now() + WATCH;
+            while Instant::now() < again {
+                if progress::interrupted() {
+                    return Err(Failure::interrupted());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Outcome {
+        let mut over = Vec::new();
+        for row in self.target.rows()? {
+            let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
+            let unknown = row.get("state").and_then(Value::as_str) == Some("source unknown");
+            let why = match unknown {
+                true => Some("its source cannot be read from here; check the node instead".into()),
+                false => self.max_lag.over(&row),
+            };
+            over.extend(why.map(|why| format!("{name}: {why}")));
+            output::line(Value::Object(row))?;
+        }
+        if over.is_empty() { Ok(()) } else { Err(Failure::no(over.join("; "))) }
+    }
+}
+
+impl Wait {
+    pub(crate) fn run(self) -> Outcome {
+        // A time too far away to be told is a year.
+        let most = self.timeout.min(Duration::from_secs(365 * 24 * 3600));
+        let deadline = Instant::now() + most;
+        match source::is_url(&self.target.place) {
+            true => self.node(deadline),
+            false => self.directory(deadline),
+        }
+    }
+
+    fn timed_out(&self) -> Failure {
+        let offset = self.until.map_or(self.offset.unwrap_or(0), |token| token.offset.0);
+        Failure::no(format!("timed out: expected offset {offset} within {:?}", self.timeout))
+    }
+
+    fn node(&self, deadline: Instant) -> Outcome {
+        let client = self.target.access.client(&self.target.place, &self.target.token)?;
+        let what = match &self.until {
+            Some(token) => format!("token={token}"),
+            None => format!("offset={}", self.offset.unwrap_or(0)),
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).min(STEP);
+            let path = format!("/v1/wait?{what}&timeout={}ms", left.as_millis());
+            let reply = client.get(&path, &[], left)?;
+            if reply.status == 504 {
+                if progress::interrupted() {
+                    return Err(Failure::interrupted());
+                }
+                if Instant::now() >= deadline {
+                    return Err(self.timed_out());
+                }
+                continue;
+            }
+            let body: Value = reply.ok()?.json()?;
+            return output::line(body);
+        }
+    }
+
+    fn directory(&self, deadline: Instant) -> Outcome {
+        let dir = LogDir { dir: self.target.place.clone().into() };
+        let log = Log::options().read_only(true).open(&dir.dir)?;
+        let offset = Offset(self.until.map_or(self.offset.unwrap_or(0), |token| token.offset.0));
+        loop {
+            if let Some(token) = &self.until {
+                log.check_token(token)?;
+            }
+            let end = log.end();
+            if end > offset {
+                return output::line(json!({ "applied": end.0 }));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.timed_out());
+            }
+            if progress::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            match log.tail(end)?.wait_timeout(left.min(Duration::from_millis(500))) {
+                Err(e) if e.kind() == Kind::Lost => {}
+                more => drop(more?),
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The HTTP interface of a node: append, read, query, pull, watch (feature `server`).
+//!
+//! Called by the command line and by programs that embed a node; uses everything below it. The
+//! only part with a runtime: two threads of its own for connections, while reading, appending and
+//! waiting for disks happens on threads that may block.
+//!
+//! ```text
+//! connection ── listen ── routes ── auth ──┬─ records, table, sql ── Log, Table
+//!                                          ├─ ship ── Shelf ── segments
+//!                                          └─ status, health, metrics, page
+//! ```
+//!
+//! Invariants:
+//! - everything a request says is bounded: headers, bodies, time, how much is answered;
+//! - off the loopback nobody is served without tokens, client certificates, or having said that it
+//!   is to be so;
+//! - a follower takes no appends: it names the leader.
+
+mod auth;
+mod body;
+mod events;
+mod followers;
+mod health;
+mod listen;
+mod metrics;
+mod node;
+mod page;
+mod query;
+mod records;
+mod reply;
+mod routes;
+mod ship;
+mod sql;
+mod status;
+mod stream;
+mod table;
+mod tls;
+
+pub use auth::{Role, Tokens};
+pub use tls::Tls;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, Kind, Result};
+use crate::log::Log;
+use crate::replica::Follower;
+use crate::table::Table;
+
+use listen::Listener;
+use node::Node;
+
+/// Threads that talk to connections.
+const CONNECTION_THREADS: usize = 2;
+/// How long answers under way may take when the server stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Connections at a time unless told otherwise.
+pub const DEFAULT_CONNECTIONS: usize = 1024;
+
+/// How a node is served.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    listen: SocketAddr,
+    name: String,
+    advertise: Option<String>,
+    tokens: Tokens,
+    tls: Option<Tls>,
+    insecure: bool,
+    connections: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            name: "tidelog".into(),
+            advertise: None,
+            tokens: Tokens::default(),
+            tls: None,
+            insecure: false,
+            connections: DEFAULT_CONNECTIONS,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = $name;
+            self
+        }
+    )*};
+}
+
+impl ServerOptions {
+    setters! {
+        /// Where it listens; port 0 for any that is free. Default: 127.0.0.1:7400.
+        listen: SocketAddr,
+        /// What people call the node. Default: tidelog.
+        name: String,
+        /// The address that others are told, if it is another than where it listens.
+        advertise: Option<String>,
+        /// Who may do what. Default: everybody everything.
+        tokens: Tokens,
+        /// Serves HTTPS. Default: HTTP.
+        tls: Option<Tls>,
+        /// Serves off the loopback even without tokens and client certificates. Default: no.
+        insecure: bool,
+        /// Connections at a time; more wait to be accepted. Default: 1024.
+        connections: usize,
+    }
+
+    fn check(&self) -> Result<()> {
+        let guarded =
+            !self.tokens.is_empty() || self.tls.as_ref().is_some_and(Tls::asks_for_identity);
+        if self.listen.ip().is_loopback() || guarded || self.insecure {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::InvalidInput,
+            format!(
+                "expected tokens or client certificates for an address that others reach, found {} \
+                 without either",
+                self.listen
+            ),
+        )
+        .help("name a token file, or listen on 127.0.0.1; `--insecure` serves everybody"))
+    }
+
+    /// Binds, without serving yet: so that a follower can tell its source where it will serve.
+    pub fn bind(mut self) -> Result<Bound> {
+        self.check()?;
+        let listener = listen::bind(self.listen)?;
+        self.listen = listener
+            .local_addr()
+            .map_err(|e| Error::new(Kind::Io, format!("cannot learn the address: {e}")))?;
+        Ok(Bound { options: self, listener })
+    }
+}
+
+/// A place where a node will be served.
+#[derive(Debug)]
+pub struct Bound {
+    options: ServerOptions,
+    listener: TcpListener,
+}
+
+impl Bound {
+    /// Its address, as others are told.
+    pub fn url(&self) -> String {
+        let scheme = if self.options.tls.is_some() { "https" } else { "http" };
+        let here = || format!("{scheme}://{}", self.options.listen);
+        self.options.advertise.clone().unwrap_or_else(here)
+    }
+
+    /// Serves a leader: its log, open for writing, and that log's table, which is kept up to date.
+    pub fn lead(self, log: Log, table: Table) -> Result<Server> {
+        if log.follows().is_some() {
+            return Err(Error::new(
+                Kind::NotLeader,
+                "expected a log that leads, found a follower's directory",
+            )
+            .help("serve it with the source that it follows"));
+        }
+        let name = self.options.name.clone();
+        self.start(Node::new(Arc::new(log), table, name, None), None)
+    }
+
+    /// Serves a follower, and runs it.
+    pub fn follow(self, follower: Follower) -> Result<Server> {
+        let (log, table) = (follower.log(), follower.table().clone());
+        let name = self.options.name.clone();
+        let node = Node::new(log, table, name, Some(follower.gauge()));
+        self.start(node, Some(follower))
+    }
+
+    fn start(self, node: Node, follower: Option<Follower>) -> Result<Server> {
+        let (url, address) = (self.url(), self.options.listen);
+        let _ = node.address.set(url.clone());
+        let node = Arc::new(node);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONNECTION_THREADS)
+            .thread_name("tidelog-http")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|e| Error::new(Kind::Io, format!("cannot start the runtime: {e}")))?;
+        let mut server = Server {
+            runtime: Some(runtime),
+            listening: None,
+            threads: Vec::new(),
+            following: None,
+            url,
+            address,
+            node,
+        };
+        let listener = Listener {
+            acceptor: self.options.tls.as_ref().map(Tls::acceptor),
+            routes: routes::routes(&server.node, self.options.tokens.clone()),
+            connections: self.options.connections,
+        };
+        // What fails from here on stops what was started: dropping the server does that.
+        server.threads.push(node::pulse(&server.node)?);
+        match follower {
+            Some(follower) => server.following = Some(node::follow(&server.node, follower)?),
+            None => server.threads.push(node::apply(&server.node)?),
+        }
+        let runtime = server.runtime.as_ref().expect("made above");
+        let stopping = server.node.stopping.subscribe();
+        let _inside = runtime.enter();
+        let accepting = listen::accept(self.listener, listener, stopping)?;
+        server.listening = Some(runtime.spawn(accepting));
+        Ok(server)
+    }
+}
+
+/// A node that is served. Dropping it stops it; [`stop`](Server::stop) says whether that went well.
+pub struct Server {
+    node: Arc<Node>,
+    runtime: Option<Runtime>,
+    listening: Option<tokio::task::JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
+    following: Option<JoinHandle<Result<()>>>,
+    url: String,
+    address: SocketAddr,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Where it can be reached, as others are told.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The log that is served.
+    pub fn log(&self) -> &Log {
+        &self.node.log
+    }
+
+    /// The table that is served.
+    pub fn table(&self) -> &Table {
+        &self.node.table
+    }
+
+    /// Whether it follows no more, because of an error that does not pass: [`stop`](Server::stop)
+    /// says which. What it has it goes on serving.
+    pub fn has_stopped_following(&self) -> bool {
+        self.following.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Lets answers under way end, then closes the node.
+    pub fn stop(mut self) -> Result<()> {
+        let followed = self.end();
+        let Server { node, .. } = &self;
+        // Requests are over and threads are joined; who else holds the log closes it by dropping.
+        let closed = match node.leads() {
+            true => node.log.sync().map(drop),
+            false => Ok(()),
+        };
+        followed.and(closed)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.node.stop();
+        if let (Some(runtime), Some(listening)) = (&self.runtime, self.listening.take()) {
+            let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, listening).await });
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        let panicked = || Error::new(Kind::Io, "the thread tidelog-follow panicked");
+        let followed = match self.following.take() {
+            Some(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
+            None => Ok(()),
+        };
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(FAREWELL);
+        }
+        followed
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Best effort: `stop` is there for those who want to know.
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,305 @@
+//! The node behind the interface: a leader's log with its table, or a follower that runs.
+//!
+//! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests that
+//! the log has grown, so that waiting costs nothing), and `tidelog-apply` of a leader or
+//! `tidelog-follow` of a follower.
+//!
+//! Invariants:
+//! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
+//!   through [`blocking`](Node::blocking);
+//! - every thread is joined at the end.
+
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::error::{Error, Kind, Result};
+use crate::log::{Home, Log};
+use crate::position::{Id, LogByte, Offset, Token};
+use crate::replica::{Follower, Gauge, Progress};
+use crate::ship::shelf::Shelf;
+use crate::table::{Applier, Table};
+
+use super::events::Events;
+use super::followers::Followers;
+use super::metrics::Metrics;
+use super::reply::Refusal;
+
+/// Appends that wait for the disk at a time; more wait in line.
+const APPENDS: usize = 256;
+/// Short reads at a time.
+const READS: usize = 64;
+/// Long answers at a time; who asks for more is told to come back.
+const LONG_ANSWERS: usize = 64;
+/// How often a thread that waits looks whether to stop.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A node that is served.
+pub(super) struct Node {
+    pub(super) log: Arc<Log>,
+    pub(super) home: Home,
+    pub(super) table: Table,
+    pub(super) shelf: Shelf,
+    pub(super) name: String,
+    /// Of a follower.
+    pub(super) gauge: Option<Gauge>,
+    pub(super) followers: Followers,
+    pub(super) events: Events,
+    pub(super) metrics: Metrics,
+    pub(super) started: Instant,
+    /// Where it can be reached; known once it listens.
+    pub(super) address: OnceLock<String>,
+    pub(super) visible: watch::Sender<(LogByte, Offset)>,
+    pub(super) applied: watch::Sender<Offset>,
+    /// Set when it is to stop: long polls end then.
+    pub(super) stopping: watch::Sender<bool>,
+    trouble: Mutex<Option<String>>,
+    stop: AtomicBool,
+    appends: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    long_answers: Arc<Semaphore>,
+}
+
+/// What kind of work a request does off the runtime's threads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Append,
+    Read,
+}
+
+impl Node {
+    pub(super) fn new(log: Arc<Log>, table: Table, name: String, gauge: Option<Gauge>) -> Self {
+        let position = log.durable_position();
+        let applied = table.applied().map_or(Offset(0), |position| position.offset);
+        Node {
+            home: log.home(),
+            shelf: Shelf::new(Arc::clone(&log)),
+            log,
+            table,
+            name,
+            gauge,
+            followers: Followers::default(),
+            events: Events::default(),
+            metrics: Metrics::default(),
+            started: Instant::now(),
+            address: OnceLock::new(),
+            visible: watch::Sender::new((position.log_byte, position.offset)),
+            applied: watch::Sender::new(applied),
+            stopping: watch::Sender::new(false),
+            trouble: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            appends: Arc::new(Semaphore::new(APPENDS)),
+            reads: Arc::new(Semaphore::new(READS)),
+            long_answers: Arc::new(Semaphore::new(LONG_ANSWERS)),
+        }
+    }
+
+    /// Whether it takes appends.
+    pub(super) fn leads(&self) -> bool {
+        self.gauge.is_none()
+    }
+
+    /// The leader's address, as far as this node knows it.
+    pub(super) fn leader(&self) -> Option<String> {
+        let Some(gauge) = &self.gauge else { return self.address.get().cloned() };
+        let shown = gauge.read();
+        shown.leader.or_else(|| Some(shown.source).filter(|source| source.contains("://")))
+    }
+
+    /// The nodes above this one.
+    pub(super) fn upstream(&self) -> Vec<Id> {
+        self.gauge.as_ref().map(Gauge::chain).unwrap_or_default()
+    }
+
+    /// The leader's time: this machine's on the leader, by the last answer on a follower.
+    pub(super) fn now(&self) -> i64 {
+        self.home.fs().now()
+    }
+
+    /// Does `work` on a thread that may block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        kind: Work,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let lane = match kind {
+            Work::Append => &self.appends,
+            Work::Read => &self.reads,
+        };
+        let permit = Arc::clone(lane).acquire_owned().await;
+        let permit = permit.map_err(|_| stopped())?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.map_err(|_| {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", "the work was not finished")
+        })
+    }
+
+    /// A place among the long answers.
+    pub(super) async fn long_answer(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = Arc::clone(&self.long_answers).acquire_owned();
+        match tokio::time::timeout(Duration::from_secs(5), place).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                format!("expected fewer than {LONG_ANSWERS} long answers at a time"),
+            )
+            .help("try again in a moment")
+            .header(axum::http::header::RETRY_AFTER, "1")),
+        }
+    }
+
+    /// Waits until something is visible behind `seen`, the time is over, or the node stops.
+    pub(super) async fn wait_visible(
+        &self,
+        seen: impl Fn((LogByte, Offset)) -> bool,
+        most: Duration,
+    ) {
+        let mut visible = self.visible.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        let wait = async {
+            tokio::select! {
+                _ = visible.wait_for(|end| seen(*end)) => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        };
+        let _ = tokio::time::timeout(most, wait).await;
+    }
+
+    /// Waits until everything before `end` is applied; whether it is.
+    pub(super) async fn wait_applied(&self, end: Offset, most: Duration) -> bool {
+        let mut applied = self.applied.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        let wait = async {
+            tokio::select! {
+                _ = applied.wait_for(|applied| *applied >= end) => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        };
+        let _ = tokio::time::timeout(most, wait).await;
+        *self.applied.borrow() >= end
+    }
+
+    /// What a reply stands for that shows everything before `applied`.
+    pub(super) fn token(&self, applied: Offset) -> Option<Token> {
+        let offset = Offset(applied.0.checked_sub(1)?);
+        Some(Token { log: self.log.id(), epoch: self.home.epoch_at(offset), offset })
+    }
+
+    /// Sets what is wrong, or that nothing is.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        let mut kept = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept != trouble {
+            match &trouble {
+                Some(text) => self.events.note(self.now(), text.clone()),
+                None => self.events.note(self.now(), "all is well again".into()),
+            }
+            *kept = trouble;
+        }
+    }
+
+    /// What is wrong, if anything is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if let Some(poison) = self.home.poison() {
+            return Some(poison.to_string());
+        }
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Release);
+        self.stopping.send_replace(true);
+        self.home.wake();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Acquire)
+    }
+}
+
+fn stopped() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Closed.word(), "this node is stopping")
+}
+
+/// Tells requests that the log has grown.
+pub(super) fn pulse(node: &Arc<Node>) -> Result<JoinHandle<()>> {
+    let node = Arc::clone(node);
+    spawn("tidelog-pulse", move || {
+        while !node.is_stopping() {
+            let seen = node.visible.borrow().0;
+            let end = node.home.wait_beyond(seen, LOOK);
+            if end.0 > seen {
+                node.visible.send_replace(end);
+                node.followers.passed(node.now(), node.log.durable_end());
+            }
+        }
+    })
+}
+
+/// Applies a leader's records to its table as they become visible.
+pub(super) fn apply(node: &Arc<Node>) -> Result<JoinHandle<()>> {
+    let mut applier = Applier::new(&node.log, &node.table)?;
+    let mut table = node.table.clone();
+    let node = Arc::clone(node);
+    spawn("tidelog-apply", move || {
+        while !node.is_stopping() {
+            let (seen, _) = node.home.visible();
+            let started = Instant::now();
+            match applier.run(&mut table) {
+                Ok(applied) => {
+                    if applied.to > applied.from {
+                        node.metrics.applied(started.elapsed());
+                    }
+                    node.applied.send_replace(applied.to);
+                    node.set_trouble(None);
+                    node.home.wait_beyond(seen, LOOK);
+                }
+                Err(e) => {
+                    node.set_trouble(Some(e.to_string()));
+                    std::thread::park_timeout(LOOK);
+                }
+            }
+        }
+        if let Err(e) = table.checkpoint() {
+            node.set_trouble(Some(e.to_string()));
+        }
+    })
+}
+
+/// Runs a follower until the node stops; closes it then.
+pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHandle<Result<()>>> {
+    let node = Arc::clone(node);
+    let run = move || {
+        let shown = |node: &Node, result: &Result<Progress>| match result {
+            Ok(progress) => {
+                node.applied.send_replace(progress.to);
+                node.set_trouble(None);
+            }
+            Err(e) => node.set_trouble(Some(e.to_string())),
+        };
+        let ran = follower.run(&node.stop, |result| shown(&node, result));
+        if let Err(e) = &ran {
+            // What is here is served on; an operator must see to the rest.
+            node.set_trouble(Some(format!("it follows no more: {e}")));
+        }
+        follower.close().and(ran)
+    };
+    std::thread::Builder::new()
+        .name("tidelog-follow".into())
+        .spawn(run)
+        .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread tidelog-follow: {e}")))
+}
+
+fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread {name}: {e}")))
+}

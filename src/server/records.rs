@@ -1,0 +1,248 @@
+//! `/v1/records`: appending a batch, and reading the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::Producer;
+use crate::log::{Append, Appended, Durability, Expect};
+use crate::position::{Id, Offset};
+use crate::record::{Batch, MAX_FRAME_BYTES};
+use crate::text::{Format, Next, Reader, parse_envelope, write_envelope};
+
+use super::body;
+use super::node::{Node, Work};
+use super::query::Query;
+use super::reply::{self, Answer, Refusal};
+use super::stream::{Out, stream};
+
+/// An envelope may be several times as long as the bytes it holds.
+const MOST_BODY_BYTES: usize = 4 * MAX_FRAME_BYTES;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_RECORDS: u64 = 1000;
+const MOST_RECORDS: u64 = 1_000_000;
+/// The header that makes a retry safe.
+const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How safe an append is to be before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Level(Durability);
+
+impl Level {
+    fn parse(text: Option<&str>) -> Result<Self, Refusal> {
+        match text {
+            None | Some("durable") => Ok(Level(Durability::Durable)),
+            Some("written") => Ok(Level(Durability::Written)),
+            Some("buffered") => Ok(Level(Durability::Buffered)),
+            Some(level @ ("replicated" | "applied" | "archived")) => Err(Refusal::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "not_supported",
+                format!("this node acknowledges buffered, written and durable, not {level}"),
+            )
+            .help("nothing was appended; ask for durable, and look at /v1/status for copies")),
+            Some(other) => Err(Refusal::bad(format!(
+                "expected level buffered, written, durable, replicated, applied or archived, \
+                 found {other:?}"
+            ))),
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self.0 {
+            Durability::Buffered => "buffered",
+            Durability::Written => "written",
+            Durability::Durable => "durable",
+        }
+    }
+}
+
+/// `POST /v1/records`.
+pub(super) async fn append(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Answer {
+    let query = Query::read(uri.query(), &["level", "timeout", "expect_offset"])?;
+    let level = Level::parse(query.text("level")?)?;
+    let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
+    if !node.leads() {
+        return Err(elsewhere(&node, &uri));
+    }
+    let producer = match headers.get(IDEMPOTENCY) {
+        None => None,
+        Some(key) => Some(producer(key.as_bytes())?),
+    };
+    let how = Append {
+        durability: Some(level.0),
+        producer,
+        expect: query.number("expect_offset")?.map(|offset| Expect::End(Offset(offset))),
+    };
+    let bytes = body::read(body, MOST_BODY_BYTES).await?;
+    let started = Instant::now();
+    let (staged, at) = tokio::sync::oneshot::channel();
+    let worker = Arc::clone(&node);
+    let size = bytes.len() as u64;
+    let work = node.blocking(Work::Append, move || -> Result<(Appended, usize), Refusal> {
+        let batch = read_batch(&bytes)?;
+        let ticket = worker.log.submit(&batch, &how)?;
+        // From here on the records may survive whatever comes.
+        let _ = staged.send(ticket.appended);
+        Ok((ticket.wait(level.0)?, batch.len()))
+    });
+    let (appended, records) = match tokio::time::timeout(timeout, work).await {
+        Ok(done) => done??,
+        Err(_) => return Err(unknown(&node, at.await.ok(), timeout)),
+    };
+    let count = appended.last.0 - appended.first.0 + 1;
+    if appended.duplicate && count != records as u64 {
+        return Err(Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::Rejected.word(),
+            format!(
+                "this Idempotency-Key was used for {count} records at offset {}, found {records}",
+                appended.first
+            ),
+        )
+        .help("nothing was appended; use a new key for another batch"));
+    }
+    node.metrics.appended(started.elapsed(), if appended.duplicate { 0 } else { count }, size);
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "first_offset": appended.first.0,
+            "last_offset": appended.last.0,
+            "token": node.log.token(&appended).to_string(),
+            "level": level.as_str(),
+            "copies": 1,
+            "duplicate": appended.duplicate,
+        }),
+    ))
+}
+
+/// Writes go to the leader.
+fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
+    let message = "this node follows another; writes go to the leader";
+    let word = Kind::NotLeader.word();
+    let Some(leader) = node.leader() else {
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, word, message)
+            .help("its leader has no address that this node knows; ask whoever runs it");
+    };
+    let path = uri.path_and_query().map_or("/v1/records", |path| path.as_str());
+    Refusal::new(StatusCode::TEMPORARY_REDIRECT, word, message)
+        .help(format!("the leader is at {leader}"))
+        .with("leader", leader.clone())
+        .header(header::LOCATION, format!("{}{path}", leader.trim_end_matches('/')))
+}
+
+/// It may yet survive: neither acknowledged nor rejected.
+fn unknown(node: &Node, appended: Option<Appended>, timeout: Duration) -> Refusal {
+    let message = format!("expected the append to reach its level within {timeout:?}");
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Unknown.word(), message)
+        .help("it may yet be there: retry with the same Idempotency-Key, or look at the position");
+    match appended {
+        Some(appended) => refusal
+            .with("first_offset", appended.first.0)
+            .with("last_offset", appended.last.0)
+            .with("token", node.log.token(&appended).to_string()),
+        None => refusal,
+    }
+}
+
+/// A producer for one key: the log remembers what it appended, also in a new epoch.
+fn producer(key: &[u8]) -> Result<Producer, Refusal> {
+    if key.is_empty() || key.len() > 255 {
+        return Err(Refusal::bad("expected an Idempotency-Key of 1 to 255 bytes"));
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&blake3::derive_key("tidelog 2026 idempotency key", key)[..16]);
+    Ok(Producer { id: Id(id), sequence: 1 })
+}
+
+/// One envelope, or one a line.
+fn read_batch(bytes: &[u8]) -> Result<Batch, Refusal> {
+    let mut batch = Batch::new();
+    let mut lines = Reader::new(bytes, Format::Envelope);
+    loop {
+        match lines.next() {
+            Ok(Next::Record) => batch.push(&lines.record().as_record())?,
+            Ok(Next::End) => break,
+            Ok(Next::Bad(bad)) => {
+                // One envelope may stand on several lines.
+                if let Ok(record) = parse_envelope(bytes) {
+                    let mut batch = Batch::new();
+                    batch.push(&record.as_record())?;
+                    return Ok(batch);
+                }
+                let refusal = Refusal::bad(format!("line {}: {}", bad.line, bad.why));
+                return Err(refusal.with("line", bad.line).help("nothing was appended"));
+            }
+            Err(e) => return Err(Refusal::bad(format!("the body cannot be read: {e}"))),
+        }
+    }
+    if batch.is_empty() {
+        return Err(Refusal::bad("expected at least one envelope, found none"));
+    }
+    Ok(batch)
+}
+
+/// `GET /v1/records`.
+pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
+    let query = Query::read(uri.query(), &["from", "limit", "wait"])?;
+    let from = query.number("from")?.map(Offset);
+    let limit = query.number("limit")?.unwrap_or(DEFAULT_RECORDS).min(MOST_RECORDS);
+    let from = match from {
+        Some(from) => from,
+        None => node.log.start(),
+    };
+    if let Some(wait) = query.duration("wait")? {
+        node.wait_visible(|end| end.1 > from, wait).await;
+    }
+    let end = node.log.end();
+    let log = Arc::clone(&node.log);
+    let work = move |out: &mut Out| {
+        if from >= end {
+            return Ok(());
+        }
+        let mut cursor = log.read_range(from..end.min(from.plus(limit)))?;
+        let mut left = limit;
+        while left > 0 {
+            let before = cursor.offset();
+            match cursor.is_ready() {
+                Ok(true) => {}
+                Ok(false) => break,
+                // A gap that a repair put on record is said, not passed over.
+                Err(e) if e.kind() == Kind::Lost && cursor.offset() > before => {
+                    let lost = json!({ "lost": { "from": before.0, "to": cursor.offset().0 } });
+                    out.buffer().extend_from_slice(format!("{lost}\n").as_bytes());
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            let Some(entry) = cursor.next()? else { break };
+            write_envelope(&entry, out.buffer());
+            out.buffer().push(b'\n');
+            left -= 1;
+            out.flush_if_full()?;
+        }
+        Ok(())
+    };
+    let mut response = stream(&node, "application/x-ndjson", work).await?;
+    reply::set(&mut response, HeaderName::from_static("x-tidelog-end"), &end.to_string());
+    if let Some(token) = node.token(end.min(from.plus(limit))) {
+        reply::set(&mut response, reply::TOKEN, &token.to_string());
+    }
+    Ok(response)
+}
+
+impl From<Refusal> for Error {
+    /// For work that stops in the middle of an answer.
+    fn from(refusal: Refusal) -> Self {
+        Error::new(Kind::Io, refusal.message)
+    }
+}

@@ -1,0 +1,194 @@
+//! `/v1/status`: this node, those that pull from it, and what happened lately.
+
+use serde::Serialize;
+
+use crate::position::Position;
+
+use super::node::Node;
+
+/// The state of a node, as JSON shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) log: String,
+    pub(super) node: String,
+    pub(super) name: String,
+    pub(super) role: &'static str,
+    pub(super) state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trouble: Option<String>,
+    pub(super) epoch: u64,
+    pub(super) epoch_nonce: String,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) durable: u64,
+    pub(super) written: u64,
+    pub(super) committed: u64,
+    pub(super) applied: u64,
+    pub(super) log_byte: u64,
+    pub(super) log_bytes: u64,
+    pub(super) segments: u64,
+    pub(super) poisoned: bool,
+    pub(super) disk_full: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) leader: Option<String>,
+    pub(super) uptime_s: u64,
+    pub(super) time: String,
+    pub(super) version: &'static str,
+    /// This node first.
+    pub(super) nodes: Vec<Row>,
+    pub(super) events: Vec<Event>,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) node: String,
+    pub(super) role: &'static str,
+    pub(super) state: String,
+    pub(super) epoch: u64,
+    pub(super) received: u64,
+    pub(super) durable: u64,
+    pub(super) applied: u64,
+    pub(super) lag_records: u64,
+    pub(super) lag_bytes: u64,
+    pub(super) lag_seconds: f64,
+    pub(super) max_lag_records: u64,
+    pub(super) max_lag_bytes: u64,
+    pub(super) max_lag_seconds: f64,
+    /// `None` for this node itself, and for a source that never answered.
+    pub(super) last_contact_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Event {
+    time: String,
+    what: String,
+}
+
+impl Status {
+    /// Reads it; it takes no lock that appends take for long, and no disk.
+    pub(super) fn read(node: &Node) -> Self {
+        let stats = node.log.stats();
+        let position = node.log.durable_position();
+        let now = node.now();
+        let trouble = node.trouble();
+        let applied = node.table.applied().map_or(0, |position| position.offset.0);
+        let (listed, _) = node.shelf.list(crate::position::LogByte(0), usize::MAX);
+        let shown = node.gauge.as_ref().map(|gauge| gauge.read());
+        let role = if node.leads() { "leader" } else { "follower" };
+        let state = if stats.poisoned {
+            "poisoned"
+        } else if stats.disk_full {
+            "disk_full"
+        } else if trouble.is_some() {
+            "troubled"
+        } else if node.leads() {
+            "leading"
+        } else {
+            "following"
+        };
+        let mut own = Row {
+            name: node.name.clone(),
+            node: stats.node.to_string(),
+            role,
+            state: state.to_owned(),
+            epoch: stats.epoch.number,
+            received: stats.written.0,
+            durable: stats.durable.0,
+            applied,
+            lag_records: 0,
+            lag_bytes: 0,
+            lag_seconds: 0.0,
+            max_lag_records: 0,
+            max_lag_bytes: 0,
+            max_lag_seconds: 0.0,
+            last_contact_seconds: None,
+            address: node.address.get().cloned(),
+        };
+        if let Some(shown) = &shown {
+            own.received = shown.report.received.offset.0;
+            own.lag_records = shown.lag.records;
+            own.lag_bytes = shown.lag.bytes;
+            let contact = shown.contact.map(|contact| seconds(now - contact));
+            // A source that does not answer may have gone on: the time since then counts.
+            own.lag_seconds = match contact {
+                Some(silent) if silent > SILENT_SECONDS => shown.lag_seconds + silent,
+                _ => shown.lag_seconds,
+            };
+            own.max_lag_records = shown.max_lag_records;
+            own.max_lag_bytes = shown.max_lag_bytes;
+            own.max_lag_seconds = shown.max_lag_seconds.max(own.lag_seconds);
+            own.last_contact_seconds = contact;
+        }
+        let durable = (position.log_byte.0, position.offset.0);
+        let followers = node.followers.list(now, durable);
+        let followers = followers.into_iter().map(|(id, seen, lags)| {
+            let offset = |at: Position| at.offset.0;
+            Row {
+                name: seen.name,
+                node: id.to_string(),
+                role: "follower",
+                state: seen.state.to_owned(),
+                epoch: seen.report.durable.epoch.number,
+                received: offset(seen.report.received),
+                durable: offset(seen.report.durable),
+                applied: offset(seen.report.applied),
+                lag_records: lags.records,
+                lag_bytes: lags.bytes,
+                lag_seconds: lags.seconds,
+                max_lag_records: seen.most.records,
+                max_lag_bytes: seen.most.bytes,
+                max_lag_seconds: seen.most.seconds,
+                last_contact_seconds: Some(seconds(now - seen.contact)),
+                address: seen.address,
+            }
+        });
+        Status {
+            log: stats.id.to_string(),
+            node: stats.node.to_string(),
+            name: node.name.clone(),
+            role,
+            state: state.to_owned(),
+            trouble,
+            epoch: stats.epoch.number,
+            epoch_nonce: format!("{:016x}", stats.epoch.nonce),
+            start: stats.start.0,
+            end: stats.end.0,
+            durable: stats.durable.0,
+            written: stats.written.0,
+            committed: stats.durable.0,
+            applied,
+            log_byte: position.log_byte.0,
+            log_bytes: listed.iter().map(|segment| segment.bytes).sum(),
+            segments: listed.len() as u64,
+            poisoned: stats.poisoned,
+            disk_full: stats.disk_full,
+            source: shown.map(|shown| shown.source),
+            leader: node.leader(),
+            uptime_s: node.started.elapsed().as_secs(),
+            time: crate::text::format_time(now),
+            version: env!("CARGO_PKG_VERSION"),
+            nodes: std::iter::once(own).chain(followers).collect(),
+            events: node
+                .events
+                .list()
+                .into_iter()
+                .map(|(time, what)| Event { time: crate::text::format_time(time), what })
+                .collect(),
+        }
+    }
+}
+
+/// A source that has said nothing for so long is taken to be away.
+const SILENT_SECONDS: f64 = 5.0;
+
+#[expect(clippy::cast_precision_loss, reason = "told to the millisecond")]
+fn seconds(nanos: i64) -> f64 {
+    (nanos.max(0) / 1_000_000) as f64 / 1e3
+}

@@ -1,0 +1,340 @@
+//! What a node offers to those who pull from it: the other end of a source.
+//!
+//! Called by `server`; reads an open log, a leader's or a follower's. It answers fetches, names
+//! segments, and opens their files as far as they may be read.
+//!
+//! Invariants:
+//! - nothing above the durable end is handed out, whatever is asked for;
+//! - names and lengths come from the log, never from who asks.
+
+use std::sync::Arc;
+
+use crate::crc::crc32c;
+use crate::error::{Error, Kind, Result};
+use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
+use crate::fs::File;
+use crate::log::catalog::{List, Segment};
+use crate::log::{Home, Log};
+use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
+use crate::segment::{FOOTER_BYTES, HEADER_BYTES, SEAL_BYTES};
+
+use super::protocol::{Answer, MAX_PART_BYTES, MAX_SEGMENTS, Part, WireEnd};
+use super::report::Report;
+
+/// A last frame up to this size comes with every reply, for the follower to compare.
+const COMPARED_BYTES: u64 = 64 << 10;
+
+/// An open log, for those who pull from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf {
+    log: Arc<Log>,
+    home: Home,
+}
+
+/// An answer to a fetch.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) epoch: Epoch,
+    pub(crate) durable: WireEnd,
+    pub(crate) committed: WireEnd,
+    pub(crate) floor: WireEnd,
+    pub(crate) answer: Answer,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) crc: u32,
+}
+
+/// A segment's file, as far as it may be read.
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub(crate) file: Arc<dyn File>,
+    /// Bytes that may be read: all of a sealed file, of another those that are durable.
+    pub(crate) bytes: u64,
+    /// Seal hash of a sealed one.
+    pub(crate) hash: Option<[u8; 32]>,
+}
+
+/// What a list of segments says of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) base: LogByte,
+    pub(crate) base_offset: Offset,
+    pub(crate) epoch: Epoch,
+    pub(crate) bytes: u64,
+    pub(crate) hash: Option<[u8; 32]>,
+}
+
+/// The durable end, with the segments that hold it.
+struct Stock {
+    epoch: Epoch,
+    durable: (LogByte, Offset),
+    list: List,
+}
+
+impl Shelf {
+    pub(crate) fn new(log: Arc<Log>) -> Self {
+        let home = log.home();
+        Shelf { log, home }
+    }
+
+    /// The durable end comes first: the segments hold at least that.
+    fn stock(&self) -> Stock {
+        let durable = self.log.durable_position();
+        Stock {
+            epoch: durable.epoch,
+            durable: (durable.log_byte, durable.offset),
+            list: self.home.segments(),
+        }
+    }
+
+    /// Answers a fetch, with at most `part_bytes` of what the follower lacks.
+    pub(crate) fn answer(&self, report: &Report, part_bytes: u64) -> Result<Served> {
+        let stock = self.stock();
+        let floor = stock.floor();
+        let epoch = stock.epoch;
+        let (durable, offset) = stock.durable;
+        let durable_end = WireEnd::new(durable, offset);
+        let mut served = Served {
+            epoch,
+            durable: durable_end,
+            committed: durable_end,
+            floor: WireEnd::new(floor.0, floor.1),
+            answer: Answer::NotLeader,
+            parts: Vec::new(),
+            bytes: Vec::new(),
+            crc: 0,
+        };
+        if let Some(log) = report.log
+            && log != self.log.id()
+        {
+            return Err(wrong_log(self.log.id(), log));
+        }
+        let later = report.promise.is_some_and(|promise| {
+            promise.number > epoch.number || promise.number == epoch.number && promise != epoch
+        });
+        if later && !stock.list.is_empty() {
+            return Ok(served);
+        }
+        let repairs = self.home.repairs()?;
+        if repairs.is_empty() && !self.has_frame(&stock, report)? {
+            let (shared, end) = self.shared_epoch(report, durable_end)?;
+            served.answer = Answer::Diverged { shared: shared.into(), end };
+            return Ok(served);
+        }
+        let growing = report.last.and_then(|last| last.growing);
+        let needs = growing.unwrap_or(report.durable.log_byte);
+        if report.log.is_some() && needs < floor.0 {
+            served.answer = Answer::Gone;
+            return Ok(served);
+        }
+        // From the segment before the one it ends in: that is what it compares.
+        let from = stock.list.partition_point(|segment| segment.header.base <= needs);
+        let from = from.saturating_sub(2);
+        let named = stock.list[from..].iter().take(MAX_SEGMENTS);
+        let segments: Vec<u64> = named.map(|segment| segment.header.base.0).collect();
+        served.answer = Answer::Offer {
+            more: from + segments.len() < stock.list.len(),
+            growing_sealed: growing
+                .and_then(|base| stock.find(base))
+                .is_some_and(|segment| segment.footer.get().is_some()),
+            segments,
+            repairs: repairs.into_iter().map(|repair| (repair.old, repair.new)).collect(),
+        };
+        let limit = part_bytes.min(MAX_PART_BYTES as u64);
+        self.fill(&stock, report, limit, &mut served)?;
+        served.crc = crc32c(&served.bytes);
+        Ok(served)
+    }
+
+    /// Puts the bytes behind the follower's end into the answer.
+    fn fill(&self, stock: &Stock, report: &Report, limit: u64, to: &mut Served) -> Result<()> {
+        let end = report.durable.log_byte;
+        if end > stock.durable.0 {
+            return Ok(());
+        }
+        let (mut segment, mut from) =
+            match report.last.and_then(|last| last.growing.zip(Some(last))) {
+                Some((base, last)) => {
+                    let Some(segment) = stock.find(base) else { return Ok(()) };
+                    let size = end.0.saturating_sub(last.start.0);
+                    let compared = last.start >= base && last.start < end && size <= COMPARED_BYTES;
+                    let from = if compared { last.start } else { end };
+                    if from < base {
+                        return Ok(());
+                    }
+                    (segment, segment.header.file_byte(from.0))
+                }
+                None => match stock.find(end) {
+                    Some(segment) => (segment, 0),
+                    None => return Ok(()),
+                },
+            };
+        loop {
+            let frames_end = stock.frames_end(segment);
+            if frames_end <= HEADER_BYTES {
+                return Ok(());
+            }
+            let left = limit.saturating_sub(to.bytes.len() as u64);
+            let want = frames_end.saturating_sub(from).min(left);
+            self.part(segment, from, want, None, to)?;
+            if want < frames_end.saturating_sub(from) || left - want < FOOTER_BYTES as u64 {
+                return Ok(());
+            }
+            let Some(footer) = segment.footer.get() else { return Ok(()) };
+            let file_bytes = footer.file_bytes();
+            let at = file_bytes - FOOTER_BYTES as u64;
+            self.part(segment, at, FOOTER_BYTES as u64, Some(file_bytes), to)?;
+            let Some(next) = stock.find(footer.end()) else { return Ok(()) };
+            (segment, from) = (next, 0);
+        }
+    }
+
+    fn part(
+        &self,
+        segment: &Segment,
+        byte: u64,
+        bytes: u64,
+        file_bytes: Option<u64>,
+        to: &mut Served,
+    ) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let file = self.open_file(segment)?;
+        let at = to.bytes.len();
+        let len = usize::try_from(bytes).expect("at most the limit of a reply");
+        to.bytes.resize(at + len, 0);
+        let read = file.read_full_at(&mut to.bytes[at..], byte);
+        let read = read.map_err(|e| Error::io("read", &segment.path, e).at_byte(byte))?;
+        to.bytes.truncate(at + read);
+        let file_bytes = file_bytes.filter(|_| read == len);
+        to.parts.push(Part {
+            segment: segment.header.base.0,
+            byte,
+            bytes: read as u64,
+            file_bytes,
+        });
+        Ok(())
+    }
+
+    /// Whether the follower's last frame is here, too, as far as this node goes that far.
+    fn has_frame(&self, stock: &Stock, report: &Report) -> Result<bool> {
+        let Some(last) = report.last else { return Ok(true) };
+        let Some(base) = last.growing else {
+            let here = stock.find(last.start).and_then(|segment| segment.footer.get());
+            return Ok(here.is_none_or(|footer| {
+                footer.end() != report.durable.log_byte || footer.fingerprint == last.fingerprint
+            }));
+        };
+        let Some(segment) = stock.find(base) else { return Ok(true) };
+        if last.start >= stock.durable.0 {
+            // Behind what this node has: nothing to compare.
+            return Ok(true);
+        }
+        let byte = segment.header.file_byte(last.start.max(base).0);
+        if byte + FRAME_HEADER as u64 > stock.frames_end(segment) {
+            return Ok(true);
+        }
+        let mut bytes = [0; FRAME_HEADER];
+        let file = self.open_file(segment)?;
+        file.read_exact_at(&mut bytes, byte)
+            .map_err(|e| Error::io("read", &segment.path, e).at_byte(byte))?;
+        let header = Header::staged(&bytes);
+        let here = Fingerprint { head_crc: header.head_crc, body_crc: header.body_crc };
+        Ok(here == last.fingerprint)
+    }
+
+    /// The newest epoch that the follower may share, and where it ends here.
+    fn shared_epoch(&self, report: &Report, durable: WireEnd) -> Result<(Epoch, WireEnd)> {
+        let history = self.home.history(LogByte(u64::MAX))?;
+        let after =
+            history.partition_point(|entry| entry.epoch.number <= report.durable.epoch.number);
+        let shared = after.checked_sub(1).map_or_else(Epoch::default, |i| history[i].epoch);
+        let end = match history.get(after) {
+            Some(next) => WireEnd::new(next.start, next.start_offset),
+            None => durable,
+        };
+        Ok((shared, end))
+    }
+
+    /// Segments from the one at `from` on, at most `limit`; and whether there are more.
+    pub(crate) fn list(&self, from: LogByte, limit: usize) -> (Vec<Listed>, bool) {
+        let stock = self.stock();
+        let at = stock.list.partition_point(|segment| segment.header.base < from);
+        let listed: Vec<Listed> = stock.list[at..]
+            .iter()
+            .take(limit)
+            .map(|segment| Listed {
+                base: segment.header.base,
+                base_offset: segment.header.base_offset,
+                epoch: segment.header.epoch,
+                bytes: stock.readable(segment),
+                hash: segment.footer.get().map(|footer| footer.hash),
+            })
+            .collect();
+        let more = at + listed.len() < stock.list.len();
+        (listed, more)
+    }
+
+    /// Opens a segment's file.
+    pub(crate) fn open(&self, base: LogByte) -> Result<Book> {
+        let stock = self.stock();
+        let Some(segment) = stock.find(base) else {
+            let (floor, _) = stock.floor();
+            let message = format!("expected a segment that starts at log byte {base}, found none");
+            return Err(match base < floor {
+                true => Error::new(Kind::Gone, message).help("retention dropped it"),
+                false => Error::new(Kind::NotFound, message),
+            });
+        };
+        Ok(Book {
+            file: self.open_file(segment)?,
+            bytes: stock.readable(segment),
+            hash: segment.footer.get().map(|footer| footer.hash),
+        })
+    }
+
+    fn open_file(&self, segment: &Segment) -> Result<Arc<dyn File>> {
+        let open = self.home.fs().open_plain(&segment.path);
+        open.map_err(|e| Error::io("open", &segment.path, e))
+    }
+}
+
+impl Stock {
+    fn find(&self, base: LogByte) -> Option<&Segment> {
+        let found = self.list.binary_search_by_key(&base, |segment| segment.header.base);
+        found.ok().map(|i| &*self.list[i])
+    }
+
+    /// Where the log begins.
+    fn floor(&self) -> (LogByte, Offset) {
+        match self.list.first() {
+            Some(first) => (first.header.base, first.header.base_offset),
+            None => self.durable,
+        }
+    }
+
+    /// Behind the last durable frame of a segment, as a byte of its file.
+    fn frames_end(&self, segment: &Segment) -> u64 {
+        if let Some(footer) = segment.footer.get() {
+            return footer.frames_end();
+        }
+        let base = segment.header.base;
+        let after = self.list.partition_point(|other| other.header.base <= base);
+        let roll = self.list.get(after).map_or(u64::MAX, |next| next.header.base.0 - SEAL_BYTES);
+        segment.header.file_byte(self.durable.0.0.min(roll).max(base.0))
+    }
+
+    /// How many bytes of its file may be read.
+    fn readable(&self, segment: &Segment) -> u64 {
+        match segment.footer.get() {
+            Some(footer) => footer.file_bytes(),
+            None => self.frames_end(segment),
+        }
+    }
+}
+
+fn wrong_log(mine: Id, theirs: Id) -> Error {
+    Error::new(Kind::WrongLog, format!("expected a follower of log {mine}, found one of {theirs}"))
+        .help("follow this log in a directory of its own")
+}
