@@ -117,8 +117,7 @@ fn three_streams(state: u32, words: &[[u8; 8]], part: usize) -> u32 {
     let lines = first.chunks(8).zip(second.chunks(8)).zip(third.chunks(8));
     for ((x, y), z) in lines {
         for line in 0..3 {
-            // SAFETY: a prefetch of any address is harmless; it is not even dereferenced.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line)) };
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
         }
         ahead = ahead.wrapping_add(192);
         for ((x, y), z) in x.iter().zip(y).zip(z) {
