@@ -25,7 +25,7 @@ use super::core::Core;
 use super::layers::Part;
 use super::manifest::{Manifest, Mark, RunEntry, checkpoint_name};
 use super::options::TableOptions;
-use super::restore::{RestoreAt, Restored, Source, prepare};
+use super::restore::{RestoreAt, Restored, Source, finished, prepare};
 use super::row::Version;
 use super::run::{self, Run};
 use super::scan::Scan;
@@ -59,16 +59,6 @@ pub fn fork_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Resul
 
     let layout = Layout::new(to);
     prepare(&**fs, &layout)?;
-    let segments = layout.segments();
-    let left = fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
-    if let Some(name) = left.first() {
-        return Err(Error::new(
-            Kind::AlreadyExists,
-            format!("expected no segments there yet, found {name}"),
-        )
-        .in_file(&segments)
-        .help("name a new or empty directory: an interrupted restore left this"));
-    }
     let mut id = [0; 16];
     fs.random(&mut id).map_err(|e| Error::io("read randomness for", to, e))?;
     let id = Id(id);
@@ -102,6 +92,7 @@ pub fn fork_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Resul
         ..open::Birth::default()
     };
     open::create(&**fs, &layout, birth)?;
+    finished(&**fs, &layout);
     Ok(Restored {
         log: id,
         snapshot: snapshot.map(|(name, _)| name),

@@ -12,7 +12,8 @@
 //! - every run and every segment is held against its hash on the way, or its frames against their
 //!   checksums;
 //! - `LOG` comes last: until then the directory is no log, and a restore that was interrupted is
-//!   simply done again.
+//!   simply done again, to another point too: what it left is taken away first;
+//! - segments that no restore has left are somebody's, and are never touched.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -111,10 +112,17 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
         ..open::Birth::default()
     };
     open::create(&**fs, &layout, birth)?;
+    finished(&**fs, &layout);
     Ok(restored)
 }
 
-/// Makes the directories of a log that is not there yet.
+/// Stands in a directory while a log is restored or forked there, so that what an interrupted one
+/// left is told from segments that somebody still needs.
+const BEGUN: &str = "restore.tmp";
+
+/// Makes the directories of a log that is not there yet, and takes away what an earlier restore or
+/// fork left when it was interrupted, but for runs, whose names say what is in them: it may have
+/// been on its way to another point, and its segments and checkpoint would be read as this one's.
 pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
     if fs.open(&layout.log(), Open::Read).is_ok() {
         return Err(Error::new(Kind::AlreadyExists, "expected no log there yet, found one")
@@ -124,7 +132,37 @@ pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
     for dir in [layout.root.clone(), layout.segments(), layout.table()] {
         fs.create_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
     }
+    let segments = layout.segments();
+    let list = |dir: &Path| fs.list(dir).map_err(|e| Error::io("list", dir, e));
+    let begun = layout.root.join(BEGUN);
+    if fs.open(&begun, Open::Read).is_err() {
+        if let Some(name) = list(&segments)?.first() {
+            return Err(Error::new(
+                Kind::AlreadyExists,
+                format!("expected no segments there yet, found {name}"),
+            )
+            .in_file(&segments)
+            .help(
+                "name a new or empty directory; if this one was a log, `tidelog repair` makes it \
+                 one again",
+            ));
+        }
+        fs.open(&begun, Open::Create).map_err(|e| Error::io("create", &begun, e))?;
+        // Closes the crash that keeps a segment of this restore and forgets that it is one.
+        return fs.sync_dir(&layout.root).map_err(|e| Error::io("sync", &layout.root, e));
+    }
+    for dir in [segments, layout.table()] {
+        for name in list(&dir)?.iter().filter(|name| !name.ends_with(".run")) {
+            let path = dir.join(name);
+            fs.unlink(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
     Ok(())
+}
+
+/// Says that what `prepare` began is done: the log is there. If this is forgotten, LOG says it.
+pub(super) fn finished(fs: &dyn Fs, layout: &Layout) {
+    let _ = fs.unlink(&layout.root.join(BEGUN));
 }
 
 /// Where things come from.

@@ -1,10 +1,10 @@
-//! Power cuts while a table is repaired, and while a fork is made.
+//! Power cuts while a table is repaired, and while a log is restored or forked.
 
 use std::path::{Path, PathBuf};
 
 use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::Level;
-use tidelog::table::{self, Digest, RestoreAt};
+use tidelog::table::{self, Digest, RestoreAt, Snapshots};
 use tidelog::{Batch, Kind, Log, Offset, Options, Record, Table};
 
 const DIR: &str = "/log";
@@ -102,4 +102,73 @@ fn a_fork_cut_anywhere_is_no_log_or_the_whole_one() {
         }
     }
     assert!(none > 50 && made > 0, "{none} {made}");
+}
+
+/// A restore was cut after it had copied a segment; its user then chose an earlier point, which
+/// a snapshot alone reaches. The segment was still there, and the log went on where it had begun.
+#[test]
+fn a_restore_after_one_to_another_point_that_was_cut_ends_where_it_was_told() {
+    let sim = Sim::new(9);
+    let log = options(&sim).open(DIR).unwrap();
+    let table = Table::options().open(&log).unwrap();
+    let snapshots = Snapshots::at_on(sim.shared(), &Path::new(DIR).join("snapshots"));
+    let mut expected = Vec::new();
+    for part in 0..3_u64 {
+        for i in 0..30_u64 {
+            let value = [part as u8; 3000];
+            log.append(&Record::put(&(part * 10 + i).to_be_bytes(), &value)).unwrap();
+        }
+        table.catch_up(&log).unwrap();
+        if part < 2 {
+            snapshots.publish(&table, false).unwrap();
+        }
+        expected.push((table.applied().unwrap().offset, table.digest().unwrap()));
+    }
+    drop(table);
+    log.close().unwrap();
+    let sim = sim.crash(&Crash::KeepAll);
+    let to = Path::new("/restored");
+    let restore = |sim: &Sim, end: Offset| {
+        table::restore_on(&sim.shared(), Path::new(DIR), to, RestoreAt::Offset(end))
+    };
+    let whole = sim.deep_copy();
+    restore(&whole, expected[2].0).unwrap();
+    let (mut again, mut done) = (0, 0);
+    for n in 0..whole.operations() {
+        for (what, left) in cut(&sim, n, |disk| drop(restore(disk, expected[2].0))) {
+            let (end, rows) = expected[n % 2];
+            match restore(&left, end) {
+                Ok(restored) => assert_eq!(restored.end, end, "{what}"),
+                Err(e) if e.kind() == Kind::AlreadyExists => {
+                    done += 1;
+                    continue;
+                }
+                Err(e) => panic!("{what}: {e}"),
+            }
+            again += 1;
+            let restored = options(&left).create(false).open(to).unwrap();
+            assert_eq!(restored.end(), end, "{what}");
+            drop(restored);
+            assert_eq!(digest(&left, "/restored", &what), rows, "{what}");
+        }
+    }
+    assert!(again > 100 && done > 0, "{again} {done}");
+}
+
+#[test]
+fn segments_without_a_log_are_somebodys_and_no_restore_takes_them_away() {
+    let (sim, _) = filled();
+    let broken = Path::new("/broken");
+    let at = RestoreAt::End;
+    table::restore_on(&sim.shared(), Path::new(DIR), broken, at).unwrap();
+    let segment = sim.paths().into_iter().find(|path| path.starts_with("/broken/segments"));
+    let segment = segment.expect("a restored log has a segment");
+    sim.shared().unlink(&broken.join("LOG")).unwrap();
+    for refused in [
+        table::restore_on(&sim.shared(), Path::new(DIR), broken, at).unwrap_err(),
+        table::fork_on(&sim.shared(), Path::new(DIR), broken, at).unwrap_err(),
+    ] {
+        assert_eq!(refused.kind(), Kind::AlreadyExists, "{refused}");
+    }
+    assert!(sim.paths().contains(&segment));
 }
