@@ -314,6 +314,7 @@ impl Publisher {
         let at = len - FOOTER_BYTES as u64;
         let there = self.store.get_range(&object, at, FOOTER_BYTES + 1)?;
         if there.as_deref() != Some(&footer.encode()[..]) {
+            self.try_store()?;
             self.store.put(&object, &bytes)?;
             pushed.bytes += len;
         }
