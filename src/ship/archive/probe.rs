@@ -13,7 +13,7 @@ use super::name::{ObjectName, Prefix};
 use super::store::{Create, Store};
 
 /// Names raced for.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 /// Racers for each.
 const RACERS: u8 = 8;
 

@@ -36,7 +36,7 @@ pub struct PublishOptions {
     pub tail_bytes: u64,
     /// Entries between two rollups.
     pub rollup_every: u64,
-    /// Whether the store is tried before the first push.
+    /// Whether the store is tried before anything is written to it.
     pub probe: bool,
 }
 
@@ -75,16 +75,15 @@ pub struct Publisher {
     pending: Option<Contest>,
     /// Whether the archive's end was held against the log.
     checked: bool,
+    /// Whether the store was tried.
+    probed: bool,
 }
 
 impl Publisher {
     /// A publisher of the log directory `from`. Refused: a follower's directory, an archive of
-    /// another log, a store that is not atomic.
+    /// another log.
     pub fn open(store: Arc<dyn Store>, from: Directory, options: PublishOptions) -> Result<Self> {
         let lead = from.leadership()?;
-        if options.probe {
-            probe(&*store, from.fs())?;
-        }
         let state = walk::load(&*store)?;
         if state.n > 0 && state.log != lead.log {
             return Err(Error::new(
@@ -94,10 +93,11 @@ impl Publisher {
             .in_file(std::path::Path::new(&store.place()))
             .help("each log needs an archive of its own"));
         }
-        Ok(Publisher { store, from, options, state, pending: None, checked: false })
+        Ok(Publisher { store, from, options, state, pending: None, checked: false, probed: false })
     }
 
-    /// Publishes everything that is durable now.
+    /// Publishes everything that is durable now. Refused: a store that is not atomic, a history
+    /// that the archive's is not a part of, a leader that was replaced.
     pub fn push(&mut self) -> Result<Pushed> {
         let offer = self.from.look(&Report::default())?;
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
@@ -263,6 +263,7 @@ impl Publisher {
                 // Before anything is claimed: a directory of another history leads nothing here.
                 check_end(&self.state, &mut self.from, offer)?;
             }
+            self.try_store()?;
             me.claim(&*self.store)?;
             let what = What::Fence { parent: self.state.epoch, fork, fork_offset };
             match self.append(me, what, &[], pushed)? {
@@ -313,6 +314,7 @@ impl Publisher {
         let at = len - FOOTER_BYTES as u64;
         let there = self.store.get_range(&object, at, FOOTER_BYTES + 1)?;
         if there.as_deref() != Some(&footer.encode()[..]) {
+            self.try_store()?;
             self.store.put(&object, &bytes)?;
             pushed.bytes += len;
         }
@@ -363,6 +365,15 @@ impl Publisher {
         }
     }
 
+    /// Tries the store, once.
+    fn try_store(&mut self) -> Result<()> {
+        if self.options.probe && !self.probed {
+            probe(&*self.store, self.from.fs())?;
+            self.probed = true;
+        }
+        Ok(())
+    }
+
     fn roll_up(&mut self, me: &Owner, pushed: &mut Pushed) -> Result<()> {
         if self.state.n - self.state.rollup < self.options.rollup_every {
             return Ok(());
@@ -383,6 +394,7 @@ impl Publisher {
         pushed: &mut Pushed,
     ) -> Result<Won> {
         assert!(self.pending.is_none(), "one entry at a time");
+        self.try_store()?;
         let (head, bytes) = self.head(me, what)?.with_payload(payload);
         self.pending = Some(Contest::new(head, bytes));
         self.settle(pushed)

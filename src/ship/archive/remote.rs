@@ -12,8 +12,8 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
-    RetryConfig,
+    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
+    PutPayload, RetryConfig,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -122,11 +122,13 @@ fn connect(
         .with_connect_timeout(Duration::from_secs(5))
         .with_timeout(Duration::from_secs(120))
         .with_allow_http(plain);
-    let retry = RetryConfig {
-        max_retries: 3,
-        retry_timeout: Duration::from_secs(60),
-        ..RetryConfig::default()
+    // Short: whoever asked knows better what to try again, and what to look at first.
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(2),
+        base: 2.,
     };
+    let retry = RetryConfig { backoff, max_retries: 3, retry_timeout: Duration::from_secs(60) };
     Ok(Some(match scheme {
         "s3" => {
             let mut builder = AmazonS3Builder::new();

@@ -164,3 +164,20 @@ fn a_log_whose_front_is_gone_starts_its_archive_there_and_a_gap_is_refused() {
     assert_eq!(error.kind(), Kind::Gone, "{error}");
     assert_eq!(load(&fake.client()).unwrap().epoch.number, 1, "nothing was fenced for nothing");
 }
+
+#[test]
+fn a_store_that_is_not_atomic_is_refused_for_anything_but_reading() {
+    let fake = Fake::new();
+    let stages = stages();
+    push(&fake, &stages[1]).unwrap();
+    let before = fake.names();
+    fake.let_both_win();
+    let options = PublishOptions { probe: true, ..small() };
+    let mut publisher = publisher(Arc::new(fake.client()), &stages[2].disk, options).unwrap();
+    for _ in 0..2 {
+        let error = publisher.push().unwrap_err();
+        assert_eq!(error.kind(), Kind::StoreNotAtomic, "{error}");
+    }
+    assert_eq!(fake.names(), before, "nothing was published");
+    follow(&fake, &Sim::new(2), &stages[1], "reading");
+}
