@@ -178,7 +178,7 @@ mod tests {
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         }
-        tokens.check(&method, path, &headers).map_or_else(|e| e.status.as_u16(), |()| 200)
+        tokens.check(&method, path, &headers).map_or_else(|e| e.0.status.as_u16(), |()| 200)
     }
 
     #[test]

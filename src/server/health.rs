@@ -82,7 +82,7 @@ pub(super) async fn ready(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     };
     let mut refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message);
     if let Value::Object(more) = body {
-        refusal.more = more;
+        refusal.0.more = more;
     }
     Err(refusal)
 }

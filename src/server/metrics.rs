@@ -17,13 +17,10 @@ use super::status::Status;
 
 /// Seconds, from 50 µs to 6.5 s.
 fn latency() -> Histogram {
-    Histogram::new(
-        [
-            0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5,
-            1.0, 5.0,
-        ]
-        .into_iter(),
-    )
+    Histogram::new([
+        0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0,
+        5.0,
+    ])
 }
 
 /// What is counted as it happens.

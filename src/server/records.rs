@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use serde_json::json;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::frame::Producer;
 use crate::log::{Append, Appended, Durability, Expect};
 use crate::position::{Id, Offset};
@@ -238,11 +238,4 @@ pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
         reply::set(&mut response, reply::TOKEN, &token.to_string());
     }
     Ok(response)
-}
-
-impl From<Refusal> for Error {
-    /// For work that stops in the middle of an answer.
-    fn from(refusal: Refusal) -> Self {
-        Error::new(Kind::Io, refusal.message)
-    }
 }

@@ -12,9 +12,13 @@ pub(super) type Answer = Result<Response<Body>, Refusal>;
 /// The header that carries what a reply shows.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-tidelog-token");
 
-/// An error, as it is told over HTTP.
+/// An error, as it is told over HTTP. Boxed: most answers are none.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct Refusal(pub(super) Box<Said>);
+
+/// What an error says.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) message: String,
@@ -26,14 +30,14 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Refusal {
+        Refusal(Box::new(Said {
             status,
             kind,
             message: message.into(),
             help: None,
             more: serde_json::Map::new(),
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// The request is wrong.
@@ -42,17 +46,17 @@ impl Refusal {
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.0.help = Some(help.into());
         self
     }
 
     pub(super) fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
-        self.more.insert(name.into(), value.into());
+        self.0.more.insert(name.into(), value.into());
         self
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.0.headers.push((name, value.into()));
         self
     }
 }
@@ -76,7 +80,7 @@ impl From<Error> for Refusal {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut refusal = Refusal::new(status, error.kind().word(), error.message());
-        refusal.help = error.advice().map(str::to_owned);
+        refusal.0.help = error.advice().map(str::to_owned);
         if let Some(offset) = error.offset() {
             refusal = refusal.with("offset", offset);
         }
@@ -86,16 +90,17 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
+        let said = *self.0;
         let mut error = serde_json::Map::new();
-        error.insert("kind".into(), self.kind.into());
-        error.insert("message".into(), self.message.into());
-        if let Some(help) = self.help {
+        error.insert("kind".into(), said.kind.into());
+        error.insert("message".into(), said.message.into());
+        if let Some(help) = said.help {
             error.insert("help".into(), help.into());
         }
-        error.extend(self.more);
+        error.extend(said.more);
         let body = serde_json::json!({ "error": error });
-        let mut response = json(self.status, &body);
-        for (name, value) in self.headers {
+        let mut response = json(said.status, &body);
+        for (name, value) in said.headers {
             // What cannot be a header's value is left out; the body says it all.
             if let Ok(value) = HeaderValue::from_str(&value) {
                 response.headers_mut().insert(name, value);

@@ -263,8 +263,8 @@ fn another_log_a_later_epoch_and_a_node_itself_are_refused_in_words() {
     let error = follower(other.server().url(), &copy).and_then(|mut f| f.catch_up()).unwrap_err();
     assert_eq!(error.kind(), Kind::WrongLog, "{error}");
     let mut source = Http::open(leader.server().url(), Credentials::default()).unwrap();
-    let mut report = Report::default();
-    report.node = Some(leader.server().log().node());
+    let node = Some(leader.server().log().node());
+    let mut report = Report { node, ..Report::default() };
     assert_eq!(source.look(&report).unwrap_err().kind(), Kind::InvalidInput);
     let epoch = leader.server().log().durable_position().epoch;
     report.node = Some(Id([9; 16]));
