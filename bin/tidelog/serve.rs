@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(1);
   tidelog serve mylog
   tidelog serve mylog --listen 127.0.0.1:0
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
-  tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert cert.pem --tls-key key.pem
+  tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
 
 It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
 stdout. Ctrl-C ends it cleanly. A token file has a role (read, replicate, write, admin) and a token on \

@@ -1,8 +1,8 @@
 //! The command line from outside: outputs, exit codes, bad input, kills, closed pipes.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -46,6 +46,15 @@ impl Place {
 
     fn ok(&self, args: &str) -> String {
         self.expect(0, args)
+    }
+
+    /// A node that serves the small log, and its address.
+    fn node(&self) -> (Child, String) {
+        let serve = "serve mylog --listen 127.0.0.1:0";
+        let mut node = self.command(serve).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(node.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (node, json(&line)["listening"].as_str().unwrap().to_owned())
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
@@ -195,7 +204,7 @@ fn wrong_calls_exit_2_and_change_nothing() {
         "retain log --keep-bytes many",
         "bench append --seconds 0",
         "bench apply --keys 0",
-        "follow copy --from http://leader:7400 --once",
+        "follow copy --from ftp://leader --once",
     ] {
         place.expect(2, args);
     }
@@ -495,10 +504,14 @@ fn settings_come_from_flag_then_environment_then_files() {
 fn every_example_in_the_help_runs() {
     let place = Place::new();
     let verbs = "init ingest append tail info segments dump verify repair get scan history count \
-                 sql \
+                 sql serve status check wait \
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");
+    place.write("tokens", "read secret\n");
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    place.write("c.pem", certified.cert.pem());
+    place.write("k.pem", certified.signing_key.serialize_pem());
     let (mut examples, mut seen) = (Vec::new(), 0);
     for verb in verbs.split_whitespace() {
         let help = match verb {
@@ -535,9 +548,27 @@ fn every_example_in_the_help_runs() {
             true => example.replace("TOKEN", &token()),
             false => example.clone(),
         };
-        let waits = line.contains("--follow") || line.ends_with("--from mylog");
+        let serves = line.starts_with("tidelog serve");
+        let node = line.contains("http://").then(|| place.node());
+        let waits = serves
+            || line.contains("--follow")
+            || line.contains("--watch")
+            || line.contains("--limit-bytes-per-s")
+            || line.ends_with("--from mylog");
         let program = env!("CARGO_BIN_EXE_tidelog");
         let line = if waits { format!("timeout -s INT 1 {line}") } else { line };
+        let line = match &node {
+            Some((_, url)) => {
+                let line = line.replace("http://127.0.0.1:7400", url);
+                line.replace("http://127.0.0.1:7401", url)
+            }
+            None => line,
+        };
+        // Whatever else is running here may have the port that it listens on.
+        let line = match serves && !line.contains("--listen") {
+            true => format!("{line} --listen 127.0.0.1:0"),
+            false => line.replace(":7400 ", ":0 ").replace(":7401", ":0"),
+        };
         let path = format!(
             "{}:{}",
             Path::new(program).parent().unwrap().display(),
@@ -552,6 +583,10 @@ fn every_example_in_the_help_runs() {
         let code = out.status.code();
         let fine = if waits { matches!(code, Some(124 | 130)) } else { code == Some(0) };
         assert!(fine, "{example}: {code:?} {}", String::from_utf8_lossy(&out.stderr));
+        if let Some((mut node, _)) = node {
+            node.kill().unwrap();
+            node.wait().unwrap();
+        }
         seen += 1;
     }
     assert!(seen >= 45, "{seen} examples");
