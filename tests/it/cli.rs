@@ -508,7 +508,7 @@ fn every_example_in_the_help_runs() {
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");
-    place.write("tokens", "read secret\n");
+    place.write("tokens", "read 0123456789abcdef\n");
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     place.write("c.pem", certified.cert.pem());
     place.write("k.pem", certified.signing_key.serialize_pem());
