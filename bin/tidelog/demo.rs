@@ -3,6 +3,7 @@
 //! Everything it says is measured or checked while it runs; a claim that does not hold is an error.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tidelog::ship::Directory;
+use tidelog::server::{Server, ServerOptions};
+use tidelog::ship::archive::{Archive, PublishOptions, Publisher, open_store};
+use tidelog::ship::{Credentials, Directory, Http};
+use tidelog::table::Snapshots;
 use tidelog::text::{Fields, Format, Next, OwnedRecord, Reader, TimeFormat, format_bytes};
 use tidelog::{Batch, Durability, Follower, Log, Offset, Record, Table};
 
@@ -25,14 +29,15 @@ const BATCH: usize = 50;
 /// Longer than any step takes on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ingest a real sample, follow it twice, survive an outage, query, compare
+/// Ingest a real sample, follow it three ways, survive an outage, query, compare
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog demo
   tidelog demo elsewhere
 
-A leader and two followers, near and far, each in a directory of its own; the followers pull from \
-the leader's directory. Takes seconds and no network. The logs stay, to be explored.")]
+A leader and three followers, each in a directory of its own: near pulls from the leader's \
+directory, far over HTTP from the leader as a node on a free port of this machine, late from an \
+archive that the log was pushed to. Takes seconds and no network. The logs stay, to be explored.")]
 pub(crate) struct Demo {
     /// A new directory, which stays
     #[arg(default_value = "demo")]
@@ -51,18 +56,25 @@ impl Demo {
         }
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::io(&format!("create {}", dir.display()), &e))?;
-        let [leader_dir, near_dir, far_dir] = ["leader", "near", "far"].map(|name| dir.join(name));
+        let [leader_dir, near_dir, far_dir, late_dir, archive_dir] =
+            ["leader", "near", "far", "late", "archive"].map(|name| dir.join(name));
         let records = sample()?;
         let (first, second) = records.split_at(records.len() / 2);
         let mut story = Story { started: Instant::now() };
 
         story.part("A leader takes records")?;
-        let leader = Log::options()
+        let log = Log::options()
             .create(true)
             .segment_bytes(SEGMENT_BYTES)
             .durability(Durability::Durable)
             .open(&leader_dir)?;
-        let rate = append(&leader, first)?;
+        let table = Table::options().open(&log)?;
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let node = ServerOptions::default().listen(anywhere).name("leader".into());
+        let node = node.bind()?.lead(log, table)?;
+        let leader = node.log();
+        story.tell(&format!("leader: serves its log at {}", node.url()))?;
+        let rate = append(leader, first)?;
         story.tell(&format!(
             "leader: {} of earthquakes appended, each batch of {BATCH} synced to disk: {rate}",
             count(first.len(), "report")
@@ -70,17 +82,24 @@ impl Demo {
 
         story.part("Two followers copy its files")?;
         let mut near = Follower::open(Log::options(), &near_dir, Directory::open(&leader_dir)?)?;
-        let mut far = Follower::open(Log::options(), &far_dir, Directory::open(&leader_dir)?)?;
-        for (name, follower) in [("near", &mut near), ("far", &mut far)] {
+        let mut far = Follower::open(Log::options(), &far_dir, over_http(&node)?)?;
+        for (name, how, follower) in
+            [("near", "from the directory", &mut near), ("far", "over HTTP", &mut far)]
+        {
             let caught_up = catch_up(follower)?;
-            story.tell(&format!("{name}: {caught_up}"))?;
+            story.tell(&format!("{name}, {how}: {caught_up}"))?;
         }
+        let snapshot = Snapshots::at(near_dir.join("snapshots")).publish(near.table(), true)?;
+        story.tell(&format!(
+            "near: a snapshot at offset {}, for whoever starts there",
+            snapshot.snapshot.position.offset
+        ))?;
 
         story.part("One of them is away for a while")?;
         far.close()?;
         story.tell("far: stopped")?;
         let near = Live::start(near)?;
-        let rate = append(&leader, second)?;
+        let rate = append(leader, second)?;
         let durable = Instant::now();
         near.wait_for(leader.durable_end())?;
         story.tell(&format!("leader: {} more reports: {rate}", second.len()))?;
@@ -88,7 +107,7 @@ impl Demo {
             "near: followed meanwhile, and had the last one {} after the leader did",
             millis(durable)
         ))?;
-        let mut far = Follower::open(Log::options(), &far_dir, Directory::open(&leader_dir)?)?;
+        let mut far = Follower::open(Log::options(), &far_dir, over_http(&node)?)?;
         let behind = leader.durable_end().0 - far.end().0;
         story.tell(&format!("far: back, {} behind", count(behind, "record")))?;
         let caught_up = catch_up(&mut far)?;
@@ -112,9 +131,25 @@ impl Demo {
             story.tell(&format!("{name}: reads it {} after the append began", millis(written)))?;
         }
 
+        story.part("An archive takes the log, and a newcomer starts from it alone")?;
+        let store = || open_store(&format!("file://{}", absolute(&archive_dir)?.display()), &[]);
+        let from = Directory::open(&leader_dir)?;
+        let pushed = Publisher::open(store()?, from, PublishOptions::default())?.push()?;
+        story.tell(&format!(
+            "archive: {} and {} pushed, {}",
+            count(pushed.segments, "sealed segment"),
+            count(pushed.tails, "tail"),
+            format_bytes(pushed.bytes)
+        ))?;
+        let mut late = Follower::open(Log::options(), &late_dir, Archive::open(store()?)?)?;
+        let caught_up = catch_up(&mut late)?;
+        story.tell(&format!("late, from the archive: {caught_up}"))?;
+        let late = Live::start(late)?;
+
         story.part("The same question, asked of each")?;
-        let table = Table::from_log(&leader)?;
-        let tables = [("leader", &table), ("near", &near.table), ("far", &far.table)];
+        let table = Table::from_log(leader)?;
+        let tables =
+            [("leader", &table), ("near", &near.table), ("far", &far.table), ("late", &late.table)];
         for (name, table) in tables {
             let (key, magnitude, place) = strongest(table)?;
             story.tell(&format!(
@@ -127,16 +162,17 @@ impl Demo {
             hold(other.digest()? == digest, || format!("the table of {name} differs"))?;
         }
         story.tell(&format!(
-            "all three tables hold the same {}: digest {}…",
+            "all four tables hold the same {}: digest {}…",
             count(table.view().len()?, "key"),
             &digest.to_string()[..16]
         ))?;
-        near.stop()?;
-        far.stop()?;
-        leader.close()?;
-        let files = same_files(&leader_dir, &[&near_dir, &far_dir])?;
+        for follower in [near, far, late] {
+            follower.stop()?;
+        }
+        node.stop()?;
+        let files = same_files(&leader_dir, &[&near_dir, &far_dir, &late_dir])?;
         story.tell(&format!(
-            "all three directories hold the same {}, byte for byte",
+            "all four directories hold the same {}, byte for byte",
             count(files, "sealed segment file")
         ))?;
         self.next_steps(&key)
@@ -158,7 +194,9 @@ impl Demo {
   {tidelog} append {dir}/leader {key} revised
   {tidelog} follow {dir}/near --from {dir}/leader --once
   {tidelog} history {dir}/near {key}
-  {tidelog} verify {dir}/far"
+  {tidelog} verify {dir}/far
+  {tidelog} archive list {dir}/archive
+  {tidelog} serve {dir}/leader"
         )?;
         Ok(())
     }
@@ -222,6 +260,15 @@ impl Live {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// The leader's node as a source.
+fn over_http(node: &Server) -> tidelog::Result<Http> {
+    Ok(Http::open(node.url(), Credentials::default())?.name("far"))
+}
+
+fn absolute(path: &Path) -> tidelog::Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| tidelog::Error::io("resolve", path, e))
 }
 
 /// What the demo says must be so.

@@ -596,10 +596,12 @@ fn every_example_in_the_help_runs() {
 fn the_demo_tells_its_story_and_leaves_logs_that_verify() {
     let place = Place::new();
     let story = place.ok("demo");
-    assert!(story.contains("all three tables hold the same 1,708 keys"), "{story}");
-    for log in ["demo/leader", "demo/near", "demo/far"] {
+    assert!(story.contains("all four tables hold the same 1,708 keys"), "{story}");
+    for log in ["demo/leader", "demo/near", "demo/far", "demo/late"] {
         place.ok(&format!("verify {log}"));
     }
+    place.ok("archive verify demo/archive");
+    place.ok("snapshot verify demo/near");
     place.expect(2, "demo");
     assert!(Path::new(&place.path("demo/leader/LOG")).exists());
 }

@@ -1,8 +1,10 @@
 //! Entry points for fuzzing: any bytes as entries, chains of entries, rollups and names.
 
+#[cfg(feature = "fuzz")]
 use std::path::Path;
 
 use super::entry::{EntryHead, HEAD_BYTES};
+#[cfg(feature = "fuzz")]
 use super::name::ObjectName;
 use super::rollup;
 use super::state::State;
@@ -47,6 +49,7 @@ pub(crate) fn archive_entry(data: &[u8]) {
 }
 
 /// Any text as an object's name: what is read is what would be written, below the archive.
+#[cfg(feature = "fuzz")]
 pub(crate) fn object_names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Some(name) = ObjectName::parse(text) else { return };
