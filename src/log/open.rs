@@ -105,6 +105,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         }
     }
     let writer_alive = options.read_only && lock.is_none() && is_locked(&*fs, &layout);
+    let led_here = epochs.0.last().is_none_or(|entry| entry.node == node);
     build(Parts {
         options,
         layout,
@@ -117,6 +118,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         state_file,
         refuses,
         writer_alive,
+        led_here,
         started,
     })
 }
@@ -133,6 +135,9 @@ struct Parts {
     state_file: Option<Arc<dyn File>>,
     refuses: Option<Error>,
     writer_alive: bool,
+    /// This node led the newest epoch. If another did, it may still be writing: its directory was
+    /// copied.
+    led_here: bool,
     started: Instant,
 }
 
@@ -183,7 +188,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         findings: scan.findings.clone(),
     };
     let fresh = segments.is_empty() && scan.beyond.is_empty();
-    let resume = scan.clean && unsealed.len() == 1 && control.follows.is_none();
+    let resume = scan.clean && parts.led_here && unsealed.len() == 1 && control.follows.is_none();
     // Where the writer's first frame will go: behind the SEAL that the last segment will get.
     let start = if resume {
         let last = unsealed.pop().expect("exactly one");
@@ -209,7 +214,11 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
             previous,
             unsealed,
             beyond: std::mem::take(&mut scan.beyond),
-            reason: if fresh { "created" } else { "reopened after an unclean end" },
+            reason: match (fresh, scan.clean) {
+                (true, _) => "created",
+                (false, true) if !parts.led_here => "another node led before",
+                (false, _) => "reopened after an unclean end",
+            },
         })
     };
     let eager = !fresh && !resume && parts.refuses.is_none();

@@ -94,6 +94,15 @@ fn a_copied_directory_refuses_to_write_until_it_is_told_which_node_it_is() {
     let new = node(&copy, Identity::NewNode);
     assert_ne!(new, original);
     assert_eq!(node(&copy, Identity::Expect), new);
+    // The original may go on in its epoch. The copy's node once did, too, and then two histories
+    // of one epoch could not be told apart.
+    let epoch = |path: &Path| {
+        let log = Log::options().open(path).unwrap();
+        log.append(&Record::event(b"who leads?")).unwrap();
+        log.stats().epoch
+    };
+    assert_ne!(epoch(&copy), epoch(&path));
+    assert!(epoch(&copy).number > epoch(&path).number);
     let moved = dir.path().join("moved");
     std::fs::rename(&path, &moved).unwrap();
     assert_eq!(error(Log::options(), &moved).kind(), Kind::CopiedDirectory);
