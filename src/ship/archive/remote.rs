@@ -110,6 +110,8 @@ fn connect(
     bucket: &str,
     settings: &[(String, String)],
 ) -> object_store::Result<Option<Arc<dyn ObjectStore>>> {
+    // The client takes the process's TLS provider. One that is installed stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let of = |prefix: &'static str| {
         let mine = settings.iter().filter(move |(key, _)| key.starts_with(prefix));
         mine.map(|(key, value)| (key.to_ascii_lowercase(), value.clone()))
