@@ -135,7 +135,7 @@ impl Shared {
                     return Ok((first, end));
                 }
                 Err(NoRoom::Closed) if self.opens_soon() => {}
-                Err(_) => self.make_room(len)?,
+                Err(_) => self.make_room(len, durability)?,
             }
         }
     }

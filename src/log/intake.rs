@@ -20,6 +20,7 @@ use crate::position::{LogByte, Offset};
 use crate::segment::{HEADER_BYTES, PAGE_BYTES, SEAL_BYTES};
 
 use super::Shared;
+use super::options::Durability;
 use super::staging::{BUFFERS, Base, Gate, PAGE, ROOM_BYTES, Taken};
 
 /// Whoever waits for a free buffer looks again after this long, come what may.
@@ -289,9 +290,10 @@ impl Shared {
         self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a frame of `len` bytes, or waits until there may be some.
+    /// Makes room for a frame of `len` bytes, or waits until there may be some. Who waits for a sync
+    /// writes what was closed with it, sooner than the worker wakes up.
     #[cold]
-    pub(crate) fn make_room(&self, len: usize) -> Result<()> {
+    pub(crate) fn make_room(&self, len: usize, durability: Durability) -> Result<()> {
         let taking = {
             let mut intake = self.intake();
             if self.staging.fits(len) {
@@ -302,7 +304,7 @@ impl Shared {
                 intake.advance(len);
                 let behind = intake.in_flight > 1;
                 drop(intake);
-                if self.options.worker {
+                if self.options.worker && durability != Durability::Durable {
                     self.worker.write_soon();
                 }
                 if behind {

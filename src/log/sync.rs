@@ -129,7 +129,7 @@ impl Shared {
                 // Everything published before the round began is durable now. The end itself
                 // may never be reached: behind a roll it counts a SEAL not yet written.
                 Part::Lead(round) => {
-                    let led = self.rounds.lead(round, || self.commit());
+                    let led = self.rounds.lead(round, || self.worker.beside(|| self.commit()));
                     return led.map_err(|e| unknown(e, first));
                 }
                 Part::Follow(round) => self.rounds.follow(round, || {

@@ -7,7 +7,9 @@
 //! Invariants:
 //! - segments are sealed in the order in which they were rolled, each with the hash of the one
 //!   before;
-//! - nothing is sealed after poison.
+//! - nothing is sealed after poison;
+//! - what a roll inside a durable round asks for begins when that round is over: syncs beside each
+//!   other only make each other slow, and somebody waits for the round's.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -51,6 +53,10 @@ pub(crate) struct Worker {
     prepared: Mutex<Option<Prepared>>,
     /// Somebody wants the next segment's file made.
     prepare: AtomicBool,
+    /// A durable round is being written and synced,
+    committing: AtomicBool,
+    /// and what it has rolled waits until that is over.
+    deferred: AtomicBool,
     /// A closed buffer waits to be written.
     write: AtomicBool,
     /// There are buffered records, or a STATE, that nobody waits for.
@@ -80,7 +86,25 @@ impl Worker {
     pub(crate) fn seal(&self, job: SealJob) {
         lock(&self.queue).push_back(job);
         self.prepare.store(true, Release);
-        self.wake.all();
+        self.deferred.store(true, SeqCst);
+        if !self.committing.load(SeqCst) {
+            self.begin_deferred();
+        }
+    }
+
+    /// Runs a durable round.
+    pub(crate) fn beside<T>(&self, round: impl FnOnce() -> T) -> T {
+        self.committing.store(true, SeqCst);
+        let result = round();
+        self.committing.store(false, SeqCst);
+        self.begin_deferred();
+        result
+    }
+
+    fn begin_deferred(&self) {
+        if self.deferred.load(SeqCst) && self.deferred.swap(false, SeqCst) {
+            self.wake.all();
+        }
     }
 
     /// Asks for the closed buffer to be written.
@@ -233,6 +257,13 @@ fn run(shared: &Shared) {
         }
         if worker.stop.load(Acquire) {
             return;
+        }
+        if worker.deferred.load(Acquire) {
+            let sleeper = worker.wake.register();
+            if worker.deferred.load(SeqCst) && !worker.write.load(Acquire) {
+                sleeper.sleep(Some(QUIET));
+            }
+            continue;
         }
         // Appends that need more zeros set the tick.
         let end = shared.ends.written().0;

@@ -52,8 +52,8 @@ pub(crate) struct Writer {
     rolling: Option<Roll>,
     /// The last batch of every producer, staged ones included.
     pub(crate) producers: Producers,
-    /// Rolled files whose frames are not synced yet.
-    unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    /// Rolled files whose frames may not be synced yet, with the log byte behind them.
+    unsynced: Vec<(Arc<dyn File>, PathBuf, LogByte)>,
     names_unsynced: bool,
     pub(crate) closed: bool,
 }
@@ -355,7 +355,8 @@ impl Writer {
         let tally = self.rolling.take().and_then(|roll| roll.old);
         if let Some((Active { segment, file, .. }, tally)) = old.zip(tally) {
             let _ = segment.end.set((tally.end, tally.end_offset(&segment.header)));
-            self.unsynced.push((Arc::clone(&file), segment.path.clone()));
+            let end = LogByte(segment.header.log_byte(tally.end));
+            self.unsynced.push((Arc::clone(&file), segment.path.clone(), end));
             shared.worker.seal(SealJob { segment, file, tally });
         }
         Ok(())
@@ -410,8 +411,12 @@ impl Writer {
     pub(crate) fn sync_set(&mut self, shared: &Shared) -> Option<SyncSet> {
         let (end, end_offset) = shared.ends.written();
         let active = self.active.as_ref()?;
-        let mut files = std::mem::take(&mut self.unsynced);
+        let (durable, _) = shared.ends.durable();
+        let unsynced = std::mem::take(&mut self.unsynced);
         let names = std::mem::take(&mut self.names_unsynced);
+        // Behind durable appends a segment is often durable to its last frame when it is rolled.
+        let lacking = unsynced.into_iter().filter(|(_, _, end)| *end > durable);
+        let mut files: Vec<_> = lacking.map(|(file, path, _)| (file, path)).collect();
         files.push((Arc::clone(&active.file), active.segment.path.clone()));
         Some(SyncSet { files, names, end, end_offset })
     }
