@@ -58,8 +58,10 @@ struct List {
 
 /// Add members, and perhaps change the mode
 #[derive(Args)]
-#[command(after_help = "A node's id stands in `tidelog status URL`. Until the new set is committed the \
-old one must hold the same: with a member that does not answer, a change waits.")]
+#[command(
+    after_help = "A node's id stands in `tidelog status URL`. Until the new set is committed the \
+old one must hold the same: with a member that does not answer, a change waits."
+)]
 struct Add {
     #[command(flatten)]
     target: Target,

@@ -376,8 +376,18 @@ mod tests {
         let bounded = "bounded:k=1,bytes=64KiB,secs=500ms";
         assert_eq!(read(bounded).unwrap().to_string(), "bounded:k=1,bytes=65536,secs=500ms");
         for bad in [
-            "", "sync", "sync:k=0", "sync:k", "sync:k=1,k=1", "sync:k=-1", "async:k=1", "semi:k=1",
-            "semi:k=1,timeout=0", "semi:k=1,timeout=1h", "bounded:k=1,bytes=0,secs=1", "quorum:k=1",
+            "",
+            "sync",
+            "sync:k=0",
+            "sync:k",
+            "sync:k=1,k=1",
+            "sync:k=-1",
+            "async:k=1",
+            "semi:k=1",
+            "semi:k=1,timeout=0",
+            "semi:k=1,timeout=1h",
+            "bounded:k=1,bytes=0,secs=1",
+            "quorum:k=1",
             "bounded:k=1,bytes=99999999999GiB,secs=1",
         ] {
             assert_eq!(read(bad).unwrap_err().kind(), Kind::InvalidInput, "{bad}");

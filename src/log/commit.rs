@@ -160,13 +160,10 @@ impl Home {
             while byte + FRAME_HEADER as u64 <= limit {
                 let bytes = window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
                 let bad = |fault: Fault| {
-                    Error::new(
-                        Kind::Corrupt,
-                        format!("expected a frame, found {}", fault.as_str()),
-                    )
-                    .in_file(&segment.path)
-                    .at_byte(byte)
-                    .help("run `tidelog verify` to see all damage")
+                    Error::new(Kind::Corrupt, format!("expected a frame, found {}", fault.as_str()))
+                        .in_file(&segment.path)
+                        .at_byte(byte)
+                        .help("run `tidelog verify` to see all damage")
                 };
                 let head = Header::decode(bytes, byte, limit, header.seed()).map_err(bad)?;
                 let end = byte + head.stride() as u64;

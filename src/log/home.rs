@@ -125,7 +125,11 @@ impl Home {
     }
 
     /// Waits until more is durable or visible than was seen, at most `timeout`; returns both.
-    pub(crate) fn wait_change(&self, seen: (LogByte, LogByte), timeout: std::time::Duration) -> (super::commit::End, super::commit::End) {
+    pub(crate) fn wait_change(
+        &self,
+        seen: (LogByte, LogByte),
+        timeout: std::time::Duration,
+    ) -> (super::commit::End, super::commit::End) {
         let ends = || (self.durable(), self.visible());
         let sleeper = self.0.visible_wake.register();
         let now = ends();

@@ -16,14 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{
-    EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet,
-};
+use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet};
 use crate::fs::{File, Fs, Open};
 use crate::log::commit::End;
-use crate::log::files::{
-    Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State,
-};
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};

@@ -5,9 +5,7 @@
 //! the source's file and byte.
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{
-    Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, SyncSet,
-};
+use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, SyncSet};
 use crate::segment::{SegmentHeader, SegmentName};
 use crate::ship::Source;
 

@@ -84,8 +84,10 @@ fn changed(leader: &Leader, own: Id, change: &Change) -> Result<SyncSet, Refusal
     for text in &change.remove {
         let id = id(text)?;
         if id == own {
-            return Err(Refusal::bad("expected another node than the leader, which is always a member")
-                .help("hand the leadership over first"));
+            return Err(Refusal::bad(
+                "expected another node than the leader, which is always a member",
+            )
+            .help("hand the leadership over first"));
         }
         if !members.remove(&id) {
             return Err(Refusal::bad(format!("expected a member to remove, found {id} is none")));

@@ -256,8 +256,7 @@ pub(super) fn pulse(node: &Arc<Node>) -> Result<JoinHandle<()>> {
     spawn("tidelog-pulse", move || {
         while !node.is_stopping() {
             let seen = *node.ends.borrow();
-            let (durable, visible) =
-                node.home.wait_change((seen.durable.0, seen.visible.0), LOOK);
+            let (durable, visible) = node.home.wait_change((seen.durable.0, seen.visible.0), LOOK);
             if let Some(leader) = &node.leader {
                 // Also when nothing moved: time alone may end a spell or bring a change through.
                 leader.grew();

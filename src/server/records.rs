@@ -33,7 +33,11 @@ const MOST_RECORDS: u64 = 1_000_000;
 const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How safe an append is to be before it is answered; `None` for what the mode means.
-fn level(leader: &Leader, text: Option<&str>, copies: Option<u64>) -> Result<Option<Level>, Refusal> {
+fn level(
+    leader: &Leader,
+    text: Option<&str>,
+    copies: Option<u64>,
+) -> Result<Option<Level>, Refusal> {
     let others = || match copies.map(usize::try_from) {
         None => Ok(leader.copies()),
         Some(Ok(copies)) if (2..=MAX_MEMBERS).contains(&copies) => Ok(copies - 1),

@@ -164,7 +164,10 @@ impl Status {
                 max_lag_seconds: seen.most.seconds,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
-                mode: standing.as_ref().filter(|s| s.members.contains(&id)).map(|_| "member".into()),
+                mode: standing
+                    .as_ref()
+                    .filter(|s| s.members.contains(&id))
+                    .map(|_| "member".into()),
             }
         });
         Status {

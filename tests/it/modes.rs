@@ -294,3 +294,117 @@ fn a_follower_opens_without_its_leader_and_shows_no_more_than_was_committed() {
     let table = Table::from_log(&log).unwrap();
     assert_eq!(table.get(b"k").unwrap().unwrap().value, b"committed");
 }
+
+#[test]
+fn the_archive_gets_at_most_what_is_committed() {
+    use tidelog::ship::Directory;
+    use tidelog::ship::archive::{LocalStore, PublishOptions, Publisher};
+
+    let nodes = Nodes::new();
+    let follower = nodes.follow("copy");
+    nodes.set("sync:k=1", &[follower.log().node()]);
+    assert_eq!(nodes.append("timeout=20s", "committed").0, 200);
+    follower.stop().unwrap();
+    assert_eq!(nodes.append("timeout=200ms", "not committed").0, 503);
+    let push = || {
+        let store = std::sync::Arc::new(LocalStore::at(nodes.path("archive")));
+        let from = Directory::open(nodes.path("leader")).unwrap();
+        let mut publisher = Publisher::open(store, from, PublishOptions::default()).unwrap();
+        publisher.push().unwrap().end.0
+    };
+    // STATE, which a publisher in another process reads, is rewritten within milliseconds.
+    until("the committed record is published", || push() == 1);
+    let follower = nodes.follow("copy");
+    until("the other is, once it is committed", || push() == 2);
+    follower.stop().unwrap();
+}
+
+#[cfg(feature = "cli")]
+mod command_line {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A node as a process; killed at the end.
+    struct Process(Child, Value);
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn tidelog(dir: &Path, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
+        command.args(args.split_whitespace()).current_dir(dir).stderr(Stdio::null());
+        command
+    }
+
+    fn serve(dir: &Path, args: &str) -> Process {
+        let mut command = tidelog(dir, &format!("serve --listen 127.0.0.1:0 {args}"));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said = serde_json::from_str(&line).unwrap();
+        Process(child, said)
+    }
+
+    fn lines(dir: &Path, args: &str) -> (Option<i32>, Vec<Value>) {
+        let out = tidelog(dir, args).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        (out.status.code(), text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+    }
+
+    #[test]
+    fn modes_and_members_are_set_listed_and_survive_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let leader = serve(dir, "log --create");
+        let url = leader.1["listening"].as_str().unwrap().to_owned();
+        let follower = serve(dir, &format!("copy --follow {url}"));
+        let member = follower.1["node"].as_str().unwrap().to_owned();
+        let own = leader.1["node"].as_str().unwrap().to_owned();
+        let add = format!("members add {url} {member} --mode sync:k=1 --timeout 20s");
+        let (code, said) = lines(dir, &add);
+        assert_eq!(code, Some(0), "{said:?}");
+        let (_, said) = lines(dir, &format!("members list {url}"));
+        assert_eq!(said[0]["mode"], "sync:k=1", "{said:?}");
+        assert_eq!(said[0]["members"].as_array().unwrap().len(), 2);
+        let append = |url: &str| {
+            let client = Client::new(url, Credentials::default()).unwrap();
+            let body = json!({ "op": "put", "key": "k", "value": "v" }).to_string();
+            post(&client, "/v1/records?timeout=20s", &body)
+        };
+        let (status, reply) = append(&url);
+        assert_eq!((status, &reply["level"]), (200, &json!("replicated")), "{reply}");
+        let (_, rows) = lines(dir, &format!("status {url}"));
+        assert_eq!((&rows[0]["mode"], &rows[1]["mode"]), (&json!("sync:k=1"), &json!("member")));
+        assert_eq!((&rows[0]["committed"], &rows[0]["node"]), (&json!(1), &json!(own)));
+        // Removing is planned first.
+        let remove = format!("members remove {url} {member} --mode async");
+        let (code, said) = lines(dir, &remove);
+        assert_eq!((code, &said[0]["done"]), (Some(1), &json!(false)));
+        assert_eq!(lines(dir, &format!("members remove {url} {member} --yes")).0, Some(2));
+        // Killed, not closed: the mode is in the log, and the next leader keeps it.
+        drop(leader);
+        drop(follower);
+        let leader = serve(dir, "log");
+        let url = leader.1["listening"].as_str().unwrap().to_owned();
+        let (_, said) = lines(dir, &format!("members list {url}"));
+        assert_eq!((&said[0]["mode"], &said[0]["started"]), (&json!("sync:k=1"), &json!(false)));
+        let _follower = serve(dir, &format!("copy --follow {url}"));
+        assert_eq!(append(&url).0, 200);
+        let remove = format!("members remove {url} {member} --mode async --yes --timeout 20s");
+        assert_eq!(lines(dir, &remove).0, Some(0));
+        drop(leader);
+        // And by a flag of serve.
+        let leader =
+            serve(dir, &format!("log --mode bounded:k=1,bytes=1MiB,secs=60 --member {member}"));
+        let url = leader.1["listening"].as_str().unwrap().to_owned();
+        until("the mode is set", || {
+            lines(dir, &format!("members list {url}")).1[0]["mode"] != "async"
+        });
+    }
+}

@@ -121,7 +121,9 @@ impl Leader {
         };
         Err(Error::new(
             Kind::Rejected,
-            format!("expected {k} members to lack at most {bytes} bytes and {within:?}, found {found}"),
+            format!(
+                "expected {k} members to lack at most {bytes} bytes and {within:?}, found {found}"
+            ),
         )
         .help("nothing was appended; try again when they have caught up"))
     }

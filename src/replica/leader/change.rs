@@ -5,14 +5,14 @@
 //! the frame is appended, and ruled by from then on; it is committed; CONTROL says where it is. A
 //! crash in between finds the frame behind that log byte, or not at all.
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{FrameKind, SyncSet};
 use crate::log::files::SetLine;
 
-use super::{Leader, check_member};
+use super::{Leader, State, check_member};
 
 impl Leader {
     /// Rules by another set. Returns whether that is committed within `timeout`; if not, both sets
@@ -20,7 +20,8 @@ impl Leader {
     pub fn change(&self, set: &SyncSet, timeout: Duration) -> Result<bool> {
         check_member(self.log.node(), set)?;
         let deadline = Instant::now() + timeout.min(Duration::from_secs(24 * 3600));
-        if self.state().rule.newest.as_ref().map(|(_, set)| set).unwrap_or(&SyncSet::default()) == set
+        if self.state().rule.newest.as_ref().map(|(_, set)| set).unwrap_or(&SyncSet::default())
+            == set
         {
             return Ok(self.wait_settled(deadline));
         }
@@ -77,34 +78,42 @@ impl Leader {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
-        self.follow_up();
+        // Told before it is answered: who kills this process now finds one set that rules.
+        self.tell(&self.changing.lock().unwrap_or_else(PoisonError::into_inner));
         true
     }
 
     /// Tells CONTROL what has been committed, and ends a spell that is over. What fails, or finds a
     /// change under way, is done with a later report.
     pub(super) fn follow_up(&self) {
-        let lines = {
+        if Leader::has_news(&self.state())
+            && let Ok(alone) = self.changing.try_lock()
+        {
+            self.tell(&alone);
+        }
+    }
+
+    /// Whether CONTROL is behind: a set is committed that it does not know to be, or a spell is over.
+    fn has_news(state: &State) -> bool {
+        let alone = state.rule.before.is_none() && state.rule.newest.is_some();
+        let told = matches!(&state.lines[..], [line] if line.there);
+        alone && !told || Leader::is_over(state)
+    }
+
+    fn tell(&self, _alone: &MutexGuard<'_, ()>) {
+        let (newest, marked, over) = {
             let state = self.state();
-            let alone = state.rule.before.is_none() && state.rule.newest.is_some();
-            let told = matches!(&state.lines[..], [line] if line.there);
-            if (!alone || told) && !Leader::is_over(&state) {
+            if !Leader::has_news(&state) {
                 return;
             }
-            state.lines.clone()
+            let newest = state.lines.last().filter(|_| state.rule.before.is_none());
+            (newest.cloned(), state.marked, Leader::is_over(&state))
         };
-        let Ok(_alone) = self.changing.try_lock() else { return };
-        let (alone, marked, over) = {
-            let state = self.state();
-            (state.rule.before.is_none(), state.marked, Leader::is_over(&state))
-        };
-        if alone && let Some(newest) = lines.last() {
-            let told = [newest.clone()];
+        if let Some(newest) = newest {
+            let told = vec![newest];
             if self.home.note_sets(&told, marked).is_ok() {
-                let mut state = self.state();
-                if state.lines == lines {
-                    state.lines = told.to_vec();
-                }
+                // Nobody else changes them while `changing` is held.
+                self.state().lines = told;
             }
         }
         if over {

@@ -37,7 +37,13 @@ fn rule(set: SyncSet) -> Rule {
 fn report(node: Id, byte: u64) -> Report {
     let (log_byte, offset) = at(byte);
     let durable = Position { epoch: EPOCH, log_byte, offset };
-    Report { node: Some(node), promise: Some(EPOCH), durable, applied: durable, ..Report::default() }
+    Report {
+        node: Some(node),
+        promise: Some(EPOCH),
+        durable,
+        applied: durable,
+        ..Report::default()
+    }
 }
 
 fn matched(byte: u64, epoch: Epoch) -> Option<Matched> {
