@@ -27,6 +27,9 @@ use crate::position::{Epoch, Fingerprint, Id};
 pub use crate::record::MAX_FRAME_BYTES;
 use crate::record::{MAX_BATCH_RECORDS, NO_KEY, Op, Record};
 
+mod control;
+pub use control::{Degraded, MAX_MEMBERS, Mode, SyncSet};
+
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 /// Frames start at multiples of this.

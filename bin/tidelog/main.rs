@@ -19,6 +19,7 @@ mod info;
 mod ingest;
 mod init;
 mod input;
+mod members;
 mod output;
 mod printer;
 mod progress;
@@ -71,6 +72,7 @@ enum Verb {
     Follow(follow::Follow),
     Archive(archive::ArchiveArgs),
     Serve(serve::Serve),
+    Members(members::Members),
     Status(status::Status),
     Check(status::Check),
     Wait(status::Wait),
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         Verb::Follow(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
+        Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
         Verb::Wait(verb) => verb.run(),

@@ -2,17 +2,19 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
+use tidelog::frame::{Mode, SyncSet};
 use tidelog::server::{Server, ServerOptions, Tls, Tokens};
-use tidelog::{Follower, Kind, Log, Table};
+use tidelog::{Follower, Id, Kind, Log, Table};
 
 use crate::access;
 use crate::args::{LogDir, NodeArgs};
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::members;
 use crate::output::{self, say};
 use crate::progress;
 use crate::source::{self, Place, SourceArgs};
@@ -27,11 +29,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[command(after_help = "Examples:
   tidelog serve mylog
   tidelog serve mylog --listen 127.0.0.1:0
+  tidelog serve mylog --mode async
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
   tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
 
 It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
-stdout. Ctrl-C ends it cleanly. A token file has a role (read, replicate, write, admin) and a token on \
+stdout. Ctrl-C ends it cleanly. The mode and the members stand in the log; `tidelog members` changes \
+them while it runs. A token file has a role (read, replicate, write, admin) and a token on \
 each line.")]
 pub(crate) struct Serve {
     /// The log's directory
@@ -57,6 +61,13 @@ pub(crate) struct Serve {
     /// Create the log if there is none
     #[arg(long, conflicts_with = "follow")]
     create: bool,
+    /// What an acknowledgement means: async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms or
+    /// sync:k=1; as it was unless given
+    #[arg(long, value_name = "MODE", conflicts_with = "follow", value_parser = mode)]
+    mode: Option<Mode>,
+    /// A member of the mode's set beside this node, by node id; those it has unless given
+    #[arg(long, value_name = "NODE", conflicts_with = "follow", value_parser = members::node)]
+    member: Vec<Id>,
     /// Demand tokens: a file with a role and a token on each line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -77,6 +88,10 @@ pub(crate) struct Serve {
     max_connections: usize,
     #[command(flatten)]
     node: NodeArgs,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    text.parse().map_err(|e: tidelog::Error| e.message().to_owned())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -160,6 +175,34 @@ impl Serve {
         }
     }
 
+    /// Rules by the set that was asked for; whether that is done. It waits for the members of the
+    /// set before.
+    fn set(&self, server: &Server, said: &mut Option<String>) -> Result<bool, Failure> {
+        let Some(leader) = server.leader() else { return Ok(true) };
+        let standing = leader.standing();
+        let mode = self.mode.unwrap_or(standing.mode);
+        let own = [server.log().node()];
+        let members = match self.member.is_empty() {
+            true => standing.members,
+            false => self.member.clone(),
+        };
+        let set = SyncSet::new(mode, members.into_iter().chain(own))?;
+        let why = match leader.change(&set, Duration::ZERO) {
+            Ok(true) => {
+                say(format_args!("mode {set}"));
+                return Ok(true);
+            }
+            Ok(false) => format!("mode {set}, once its members hold it"),
+            Err(e) if e.kind() == Kind::Rejected => e.message().to_owned(),
+            Err(e) => return Err(e.into()),
+        };
+        if said.as_ref() != Some(&why) {
+            say(&why);
+            *said = Some(why);
+        }
+        Ok(false)
+    }
+
     fn until_told(&self, server: Server) -> Outcome {
         let role = if self.follow.is_some() { "follower" } else { "leader" };
         say(format_args!("{role} at {}; Ctrl-C ends it", server.url()));
@@ -174,7 +217,14 @@ impl Serve {
             "log": server.log().id().to_string(),
             "role": role,
         }))?;
+        let mut asked = self.mode.is_some() || !self.member.is_empty();
+        let mut said = None;
+        let mut again = Instant::now();
         while !progress::interrupted() && !server.has_stopped_following() {
+            if asked && Instant::now() >= again {
+                asked = !self.set(&server, &mut said)?;
+                again = Instant::now() + AGAIN;
+            }
             std::thread::sleep(LOOK);
         }
         if server.has_stopped_following() && !progress::interrupted() {

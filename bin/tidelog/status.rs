@@ -131,13 +131,14 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "name",
     "role",
     "state",
     "epoch",
     "received",
     "durable",
+    "committed",
     "applied",
     "lag_records",
     "lag_bytes",
@@ -145,6 +146,7 @@ const COLUMNS: [&str; 13] = [
     "last_contact_seconds",
     "node",
     "address",
+    "mode",
 ];
 
 impl Target {
@@ -210,6 +212,7 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "epoch": stats.epoch.number,
         "received": stats.written.0,
         "durable": confirmed.0,
+        "committed": log.end().0,
         "applied": applied.flatten(),
         "lag_records": records,
         "lag_bytes": bytes,
@@ -217,6 +220,7 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "last_contact_seconds": null,
         "node": stats.node.to_string(),
         "address": follows.map(|source| format!("follows {source}")),
+        "mode": null,
     });
     match row {
         Value::Object(row) => Ok(row),

@@ -29,6 +29,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Behind the records' frame.
+    pub(crate) fn end(&self) -> LogByte {
+        self.end
+    }
+
     /// Waits until the records are as safe as `durability` says.
     pub fn wait(&self, durability: Durability) -> Result<Appended> {
         self.shared.wait(self.end, self.appended.first, durability)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! LOG      log id, created                              written once
 //! NODE     node id, machine, path                       with this directory
-//! CONTROL  clean end, floor, role, repairs, cut         rare; temp, fsync, rename, directory fsync
+//! CONTROL  clean end, floor, role, repairs, cut, sets   rare; temp, fsync, rename, directory fsync
 //! STATE    epoch, durable, committed, time              a hint; one sector, rewritten unsynced
 //! EPOCHS   every epoch of the history, and who led it   with each epoch
 //! PROMISE  the epoch this node is bound to              with each epoch; only ever raised
@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::SyncSet;
 use crate::fs::{File, Fs, Open};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 
@@ -176,6 +177,39 @@ impl FromStr for Repaired {
     }
 }
 
+/// A synchronous set, and where its frame is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SetLine {
+    /// Behind its frame.
+    pub(crate) end: LogByte,
+    /// Whether the frame is known to be there; otherwise it is at or behind `end`, or nowhere: it
+    /// was about to be appended.
+    pub(crate) there: bool,
+    pub(crate) set: SyncSet,
+}
+
+impl std::fmt::Display for SetLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = if self.there { "at" } else { "coming" };
+        write!(f, "{} {word} {}", self.end, self.set)
+    }
+}
+
+impl FromStr for SetLine {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.splitn(3, ' ');
+        let mut word = || words.next().ok_or(());
+        let end = LogByte(word()?.parse().map_err(drop)?);
+        let there = match word()? {
+            "at" => true,
+            "coming" => false,
+            _ => return Err(()),
+        };
+        Ok(SetLine { end, there, set: word()?.parse()? })
+    }
+}
+
 /// `CONTROL`: what must be known before the segments are looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Control {
@@ -193,6 +227,10 @@ pub(crate) struct Control {
     /// A deliberate cut: evidence above it that bears one of these nonces is void.
     pub(crate) cut: Option<(LogByte, Vec<u64>)>,
     pub(crate) repairs: Vec<Repaired>,
+    /// The newest synchronous set, behind the one before while the newest may be lost.
+    pub(crate) sets: Vec<SetLine>,
+    /// Acknowledgements may have said `durable` only, from this log byte on.
+    pub(crate) degraded: Option<LogByte>,
 }
 
 impl Control {
@@ -201,6 +239,13 @@ impl Control {
         let cut = meta
             .get::<u64>("cut_to")
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
+        // A set that cannot be read must not be taken for none: it says what may be shown.
+        let sets = meta.all::<String>("sync_set").map(|line| line.parse());
+        let sets = sets.collect::<Result<Vec<SetLine>, ()>>().map_err(|()| {
+            Error::new(Kind::NewerVersion, "expected synchronous sets that can be read")
+                .in_file(&layout.control())
+                .help("use the version of tidelog that wrote them")
+        })?;
         Ok(Some(Control {
             seq: meta.need("seq")?,
             log: meta.get("log"),
@@ -210,7 +255,14 @@ impl Control {
             follows: meta.get("follows"),
             cut,
             repairs: meta.all("repaired").collect(),
+            sets,
+            degraded: meta.get("degraded").map(LogByte),
         }))
+    }
+
+    /// Whether durable is not enough to be shown.
+    pub(crate) fn holds_commits(&self) -> bool {
+        self.sets.iter().any(|line| line.set.mode.commit_k() > 0)
     }
 
     /// Reads it; every log has one, for it is made before `LOG`. Without it nobody knows where the
@@ -247,6 +299,12 @@ impl Control {
         }
         for repaired in &self.repairs {
             meta.set("repaired", format_args!("{} {}", repaired.old, repaired.new));
+        }
+        for line in &self.sets {
+            meta.set("sync_set", line);
+        }
+        if let Some(from) = self.degraded {
+            meta.set("degraded", from);
         }
         meta.replace(fs, &layout.control())
     }
@@ -447,6 +505,7 @@ impl Promise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Mode;
     use crate::fs::Os;
 
     #[test]
@@ -468,6 +527,15 @@ mod tests {
             follows: Some("/some where".into()),
             cut: Some((LogByte(9), vec![1, 2])),
             repairs: vec![Repaired { old: "aa".into(), new: "bb".into() }],
+            sets: vec![
+                SetLine { end: LogByte(3), there: true, set: SyncSet::default() },
+                SetLine {
+                    end: LogByte(9),
+                    there: false,
+                    set: SyncSet::new(Mode::Sync { k: 1 }, [Id([1; 16]), Id([2; 16])]).unwrap(),
+                },
+            ],
+            degraded: Some(LogByte(6)),
             ..Control::default()
         };
         control.write(&Os, &layout).unwrap();

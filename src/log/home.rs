@@ -83,14 +83,21 @@ impl Home {
     }
 }
 
-/// What who serves a log to others needs of it.
-#[cfg(feature = "server")]
+/// What who leads a log or serves it to others needs of it.
 impl Home {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     /// The segments, oldest first.
     pub(crate) fn segments(&self) -> super::catalog::List {
         self.0.catalog.list()
     }
+}
 
+/// What who serves a log to others needs of it.
+#[cfg(feature = "server")]
+impl Home {
     /// Segments that a repair replaced, here or where they were copied from.
     pub(crate) fn repairs(&self) -> Result<Vec<super::files::Repaired>> {
         let control = super::files::Control::read(&**self.fs(), &self.0.layout)?;
@@ -115,6 +122,22 @@ impl Home {
     /// Log byte and offset that reads see.
     pub(crate) fn visible(&self) -> (LogByte, Offset) {
         self.0.visible()
+    }
+
+    /// Waits until more is durable or visible than was seen, at most `timeout`; returns both.
+    pub(crate) fn wait_change(
+        &self,
+        seen: (LogByte, LogByte),
+        timeout: std::time::Duration,
+    ) -> (super::commit::End, super::commit::End) {
+        let ends = || (self.durable(), self.visible());
+        let sleeper = self.0.visible_wake.register();
+        let now = ends();
+        if now.0.0 > seen.0 || now.1.0 > seen.1 {
+            return now;
+        }
+        sleeper.sleep(Some(timeout));
+        ends()
     }
 
     /// The epoch that appended the record at `offset`.

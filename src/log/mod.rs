@@ -13,6 +13,7 @@
 
 mod append;
 pub(crate) mod catalog;
+pub(crate) mod commit;
 mod compress;
 mod ends;
 pub(crate) mod files;

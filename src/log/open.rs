@@ -15,6 +15,7 @@ use crate::segment::{Footer, Link, Producers};
 
 use super::Shared;
 use super::catalog::{Catalog, Segment};
+use super::commit::End;
 use super::ends::Ends;
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
 use super::intake::Intake;
@@ -84,6 +85,8 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     let known =
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
     let mut scan = known.scan()?;
+    // What was shown before must not be hidden, and what may not be committed must not be shown.
+    let held = control.holds_commits().then(|| known.committed(&scan));
     let mut options = options;
     let mut refuses = match (options.read_only, &control.follows) {
         (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
@@ -119,6 +122,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         refuses,
         writer_alive,
         led_here,
+        held,
         started,
     })
 }
@@ -138,6 +142,8 @@ struct Parts {
     /// This node led the newest epoch. If another did, it may still be writing: its directory was
     /// copied.
     led_here: bool,
+    /// Where commits are held, if durable is not enough to be shown.
+    held: Option<End>,
     started: Instant,
 }
 
@@ -259,6 +265,9 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         lock: Mutex::new(parts.lock),
         options,
     });
+    if let Some((byte, offset)) = parts.held {
+        shared.ends.hold_at(byte, offset);
+    }
     if shared.options.read_only {
         shared.show_to_reader(end, end_offset, scan.durable, parts.writer_alive)?;
     } else if eager {

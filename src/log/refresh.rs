@@ -46,16 +46,22 @@ impl Shared {
         if seen == state.seq && durable >= state.durable {
             return Ok(());
         }
-        self.look_for_segments(state)?;
+        let holds = self.look_for_segments(state)?;
+        // First what may be shown, then what is there.
+        let committed = (state.committed, state.committed_offset);
+        self.learn_committed(holds, state.durable, committed);
         if state.durable > durable {
             self.confirmed.store(state.durable_offset.0, Release);
             self.set_epoch(state.epoch);
             self.publish_recovered(state.durable, state.durable_offset);
         }
+        // What is committed may have gone on alone.
+        self.visible_wake.all();
         Ok(())
     }
 
-    fn look_for_segments(&self, state: &State) -> Result<()> {
+    /// Whether commits are held, as far as CONTROL knows.
+    fn look_for_segments(&self, state: &State) -> Result<bool> {
         let directory = self.layout.segments();
         let names = self.fs.list(&directory).map_err(|e| Error::io("list", &directory, e))?;
         let list = self.catalog.list();
@@ -86,14 +92,15 @@ impl Shared {
             }
             previous = Some(Arc::clone(segment));
         }
-        let floor = Control::read(&*self.fs, &self.layout)?.unwrap_or_default().floor;
+        let control = Control::read(&*self.fs, &self.layout)?.unwrap_or_default();
+        let floor = control.floor;
         if !added.is_empty() || list.first().is_some_and(|first| first.header.base < floor) {
             self.catalog.update(|segments| {
                 segments.extend(added);
                 segments.retain(|segment| segment.header.base >= floor);
             });
         }
-        Ok(())
+        Ok(control.holds_commits())
     }
 
     fn open_segment(&self, name: SegmentName) -> Result<Option<Arc<Segment>>> {

@@ -385,7 +385,7 @@ impl Known<'_> {
 
     /// Whether what speaks of `end` in `epoch` speaks of this history, and of what was not cut
     /// from it on purpose.
-    fn is_ours(&self, scan: &Scan, epoch: Epoch, end: LogByte) -> bool {
+    pub(super) fn is_ours(&self, scan: &Scan, epoch: Epoch, end: LogByte) -> bool {
         let known = scan.found.iter().map(|found| found.header.epoch);
         let history = self.epochs.0.iter().map(|entry| entry.epoch);
         let is_cut =

@@ -87,8 +87,8 @@ impl Shared {
     /// Log byte and offset that reads see.
     pub(crate) fn visible(&self) -> (LogByte, Offset) {
         match self.options.visibility {
-            Visibility::Durable => self.ends.durable(),
-            Visibility::Written => self.ends.written(),
+            Visibility::Written if !self.ends.is_held() => self.ends.written(),
+            _ => self.ends.committed(),
         }
     }
 
@@ -96,8 +96,8 @@ impl Shared {
     #[inline]
     pub(crate) fn visible_byte(&self) -> u64 {
         match self.options.visibility {
-            Visibility::Durable => self.ends.durable_byte.load(Acquire),
-            Visibility::Written => self.ends.written_byte.load(Acquire),
+            Visibility::Written if !self.ends.is_held() => self.ends.written_byte.load(Acquire),
+            _ => self.ends.committed_byte(),
         }
     }
 
@@ -210,6 +210,8 @@ impl Shared {
         }
         self.state_written.store(elapsed.max(1), Relaxed);
         self.state_pending.store(false, Release);
+        // Committed comes first: it is never ahead of what is durable by then.
+        let (committed, committed_offset) = self.ends.committed();
         let (durable, durable_offset) = self.ends.durable();
         let epoch = self.epoch();
         let mut file = self.state_file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,8 +224,8 @@ impl Shared {
                 epoch,
                 durable,
                 durable_offset,
-                committed: durable,
-                committed_offset: durable_offset,
+                committed,
+                committed_offset,
                 time: self.fs.now(),
             };
             // A hint that cannot be written is a hint that is missing: the log goes on.

@@ -16,9 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{EpochStart, Frame, HEADER_BYTES as FRAME_HEADER, Header};
+use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet};
 use crate::fs::{File, Fs, Open};
-use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, State};
+use crate::log::commit::End;
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
@@ -38,6 +39,10 @@ pub(super) struct Copy {
     pub(super) sealed: Option<Footer>,
     /// The segment that grows, behind the sealed ones.
     pub(super) active: Option<Active>,
+    /// What may be shown of it: at most what is here, and at most what the leader has committed.
+    pub(super) committed: End,
+    /// What was durable here and was lost: up to there this node acknowledges nothing.
+    pub(super) lost_below: Option<LogByte>,
     /// The first failure after which nothing can be trusted to be durable.
     pub(super) failed: Option<Error>,
     pub(super) state_seq: u64,
@@ -64,6 +69,8 @@ pub(super) struct Fetched {
     pub(super) bytes: Vec<u8>,
     /// Where the last one starts, relative to the first.
     pub(super) last_frame: u64,
+    /// Whether a synchronous set is among them.
+    pub(super) sets: bool,
 }
 
 impl Copy {
@@ -112,6 +119,7 @@ impl Copy {
         if let Some(start) = starts {
             self.enter_epoch(start, &header)?;
         }
+        self.adopt_sets(&header, frames, HEADER_BYTES)?;
         let segments = self.layout.segments();
         let path = SegmentName(header.base).path(&segments);
         let temporary = path.with_extension("seg.tmp");
@@ -169,8 +177,10 @@ impl Copy {
 
     /// Appends frames behind the last one.
     pub(super) fn append(&mut self, frames: &Fetched) -> Result<()> {
+        let active = self.active.as_ref().expect("a segment is open");
+        let (header, at) = (active.header, active.tally.end);
+        self.adopt_sets(&header, frames, at)?;
         let active = self.active.as_mut().expect("a segment is open");
-        let at = active.tally.end;
         // A full disk leaves part of it behind the end; the next try writes over that.
         let written = write_pages(&*active.file, &frames.bytes, at)
             .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
@@ -180,6 +190,45 @@ impl Copy {
             active.unsynced = true;
         }
         self.trust(written)
+    }
+
+    /// CONTROL knows of a synchronous set before its frame is here: from then on this node shows
+    /// only what is committed, also when it opens without its source.
+    fn adopt_sets(&mut self, header: &SegmentHeader, frames: &Fetched, from: u64) -> Result<()> {
+        if !frames.sets {
+            return Ok(());
+        }
+        let mut control = self.control.clone();
+        let mut at = 0;
+        while at < frames.bytes.len() {
+            let head = frames.bytes[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");
+            let head = Header::staged(head);
+            let end = at + head.stride();
+            if head.kind == FrameKind::SyncSet {
+                let frame = Frame::trusted(&frames.bytes[at..], head).expect("whole frames");
+                let set = SyncSet::decode(frame.body).expect("checked when it was fetched");
+                let end = LogByte(header.log_byte(from + end as u64));
+                // The newest, and the one before: that one counts while the newest may be lost.
+                let newest = SetLine { end, there: true, set };
+                control.sets = control.sets.pop().into_iter().chain([newest]).collect();
+            }
+            at = end;
+        }
+        control.write(&*self.fs, &self.layout)?;
+        self.control = control;
+        Ok(())
+    }
+
+    /// Raises the committed end to what the source says, as far as it is durable here; whether it
+    /// rose.
+    pub(super) fn learn_committed(&mut self, told: End) -> bool {
+        let end = self.end();
+        let here = if told.0 < end.log_byte { told } else { (end.log_byte, end.offset) };
+        let rises = here.0 > self.committed.0 && here.1 >= self.committed.1;
+        if rises {
+            self.committed = here;
+        }
+        rises
     }
 
     /// The seal hash of the newest sealed segment; zeros if there is none.
@@ -240,8 +289,8 @@ impl Copy {
             epoch: end.epoch,
             durable: end.log_byte,
             durable_offset: end.offset,
-            committed: end.log_byte,
-            committed_offset: end.offset,
+            committed: self.committed.0,
+            committed_offset: self.committed.1,
             time: self.fs.now(),
         }
     }

@@ -5,7 +5,7 @@
 //! the source's file and byte.
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost};
+use crate::frame::{Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, Lost, SyncSet};
 use crate::segment::{SegmentHeader, SegmentName};
 use crate::ship::Source;
 
@@ -27,6 +27,7 @@ pub(super) fn fetch(
     let mut bytes = Vec::new();
     let mut want = index(CHUNK_BYTES.min(limit - at));
     let (mut done, mut last_frame) = (0, 0);
+    let mut sets = false;
     loop {
         let have = bytes.len();
         bytes.resize(want, 0);
@@ -54,13 +55,14 @@ pub(super) fn fetch(
                 Ok(taken) => rel_offset += taken,
                 Err(fault) => break Some(fault),
             }
+            sets |= head.kind == FrameKind::SyncSet;
             last_frame = done as u64;
             done += head.stride();
         };
         if done > 0 {
             // What follows these, good or bad, is for the next fetch.
             bytes.truncate(done);
-            return Ok(Fetched { bytes, last_frame });
+            return Ok(Fetched { bytes, last_frame, sets });
         }
         if let Some(fault) = fault.filter(|fault| *fault != Fault::End) {
             return Err(damaged(source, header, (at, rel_offset), fault));
@@ -85,6 +87,7 @@ fn check(
     }
     let taken = match frame.header.kind {
         FrameKind::Seal | FrameKind::Run => return Err(Fault::Unknown),
+        FrameKind::SyncSet if SyncSet::decode(frame.body).is_none() => return Err(Fault::Body),
         FrameKind::Lost => Lost::decode(frame.body).ok_or(Fault::Body)?.count,
         _ => u32::from(frame.header.count),
     };

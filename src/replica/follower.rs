@@ -69,12 +69,16 @@ impl Clock {
 pub struct Progress {
     /// Where the copy ended before.
     pub from: Offset,
-    /// Where it ends now, durably, and applied.
+    /// Where it ends now, durably; applied too, as far as the leader has committed it.
     pub to: Offset,
     /// Bytes of frames that were copied.
     pub bytes: u64,
     /// Segments that were completed.
     pub segments: u64,
+    /// Whether more may be shown than before: the leader has committed it.
+    pub shown: bool,
+    /// Where the table ends now.
+    pub applied: Offset,
     /// What is still missing.
     pub lag: Lag,
 }
@@ -234,7 +238,7 @@ impl Follower {
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
             let stepped = self.step(&mut progress);
-            let moved = progress.bytes > 0 || progress.segments > 0;
+            let moved = progress.bytes > 0 || progress.segments > 0 || progress.shown;
             match stepped {
                 Ok(()) => {
                     if moved || first || troubled.take().is_some() {
@@ -281,13 +285,18 @@ impl Follower {
         self.gauge.offered(&offer, now);
         let mut moved = Moved::default();
         let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, &mut moved);
+        let told = (offer.committed, offer.committed_offset);
         let pulled = pulled.map_err(|e| match e.kind() {
             Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
             _ => e,
         });
         self.offered = Some(offer);
-        // What came before an error came whole: it counts.
-        if moved.bytes > 0 || moved.segments > 0 {
+        // What came before an error came whole: it counts. What the source has committed says
+        // something about this copy only once the two histories were found to be one.
+        let came = moved.bytes > 0 || moved.segments > 0;
+        let matched = pulled.is_ok() || came;
+        let shown = matched && self.copy.learn_committed(told);
+        if came || shown {
             let state = self.copy.sync()?;
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
@@ -296,6 +305,8 @@ impl Follower {
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
+        progress.shown |= shown;
+        progress.applied = self.applied();
         progress.lag = self.lag();
         pulled
     }
@@ -309,13 +320,20 @@ impl Follower {
             received: self.copy.end(),
             durable: self.durable,
             applied: self.table.applied().unwrap_or_default(),
+            committed: Some(self.copy.committed.0),
             last: self.copy.last_frame(),
-            unclean: self.copy.failed.is_some(),
+            unclean: self.copy.failed.is_some()
+                || self.copy.lost_below.is_some_and(|lost| self.durable.log_byte < lost),
         }
     }
 
     fn progress(&self) -> Progress {
-        Progress { from: self.end(), to: self.end(), lag: self.lag(), ..Progress::default() }
+        let (end, applied, lag) = (self.end(), self.applied(), self.lag());
+        Progress { from: end, to: end, applied, lag, ..Progress::default() }
+    }
+
+    fn applied(&self) -> Offset {
+        self.table.applied().map_or(Offset(0), |position| position.offset)
     }
 
     fn stuck(&self, target: LogByte) -> Error {

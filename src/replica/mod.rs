@@ -1,7 +1,7 @@
 //! Replication: a follower pulls its leader's segment files, keeps the same bytes, and applies
-//! the records to its table.
+//! the records to its table; the leader counts who holds what.
 //!
-//! Called by users; uses `ship` (where bytes come from), `log` (recovery, reading) and `table`.
+//! Called by users and `server`; uses `ship` (where bytes come from), `log` (recovery, reading) and `table`.
 //!
 //! ```text
 //! Source ── look ──► pull ── whole verified frames ──► copy ── sync, STATE ──► Log ──► Table
@@ -19,6 +19,7 @@ mod fetch;
 mod follower;
 mod gauge;
 mod heal;
+pub mod leader;
 mod pull;
 mod recover;
 #[cfg(test)]
@@ -27,5 +28,6 @@ mod trail;
 
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
+pub use leader::{Leader, Level, Outcome};
 pub use recover::FollowerReport;
 pub use trail::Trail;

@@ -51,9 +51,15 @@ pub(super) fn recover(
     let known =
         Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
     let mut scan = scan(&known, &mut report)?;
+    let committed = match control.holds_commits() {
+        true => known.committed(&scan),
+        false => (scan.end, scan.end_offset),
+    };
+    let mut lost_below = None;
     report.findings.append(&mut scan.findings);
     if scan.durable > reached(&scan) {
         report.unclean = true;
+        lost_below = Some(scan.durable);
         report.findings.push(format!(
             "log bytes {} to {} were durable here ({} proves it) and are damaged or gone; they \
              are fetched again",
@@ -69,13 +75,23 @@ pub(super) fn recover(
         epochs,
         sealed: None,
         active: None,
+        committed,
+        lost_below,
         failed: None,
         state_seq: state.map_or(0, |state| state.seq),
         state_file: None,
         fs,
         layout,
     };
+    // A set whose frame did not come as far as this disk is fetched again with it.
+    let end = scan.end;
+    copy.control.sets.retain(|line| line.end <= end);
     adopt(&mut copy, scan)?;
+    // Sealing takes the end a little further, and with it what was committed as a whole.
+    let sealed = copy.end();
+    if !copy.control.holds_commits() {
+        copy.committed = (sealed.log_byte, sealed.offset);
+    }
     Ok((copy, report))
 }
 

@@ -100,11 +100,14 @@ pub(super) async fn replica(State(node): State<Arc<Node>>) -> Answer {
 fn role(node: &Node, is: bool) -> Answer {
     let role = if node.leads() { "leader" } else { "follower" };
     if is {
-        return Ok(reply::json(StatusCode::OK, &json!({ "role": role, "leader": node.leader() })));
+        return Ok(reply::json(
+            StatusCode::OK,
+            &json!({ "role": role, "leader": node.leader_address() }),
+        ));
     }
     let message = format!("this node is a {role}");
     let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "other_role", message);
-    Err(refusal.with("role", role).with("leader", node.leader()))
+    Err(refusal.with("role", role).with("leader", node.leader_address()))
 }
 
 /// `GET /v1/status`.

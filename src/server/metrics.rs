@@ -139,6 +139,7 @@ fn gauges(registry: &mut Registry, status: &Status) {
     gauge("start_offset", "The earliest offset there is", status.start);
     gauge("end_offset", "Behind the last record that reads see", status.end);
     gauge("durable_offset", "Behind the last synced record", status.durable);
+    gauge("committed_offset", "Behind the last record promised to readers", status.committed);
     gauge("written_offset", "Behind the last record in the page cache", status.written);
     gauge("applied_offset", "Behind the last record in the table", status.applied);
     gauge("log_byte", "Bytes of frames, ever", status.log_byte);

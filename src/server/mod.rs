@@ -22,6 +22,7 @@ mod events;
 mod followers;
 mod health;
 mod listen;
+mod members;
 mod metrics;
 mod node;
 mod page;
@@ -48,7 +49,7 @@ use tokio::runtime::Runtime;
 
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
-use crate::replica::Follower;
+use crate::replica::{Follower, Leader};
 use crate::table::Table;
 
 use listen::Listener;
@@ -160,6 +161,7 @@ impl Bound {
     }
 
     /// Serves a leader: its log, open for writing, and that log's table, which is kept up to date.
+    /// It acknowledges under the newest synchronous set in the log; [`Leader::change`] makes another.
     pub fn lead(self, log: Log, table: Table) -> Result<Server> {
         if log.follows().is_some() {
             return Err(Error::new(
@@ -169,14 +171,16 @@ impl Bound {
             .help("serve it with the source that it follows"));
         }
         let name = self.options.name.clone();
-        self.start(Node::new(Arc::new(log), table, name, None), None)
+        let log = Arc::new(log);
+        let leader = Leader::lead(Arc::clone(&log))?;
+        self.start(Node::new(log, table, name, node::Role::Leads(Box::new(leader))), None)
     }
 
     /// Serves a follower, and runs it.
     pub fn follow(self, follower: Follower) -> Result<Server> {
         let (log, table) = (follower.log(), follower.table().clone());
         let name = self.options.name.clone();
-        let node = Node::new(log, table, name, Some(follower.gauge()));
+        let node = Node::new(log, table, name, node::Role::Follows(follower.gauge()));
         self.start(node, Some(follower))
     }
 
@@ -251,6 +255,11 @@ impl Server {
     /// The log that is served.
     pub fn log(&self) -> &Log {
         &self.node.log
+    }
+
+    /// What leads the log; a follower has none.
+    pub fn leader(&self) -> Option<&Leader> {
+        self.node.leader.as_ref()
     }
 
     /// The table that is served.

@@ -1,7 +1,7 @@
 //! The node behind the interface: a leader's log with its table, or a follower that runs.
 //!
-//! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests that
-//! the log has grown, so that waiting costs nothing), and `tidelog-apply` of a leader or
+//! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
+//! leader that the log has grown, so that waiting costs nothing), and `tidelog-apply` of a leader or
 //! `tidelog-follow` of a follower.
 //!
 //! Invariants:
@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::error::{Error, Kind, Result};
 use crate::log::{Home, Log};
 use crate::position::{Id, LogByte, Offset, Token};
-use crate::replica::{Follower, Gauge, Progress};
+use crate::replica::{Follower, Gauge, Leader, Progress};
 use crate::ship::shelf::Shelf;
 use crate::table::{Applier, Table};
 
@@ -38,6 +38,13 @@ const LONG_ANSWERS: usize = 64;
 /// How often a thread that waits looks whether to stop.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What a node does.
+#[derive(Debug)]
+pub(super) enum Role {
+    Leads(Box<Leader>),
+    Follows(Gauge),
+}
+
 /// A node that is served.
 pub(super) struct Node {
     pub(super) log: Arc<Log>,
@@ -47,13 +54,16 @@ pub(super) struct Node {
     pub(super) name: String,
     /// Of a follower.
     pub(super) gauge: Option<Gauge>,
+    /// Of a leader.
+    pub(super) leader: Option<Leader>,
     pub(super) followers: Followers,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
     pub(super) started: Instant,
     /// Where it can be reached; known once it listens.
     pub(super) address: OnceLock<String>,
-    pub(super) visible: watch::Sender<(LogByte, Offset)>,
+    /// How far it is durable and may be copied; and how far it is committed and shown.
+    pub(super) ends: watch::Sender<Ends>,
     pub(super) applied: watch::Sender<Offset>,
     /// Set when it is to stop: long polls end then.
     pub(super) stopping: watch::Sender<bool>,
@@ -64,6 +74,13 @@ pub(super) struct Node {
     long_answers: Arc<Semaphore>,
 }
 
+/// The ends of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) durable: (LogByte, Offset),
+    pub(super) visible: (LogByte, Offset),
+}
+
 /// What kind of work a request does off the runtime's threads.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Work {
@@ -72,22 +89,28 @@ pub(super) enum Work {
 }
 
 impl Node {
-    pub(super) fn new(log: Arc<Log>, table: Table, name: String, gauge: Option<Gauge>) -> Self {
-        let position = log.durable_position();
+    pub(super) fn new(log: Arc<Log>, table: Table, name: String, role: Role) -> Self {
+        let home = log.home();
+        let ends = Ends { durable: home.durable(), visible: home.visible() };
         let applied = table.applied().map_or(Offset(0), |position| position.offset);
+        let (leader, gauge) = match role {
+            Role::Leads(leader) => (Some(*leader), None),
+            Role::Follows(gauge) => (None, Some(gauge)),
+        };
         Node {
-            home: log.home(),
+            home,
             shelf: Shelf::new(Arc::clone(&log)),
             log,
             table,
             name,
             gauge,
+            leader,
             followers: Followers::default(),
             events: Events::default(),
             metrics: Metrics::default(),
             started: Instant::now(),
             address: OnceLock::new(),
-            visible: watch::Sender::new((position.log_byte, position.offset)),
+            ends: watch::Sender::new(ends),
             applied: watch::Sender::new(applied),
             stopping: watch::Sender::new(false),
             trouble: Mutex::new(None),
@@ -100,11 +123,11 @@ impl Node {
 
     /// Whether it takes appends.
     pub(super) fn leads(&self) -> bool {
-        self.gauge.is_none()
+        self.leader.is_some()
     }
 
     /// The leader's address, as far as this node knows it.
-    pub(super) fn leader(&self) -> Option<String> {
+    pub(super) fn leader_address(&self) -> Option<String> {
         let Some(gauge) = &self.gauge else { return self.address.get().cloned() };
         let shown = gauge.read();
         shown.leader.or_else(|| Some(shown.source).filter(|source| source.contains("://")))
@@ -156,17 +179,13 @@ impl Node {
         }
     }
 
-    /// Waits until something is visible behind `seen`, the time is over, or the node stops.
-    pub(super) async fn wait_visible(
-        &self,
-        seen: impl Fn((LogByte, Offset)) -> bool,
-        most: Duration,
-    ) {
-        let mut visible = self.visible.subscribe();
+    /// Waits until the ends are as they should, the time is over, or the node stops.
+    pub(super) async fn wait_ends(&self, enough: impl Fn(&Ends) -> bool, most: Duration) {
+        let mut ends = self.ends.subscribe();
         let mut stopping = self.stopping.subscribe();
         let wait = async {
             tokio::select! {
-                _ = visible.wait_for(|end| seen(*end)) => {}
+                _ = ends.wait_for(enough) => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
@@ -216,6 +235,9 @@ impl Node {
     pub(super) fn stop(&self) {
         self.stop.store(true, Release);
         self.stopping.send_replace(true);
+        if let Some(leader) = &self.leader {
+            leader.stop();
+        }
         self.home.wake();
     }
 
@@ -233,11 +255,16 @@ pub(super) fn pulse(node: &Arc<Node>) -> Result<JoinHandle<()>> {
     let node = Arc::clone(node);
     spawn("tidelog-pulse", move || {
         while !node.is_stopping() {
-            let seen = node.visible.borrow().0;
-            let end = node.home.wait_beyond(seen, LOOK);
-            if end.0 > seen {
-                node.visible.send_replace(end);
-                node.followers.passed(node.now(), node.log.durable_end());
+            let seen = *node.ends.borrow();
+            let (durable, visible) = node.home.wait_change((seen.durable.0, seen.visible.0), LOOK);
+            if let Some(leader) = &node.leader {
+                // Also when nothing moved: time alone may end a spell or bring a change through.
+                leader.grew();
+            }
+            let ends = Ends { durable, visible };
+            if ends != seen {
+                node.ends.send_replace(ends);
+                node.followers.passed(node.now(), durable.1);
             }
         }
     })
@@ -279,7 +306,7 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
     let run = move || {
         let shown = |node: &Node, result: &Result<Progress>| match result {
             Ok(progress) => {
-                node.applied.send_replace(progress.to);
+                node.applied.send_replace(progress.applied);
                 node.set_trouble(None);
             }
             Err(e) => node.set_trouble(Some(e.to_string())),

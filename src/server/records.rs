@@ -9,10 +9,11 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use serde_json::json;
 
 use crate::error::{Kind, Result};
-use crate::frame::Producer;
-use crate::log::{Append, Appended, Durability, Expect};
+use crate::frame::{MAX_MEMBERS, Producer};
+use crate::log::{Append, Appended, Expect};
 use crate::position::{Id, Offset};
 use crate::record::{Batch, MAX_FRAME_BYTES};
+use crate::replica::{Leader, Level, Outcome};
 use crate::text::{Format, Next, Reader, parse_envelope, write_envelope};
 
 use super::body;
@@ -24,41 +25,53 @@ use super::stream::{Out, stream};
 /// An envelope may be several times as long as the bytes it holds.
 const MOST_BODY_BYTES: usize = 4 * MAX_FRAME_BYTES;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than asked for an answer may take.
+const GRACE: Duration = Duration::from_millis(100);
 const DEFAULT_RECORDS: u64 = 1000;
 const MOST_RECORDS: u64 = 1_000_000;
 /// The header that makes a retry safe.
 const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How safe an append is to be before it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Level(Durability);
-
-impl Level {
-    fn parse(text: Option<&str>) -> Result<Self, Refusal> {
-        match text {
-            None | Some("durable") => Ok(Level(Durability::Durable)),
-            Some("written") => Ok(Level(Durability::Written)),
-            Some("buffered") => Ok(Level(Durability::Buffered)),
-            Some(level @ ("replicated" | "applied" | "archived")) => Err(Refusal::new(
+/// How safe an append is to be before it is answered; `None` for what the mode means.
+fn level(
+    leader: &Leader,
+    text: Option<&str>,
+    copies: Option<u64>,
+) -> Result<Option<Level>, Refusal> {
+    let others = || match copies.map(usize::try_from) {
+        None => Ok(leader.copies()),
+        Some(Ok(copies)) if (2..=MAX_MEMBERS).contains(&copies) => Ok(copies - 1),
+        Some(_) => Err(Refusal::bad(format!(
+            "expected 2 to {MAX_MEMBERS} copies, the leader's among them"
+        ))),
+    };
+    let level = match text {
+        None => None,
+        Some("buffered") => Some(Level::Buffered),
+        Some("written") => Some(Level::Written),
+        Some("durable") => Some(Level::Durable),
+        Some("replicated") => Some(Level::Replicated(others()?)),
+        Some("applied") => Some(Level::Applied(others()?)),
+        Some("archived") => {
+            return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "not_supported",
-                format!("this node acknowledges buffered, written and durable, not {level}"),
+                "this node acknowledges buffered, written, durable, replicated and applied, not \
+                 archived",
             )
-            .help("nothing was appended; ask for durable, and look at /v1/status for copies")),
-            Some(other) => Err(Refusal::bad(format!(
+            .help("nothing was appended; ask for replicated, and look at the archive's end"));
+        }
+        Some(other) => {
+            return Err(Refusal::bad(format!(
                 "expected level buffered, written, durable, replicated, applied or archived, \
                  found {other:?}"
-            ))),
+            )));
         }
+    };
+    if copies.is_some() && !matches!(level, Some(Level::Replicated(_) | Level::Applied(_))) {
+        return Err(Refusal::bad("expected level replicated or applied beside copies"));
     }
-
-    fn as_str(self) -> &'static str {
-        match self.0 {
-            Durability::Buffered => "buffered",
-            Durability::Written => "written",
-            Durability::Durable => "durable",
-        }
-    }
+    Ok(level)
 }
 
 /// `POST /v1/records`.
@@ -68,18 +81,16 @@ pub(super) async fn append(
     uri: Uri,
     body: Body,
 ) -> Answer {
-    let query = Query::read(uri.query(), &["level", "timeout", "expect_offset"])?;
-    let level = Level::parse(query.text("level")?)?;
+    let query = Query::read(uri.query(), &["level", "timeout", "expect_offset", "copies"])?;
     let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
-    if !node.leads() {
-        return Err(elsewhere(&node, &uri));
-    }
+    let Some(leader) = &node.leader else { return Err(elsewhere(&node, &uri)) };
+    let level = level(leader, query.text("level")?, query.number("copies")?)?;
     let producer = match headers.get(IDEMPOTENCY) {
         None => None,
         Some(key) => Some(producer(key.as_bytes())?),
     };
     let how = Append {
-        durability: Some(level.0),
+        durability: None,
         producer,
         expect: query.number("expect_offset")?.map(|offset| Expect::End(Offset(offset))),
     };
@@ -88,16 +99,35 @@ pub(super) async fn append(
     let (staged, at) = tokio::sync::oneshot::channel();
     let worker = Arc::clone(&node);
     let size = bytes.len() as u64;
-    let work = node.blocking(Work::Append, move || -> Result<(Appended, usize), Refusal> {
+    let work = node.blocking(Work::Append, move || -> Result<(Outcome, usize), Refusal> {
         let batch = read_batch(&bytes)?;
-        let ticket = worker.log.submit(&batch, &how)?;
-        // From here on the records may survive whatever comes.
-        let _ = staged.send(ticket.appended);
-        Ok((ticket.wait(level.0)?, batch.len()))
+        let Some(leader) = &worker.leader else { return Err(stopped()) };
+        let left = timeout.saturating_sub(started.elapsed());
+        let outcome = leader.append(&batch, &how, level, left, |appended| {
+            // From here on the records may survive whatever comes.
+            let _ = staged.send(appended);
+        })?;
+        Ok((outcome, batch.len()))
     });
-    let (appended, records) = match tokio::time::timeout(timeout, work).await {
+    // The leader looks at the clock itself; this one is for a disk that does not answer.
+    let (outcome, records) = match tokio::time::timeout(timeout + GRACE, work).await {
         Ok(done) => done??,
-        Err(_) => return Err(unknown(&node, at.await.ok(), timeout)),
+        Err(_) => {
+            return Err(match at.await {
+                Ok(appended) => unknown(&node, appended, &format!("it took {timeout:?}")),
+                Err(_) => stopped(),
+            });
+        }
+    };
+    let (appended, level, copies) = match outcome {
+        Outcome::Acked { appended, level, copies } => (appended, level, copies),
+        Outcome::Unknown { appended, why } => return Err(unknown(&node, appended, why.message())),
+        Outcome::Rejected { why } => {
+            // Not a condition of the request that failed, but the mode's, for now.
+            let mut refusal = Refusal::from(why);
+            refusal.0.status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(refusal.header(header::RETRY_AFTER, "1"));
+        }
     };
     let count = appended.last.0 - appended.first.0 + 1;
     if appended.duplicate && count != records as u64 {
@@ -119,17 +149,25 @@ pub(super) async fn append(
             "last_offset": appended.last.0,
             "token": node.log.token(&appended).to_string(),
             "level": level.as_str(),
-            "copies": 1,
+            "copies": copies,
             "duplicate": appended.duplicate,
         }),
     ))
 }
 
+/// The append was not begun in time.
+fn stopped() -> Refusal {
+    let message = "expected the append to be begun in time; too many others wait";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Rejected.word(), message)
+        .help("nothing was appended; try again in a moment")
+        .header(header::RETRY_AFTER, "1")
+}
+
 /// Writes go to the leader.
-fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
+pub(super) fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
     let message = "this node follows another; writes go to the leader";
     let word = Kind::NotLeader.word();
-    let Some(leader) = node.leader() else {
+    let Some(leader) = node.leader_address() else {
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, word, message)
             .help("its leader has no address that this node knows; ask whoever runs it");
     };
@@ -141,17 +179,13 @@ fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
 }
 
 /// It may yet survive: neither acknowledged nor rejected.
-fn unknown(node: &Node, appended: Option<Appended>, timeout: Duration) -> Refusal {
-    let message = format!("expected the append to reach its level within {timeout:?}");
-    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Unknown.word(), message)
-        .help("it may yet be there: retry with the same Idempotency-Key, or look at the position");
-    match appended {
-        Some(appended) => refusal
-            .with("first_offset", appended.first.0)
-            .with("last_offset", appended.last.0)
-            .with("token", node.log.token(&appended).to_string()),
-        None => refusal,
-    }
+fn unknown(node: &Node, appended: Appended, why: &str) -> Refusal {
+    let message = format!("the append has its place, but did not reach its level: {why}");
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Unknown.word(), message)
+        .help("it may yet be there: retry with the same Idempotency-Key, or look at the position")
+        .with("first_offset", appended.first.0)
+        .with("last_offset", appended.last.0)
+        .with("token", node.log.token(&appended).to_string())
 }
 
 /// A producer for one key: the log remembers what it appended, also in a new epoch.
@@ -201,7 +235,7 @@ pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
         None => node.log.start(),
     };
     if let Some(wait) = query.duration("wait")? {
-        node.wait_visible(|end| end.1 > from, wait).await;
+        node.wait_ends(|ends| ends.visible.1 > from, wait).await;
     }
     let end = node.log.end();
     let log = Arc::clone(&node.log);

@@ -18,7 +18,7 @@ use crate::ship::range::{Ranged, parse_range};
 use crate::ship::shelf::{Book, Served};
 
 use super::body;
-use super::node::{Node, Work};
+use super::node::{Ends, Node, Work};
 use super::query::Query;
 use super::reply::{self, Answer, Refusal};
 use super::stream::stream;
@@ -41,10 +41,27 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
                 .help("name the leader's address"),
         ));
     }
+    let ours = report.log == Some(node.log.id());
+    if ours && node.leader.is_some() && report.last.is_some() {
+        // The fetch is the acknowledgement: it counts before the answer is waited for.
+        let (worker, report) = (Arc::clone(&node), report.clone());
+        let heard = node.blocking(Work::Read, move || match &worker.leader {
+            Some(leader) => leader.heard(&report),
+            None => Ok(()),
+        });
+        if let Err(e) = heard.await? {
+            node.events.note(node.now(), format!("a follower's report could not be checked: {e}"));
+        }
+    }
     let seen = report.durable.log_byte;
     let wait = Duration::from_millis(request.wait_ms).min(MOST_WAIT);
-    if !wait.is_zero() && report.log == Some(node.log.id()) {
-        node.wait_visible(|end| end.0 > seen, wait).await;
+    if !wait.is_zero() && ours {
+        let told = report.committed;
+        let enough = |ends: &Ends| {
+            // More to copy, or more of what it has that it may show.
+            ends.durable.0 > seen || told.is_some_and(|told| ends.visible.0.min(seen) > told)
+        };
+        node.wait_ends(enough, wait).await;
     }
     let started = Instant::now();
     let packs = headers
@@ -94,7 +111,7 @@ fn answer(
         node: node.log.node().to_string(),
         name: node.name.clone(),
         upstream,
-        leader: node.leader(),
+        leader: node.leader_address(),
         epoch: epoch.into(),
         time: now,
         committed,

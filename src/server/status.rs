@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::position::Position;
+use crate::replica::Leader;
 
+use super::members;
 use super::node::Node;
 
 /// The state of a node, as JSON shows it.
@@ -23,6 +25,9 @@ pub(super) struct Status {
     pub(super) durable: u64,
     pub(super) written: u64,
     pub(super) committed: u64,
+    /// Mode, members and degraded spells, of a leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replication: Option<serde_json::Value>,
     pub(super) applied: u64,
     pub(super) log_byte: u64,
     pub(super) log_bytes: u64,
@@ -51,6 +56,8 @@ pub(super) struct Row {
     pub(super) epoch: u64,
     pub(super) received: u64,
     pub(super) durable: u64,
+    /// `None` of a follower that does not say.
+    pub(super) committed: Option<u64>,
     pub(super) applied: u64,
     pub(super) lag_records: u64,
     pub(super) lag_bytes: u64,
@@ -62,6 +69,9 @@ pub(super) struct Row {
     pub(super) last_contact_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
+    /// What an acknowledgement of a leader means; `member` of a follower that is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mode: Option<String>,
 }
 
 /// Something that happened.
@@ -82,12 +92,16 @@ impl Status {
         let (listed, _) = node.shelf.list(crate::position::LogByte(0), usize::MAX);
         let shown = node.gauge.as_ref().map(|gauge| gauge.read());
         let role = if node.leads() { "leader" } else { "follower" };
+        let standing = node.leader.as_ref().map(Leader::standing);
+        let degraded = standing.as_ref().is_some_and(|standing| standing.degraded.is_some());
         let state = if stats.poisoned {
             "poisoned"
         } else if stats.disk_full {
             "disk_full"
         } else if trouble.is_some() {
             "troubled"
+        } else if degraded {
+            "degraded"
         } else if node.leads() {
             "leading"
         } else {
@@ -101,6 +115,7 @@ impl Status {
             epoch: stats.epoch.number,
             received: stats.written.0,
             durable: stats.durable.0,
+            committed: Some(node.home.committed().1.0),
             applied,
             lag_records: 0,
             lag_bytes: 0,
@@ -110,6 +125,7 @@ impl Status {
             max_lag_seconds: 0.0,
             last_contact_seconds: None,
             address: node.address.get().cloned(),
+            mode: standing.as_ref().map(|standing| standing.mode.to_string()),
         };
         if let Some(shown) = &shown {
             own.received = shown.report.received.offset.0;
@@ -138,6 +154,7 @@ impl Status {
                 epoch: seen.report.durable.epoch.number,
                 received: offset(seen.report.received),
                 durable: offset(seen.report.durable),
+                committed: None,
                 applied: offset(seen.report.applied),
                 lag_records: lags.records,
                 lag_bytes: lags.bytes,
@@ -147,6 +164,10 @@ impl Status {
                 max_lag_seconds: seen.most.seconds,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
+                mode: standing
+                    .as_ref()
+                    .filter(|s| s.members.contains(&id))
+                    .map(|_| "member".into()),
             }
         });
         Status {
@@ -162,7 +183,8 @@ impl Status {
             end: stats.end.0,
             durable: stats.durable.0,
             written: stats.written.0,
-            committed: stats.durable.0,
+            committed: node.home.committed().1.0,
+            replication: node.leader.as_ref().map(members::shown),
             applied,
             log_byte: position.log_byte.0,
             log_bytes: listed.iter().map(|segment| segment.bytes).sum(),
@@ -170,7 +192,7 @@ impl Status {
             poisoned: stats.poisoned,
             disk_full: stats.disk_full,
             source: shown.map(|shown| shown.source),
-            leader: node.leader(),
+            leader: node.leader_address(),
             uptime_s: node.started.elapsed().as_secs(),
             time: crate::text::format_time(now),
             version: env!("CARGO_PKG_VERSION"),

@@ -164,6 +164,14 @@ impl Source for Directory {
             segments: &segments,
         };
         let proven = evidence.weigh(&mut self.memory)?;
+        // Where durable is not enough, STATE says what may be shown; without it, nothing new may.
+        let committed = match (control.holds_commits(), state) {
+            (false, _) => (proven.durable, proven.offset),
+            (true, Some(state)) if state.committed <= proven.durable => {
+                (state.committed, state.committed_offset)
+            }
+            (true, _) => (control.floor, control.floor_offset),
+        };
         Ok(Offer {
             log,
             node,
@@ -175,6 +183,8 @@ impl Source for Directory {
             floor_offset: control.floor_offset,
             durable: proven.durable,
             durable_offset: proven.offset,
+            committed: committed.0,
+            committed_offset: committed.1,
             segments,
             repairs: control.repairs,
         })

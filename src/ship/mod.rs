@@ -92,6 +92,10 @@ pub struct Offer {
     pub durable: LogByte,
     /// Offset of the first record behind that.
     pub durable_offset: Offset,
+    /// Everything below is committed there: may be shown.
+    pub committed: LogByte,
+    /// Offset of the first record behind that.
+    pub committed_offset: Offset,
     /// The segments at and above the floor, oldest first.
     pub segments: Vec<SegmentName>,
     /// Segments that a repair replaced.

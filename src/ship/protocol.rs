@@ -70,6 +70,8 @@ pub struct WireReport {
     received: WirePosition,
     durable: WirePosition,
     applied: WirePosition,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    committed: Option<LogByteNumber>,
     last: Option<WireFrame>,
     #[serde(default)]
     unclean: bool,
@@ -232,6 +234,7 @@ impl From<&Report> for WireReport {
             received: report.received.into(),
             durable: report.durable.into(),
             applied: report.applied.into(),
+            committed: report.committed.map(|end| end.0),
             last: report.last.map(|last| WireFrame {
                 growing: last.growing.map(|base| base.0),
                 start: last.start.0,
@@ -266,6 +269,7 @@ impl WireReport {
             received: self.received.read()?,
             durable: self.durable.read()?,
             applied: self.applied.read()?,
+            committed: self.committed.map(LogByte),
             last,
             unclean: self.unclean,
         })

@@ -20,6 +20,8 @@ pub struct Report {
     pub durable: Position,
     /// Behind the last record in its table.
     pub applied: Position,
+    /// Behind what it knows to be committed: what it shows. `None` from one that does not say.
+    pub committed: Option<LogByte>,
     /// Its last frame, unless it has none.
     pub last: Option<LastFrame>,
     /// Whether it has lost something that was durable here and has not fetched it again yet: then

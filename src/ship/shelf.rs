@@ -94,10 +94,13 @@ impl Shelf {
         let epoch = stock.epoch;
         let (durable, offset) = stock.durable;
         let durable_end = WireEnd::new(durable, offset);
+        // It was read later: it may be ahead of what the answer is about.
+        let committed = self.home.committed();
+        let committed = if committed.0 < durable { committed } else { (durable, offset) };
         let mut served = Served {
             epoch,
             durable: durable_end,
-            committed: durable_end,
+            committed: WireEnd::new(committed.0, committed.1),
             floor: WireEnd::new(floor.0, floor.1),
             answer: Answer::NotLeader,
             parts: Vec::new(),

@@ -504,7 +504,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 fn every_example_in_the_help_runs() {
     let place = Place::new();
     let verbs = "init ingest append tail info segments dump verify repair get scan history count \
-                 sql serve status check wait \
+                 sql serve members status check wait \
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");
@@ -516,6 +516,7 @@ fn every_example_in_the_help_runs() {
     for verb in verbs.split_whitespace() {
         let help = match verb {
             "config" => place.ok("config show --help"),
+            "members" => place.ok("members list --help"),
             _ => place.ok(&format!("{verb} --help")),
         };
         let found: Vec<String> = help
@@ -589,7 +590,7 @@ fn every_example_in_the_help_runs() {
         }
         seen += 1;
     }
-    assert!(seen >= 45, "{seen} examples");
+    assert!(seen >= 47, "{seen} examples");
 }
 
 #[test]

@@ -157,7 +157,10 @@ fn a_segment_with_a_damaged_header_is_set_aside_and_fetched_again() {
     fs::write(&path, bytes).unwrap();
     let mut follower = leader.follower("copy");
     assert!(follower.report().unclean, "{:?}", follower.report());
+    // It says so of itself, and acknowledges nothing, until it has fetched what it lost.
+    assert!(follower.gauge().read().report.unclean);
     follower.catch_up().unwrap();
+    assert!(!follower.gauge().read().report.unclean);
     leader.compare(&follower, "copy");
 }
 

@@ -17,6 +17,8 @@ mod engine;
 mod faults;
 mod follow;
 #[cfg(all(feature = "server", feature = "client"))]
+mod modes;
+#[cfg(all(feature = "server", feature = "client"))]
 mod proxy;
 #[cfg(feature = "sim")]
 mod repair;

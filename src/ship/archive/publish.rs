@@ -2,7 +2,7 @@
 //!
 //! Called by users and the command line, once or again and again. Every step may be the last: what
 //! is in the sequence is the truth, and the next push goes on from there. Invariants:
-//! - only what is durable at the leader is published, and every frame is checked before;
+//! - only what is durable and committed at the leader is published, and every frame is checked before;
 //! - an epoch is claimed, then fenced, before its first entry;
 //! - a data object is whole before an entry names it; uploading it again changes nothing;
 //! - nothing is appended while it is unknown what became of the entry before.
@@ -99,7 +99,11 @@ impl Publisher {
     /// Publishes everything that is durable now. Refused: a store that is not atomic, a history
     /// that the archive's is not a part of, a leader that was replaced.
     pub fn push(&mut self) -> Result<Pushed> {
-        let offer = self.from.look(&Report::default())?;
+        let mut offer = self.from.look(&Report::default())?;
+        // Readers of the archive see all of it: what is not promised yet is not published.
+        if offer.committed < offer.durable {
+            (offer.durable, offer.durable_offset) = (offer.committed, offer.committed_offset);
+        }
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
         if self.pending.is_none() && self.is_all_there(&offer)? {
             pushed.end = self.state.end_offset;
@@ -174,7 +178,7 @@ impl Publisher {
                 return Err(self.gap(base));
             }
             let shipped = self.from.segment(*name)?;
-            if let Some(footer) = &shipped.footer {
+            if let Some(footer) = shipped.footer.as_ref().filter(|f| f.end() <= offer.durable) {
                 self.segment(&me, footer, pushed)?;
                 continue;
             }

@@ -245,6 +245,8 @@ impl Source for Archive {
             floor_offset: state.floor_offset,
             durable: state.end,
             durable_offset: state.end_offset,
+            committed: state.end,
+            committed_offset: state.end_offset,
             segments: state.pieces.keys().map(|base| SegmentName(*base)).collect(),
             repairs: Vec::new(),
         })

@@ -303,6 +303,8 @@ impl Http {
             floor_offset: Offset(head.floor.offset),
             durable: LogByte(head.durable.log_byte),
             durable_offset: Offset(head.durable.offset),
+            committed: LogByte(head.committed.log_byte),
+            committed_offset: Offset(head.committed.offset),
             segments: Vec::new(),
             repairs: Vec::new(),
         };

@@ -15,6 +15,7 @@ fn request() -> (Request, Report) {
         received: position(7),
         durable: position(6),
         applied: position(5),
+        committed: Some(LogByte(550)),
         last: Some(LastFrame {
             growing: Some(LogByte(64)),
             start: LogByte(500),

@@ -1,0 +1,136 @@
+//! `members`: who must hold what a leader acknowledges, and changing that.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidelog::Id;
+
+use crate::access::{NodeAccess, TokenArgs};
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, say};
+
+/// Show or change the members of a leader's synchronous set
+#[derive(Args)]
+pub(crate) struct Members {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    List(List),
+    Add(Add),
+    Remove(Remove),
+}
+
+/// A leader.
+#[derive(Args)]
+struct Target {
+    /// The leader's address
+    #[arg(value_name = "URL")]
+    url: String,
+    #[command(flatten)]
+    access: NodeAccess,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// How a change goes.
+#[derive(Args)]
+struct Change {
+    /// Another mode with it: async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms, sync:k=1
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// How long to wait until the new set is committed
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = tidelog::text::parse_duration)]
+    timeout: Duration,
+}
+
+/// Print the mode, the members, and whether a change is under way
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog members list http://127.0.0.1:7400")]
+struct List {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Add members, and perhaps change the mode
+#[derive(Args)]
+#[command(
+    after_help = "A node's id stands in `tidelog status URL`. Until the new set is committed the \
+old one must hold the same: with a member that does not answer, a change waits."
+)]
+struct Add {
+    #[command(flatten)]
+    target: Target,
+    /// Node ids; none, to change the mode alone
+    #[arg(value_name = "NODE", value_parser = node)]
+    nodes: Vec<Id>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Remove members: print the plan, or with --yes follow it
+#[derive(Args)]
+struct Remove {
+    #[command(flatten)]
+    target: Target,
+    /// Node ids
+    #[arg(value_name = "NODE", required = true, value_parser = node)]
+    nodes: Vec<Id>,
+    #[command(flatten)]
+    change: Change,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) fn node(text: &str) -> Result<Id, String> {
+    let wrong = || format!("expected a node id as `tidelog status` shows it, found {text:?}");
+    text.parse().map_err(|()| wrong())
+}
+
+impl Members {
+    pub(crate) fn run(self) -> Outcome {
+        match self.verb {
+            Verb::List(List { target }) => output::line(target.list()?),
+            Verb::Add(Add { target, nodes, change }) => target.change(&change, &nodes, &[]),
+            Verb::Remove(Remove { target, nodes, change, yes }) => {
+                if yes {
+                    return target.change(&change, &[], &nodes);
+                }
+                let set = target.list()?;
+                let mode = change.mode.clone().map_or_else(|| set["mode"].clone(), Value::from);
+                let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                say(format_args!("plan: remove {} from the set, mode {mode}", ids.join(", ")));
+                output::line(json!({ "set": set, "remove": ids, "mode": mode, "done": false }))?;
+                Err(Failure::no("nothing was changed; --yes does it"))
+            }
+        }
+    }
+}
+
+impl Target {
+    fn list(&self) -> Result<Value, Failure> {
+        let client = self.access.client(&self.url, &self.token)?;
+        Ok(client.get("/v1/members", &[], Duration::ZERO)?.ok()?.json()?)
+    }
+
+    fn change(&self, change: &Change, add: &[Id], remove: &[Id]) -> Outcome {
+        let client = self.access.client(&self.url, &self.token)?;
+        let ids = |ids: &[Id]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let body = json!({ "mode": change.mode, "add": ids(add), "remove": ids(remove) });
+        let path = format!("/v1/members?timeout={}ms", change.timeout.as_millis());
+        let headers = [("content-type", "application/json")];
+        let reply = client.post(&path, &headers, body.to_string().as_bytes(), change.timeout)?;
+        let pending = reply.status == 202;
+        let set: Value = reply.ok()?.json()?;
+        output::line(set)?;
+        match pending {
+            false => Ok(()),
+            true => Err(Failure::no("both sets rule until the members hold the new one")),
+        }
+    }
+}

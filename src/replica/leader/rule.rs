@@ -1,0 +1,210 @@
+//! The commit rule: what a leader may call committed, from its own durable end and its followers'
+//! reports. A state machine without I/O, driven by the leader; `tests/model` holds the same rule as
+//! a model, explored whole.
+//!
+//! ```text
+//! report + what this log has there ── heard ──► held, per node ── settle ──► committed
+//! ```
+//!
+//! Invariants:
+//! - committed is the highest end that the leader and k other members hold durable; it only rises;
+//! - a report counts only if its node is clean, its promise is this leader's epoch, its last frame
+//!   is one that this log has, of this epoch, and it does not say less than its node said before;
+//! - an inherited tail is committed only through a frame of this epoch;
+//! - until a new set is committed, the set before must hold the same.
+
+use std::collections::BTreeMap;
+
+use crate::frame::{Mode, SyncSet};
+use crate::log::commit::End;
+use crate::position::{Epoch, Id, LogByte, Offset};
+use crate::ship::Report;
+
+/// Nodes that are remembered: those that are no members go first.
+const MOST_NODES: usize = 1000;
+
+/// Everything the rule knows.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) leader: Id,
+    pub(super) epoch: Epoch,
+    /// Where this epoch's first frame is.
+    pub(super) start: LogByte,
+    /// The newest set, with the log byte behind its frame; async without one.
+    pub(super) newest: Option<(LogByte, SyncSet)>,
+    /// The set before, until the newest is committed.
+    pub(super) before: Option<SyncSet>,
+    /// Semi-synchronous members are not waited for.
+    pub(super) degraded: bool,
+    pub(super) durable: End,
+    pub(super) committed: End,
+    nodes: BTreeMap<Id, Held>,
+}
+
+/// What a node holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// As far as its reports count.
+    end: Option<End>,
+    /// The most it has ever said.
+    most: LogByte,
+    applied: Offset,
+    /// When it was last heard, by the leader's clock.
+    contact: u64,
+}
+
+/// The frame that this log has where a report says that its node's last frame is: only given when
+/// both checksums are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Matched {
+    /// Behind it.
+    pub(super) end: End,
+    /// The epoch of its segment.
+    pub(super) epoch: Epoch,
+}
+
+impl Rule {
+    /// The rule of a leader that knows `committed` and of no node yet.
+    pub(super) fn new(leader: Id, epoch: Epoch, start: LogByte, committed: End) -> Self {
+        Rule {
+            leader,
+            epoch,
+            start,
+            newest: None,
+            before: None,
+            degraded: false,
+            durable: committed,
+            committed,
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a report in; whether it counts.
+    pub(super) fn heard(&mut self, report: &Report, matched: Option<Matched>, now: u64) -> bool {
+        let Some(node) = report.node.filter(|node| *node != self.leader) else { return false };
+        if !self.nodes.contains_key(&node) && self.nodes.len() >= MOST_NODES {
+            let silent = self.nodes.iter().filter(|(id, _)| !self.is_member(**id));
+            let silent = silent.min_by_key(|(_, held)| held.contact).map(|(id, _)| *id);
+            silent.and_then(|id| self.nodes.remove(&id));
+        }
+        let held = self.nodes.entry(node).or_default();
+        held.contact = now;
+        held.end = None;
+        held.applied = Offset(0);
+        let Some(Matched { end, epoch }) = matched else { return false };
+        let counts = !report.unclean
+            && report.promise == Some(self.epoch)
+            && epoch == self.epoch
+            && end.0 >= held.most;
+        if counts {
+            held.most = end.0;
+            held.end = Some(end);
+            held.applied = report.applied.offset.min(end.1);
+        }
+        counts
+    }
+
+    /// Raises the committed end as far as the rule allows; whether it rose.
+    pub(super) fn settle(&mut self) -> bool {
+        let from = self.committed;
+        while let Some(reach) = self.reach()
+            && reach.0 > self.committed.0
+            && reach.0 > self.start
+        {
+            self.committed = reach;
+            // Once a new set is committed, it rules alone: perhaps further.
+            if !self.forget_before() {
+                break;
+            }
+        }
+        self.forget_before();
+        self.committed.0 > from.0
+    }
+
+    fn forget_before(&mut self) -> bool {
+        let done = self.newest.as_ref().is_none_or(|(end, _)| *end <= self.committed.0);
+        done && self.before.take().is_some()
+    }
+
+    /// Up to where every set that rules is satisfied.
+    fn reach(&self) -> Option<End> {
+        let mut reach = self.durable;
+        for set in self.ruling() {
+            let k = self.commit_k(set);
+            if k > 0 {
+                let held = self.kth(set, k)?;
+                reach = if held.0 < reach.0 { held } else { reach };
+            }
+        }
+        Some(reach)
+    }
+
+    /// The sets that rule: the newest, and the one before while the newest may be lost.
+    fn ruling(&self) -> impl Iterator<Item = &SyncSet> {
+        self.newest.iter().map(|(_, set)| set).chain(&self.before)
+    }
+
+    /// How many members beside the leader a set asks for just now.
+    fn commit_k(&self, set: &SyncSet) -> usize {
+        match set.mode {
+            Mode::Semi { .. } if self.degraded => 0,
+            mode => mode.commit_k(),
+        }
+    }
+
+    /// What the k-th best member of a set holds, the leader left out.
+    fn kth(&self, set: &SyncSet, k: usize) -> Option<End> {
+        let others = set.members.iter().filter(|member| **member != self.leader);
+        let mut held: Vec<End> =
+            others.filter_map(|member| self.nodes.get(member).and_then(|held| held.end)).collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        k.checked_sub(1).and_then(|at| held.get(at).copied())
+    }
+
+    /// What the k-th best member of the newest set holds, for the k of its mode.
+    pub(super) fn kth_of_newest(&self) -> Option<End> {
+        let (_, set) = self.newest.as_ref()?;
+        self.kth(set, set.mode.k())
+    }
+
+    /// Whether copies are needed before anything is committed.
+    pub(super) fn holds(&self) -> bool {
+        self.ruling().any(|set| self.commit_k(set) > 0)
+    }
+
+    /// Whether a frame of this epoch is committed: before that, nothing is to be appended.
+    pub(super) fn has_started(&self) -> bool {
+        !self.holds() || self.committed.0 > self.start
+    }
+
+    /// The newest set's mode.
+    pub(super) fn mode(&self) -> Mode {
+        self.newest.as_ref().map(|(_, set)| set.mode).unwrap_or_default()
+    }
+
+    /// Begins to rule by another set, whose frame ends at `end`.
+    pub(super) fn change(&mut self, end: LogByte, set: SyncSet) {
+        self.before = Some(self.newest.take().map(|(_, set)| set).unwrap_or_default());
+        self.newest = Some((end, set));
+    }
+
+    /// Nodes beside the leader that hold everything below `end`, members or not.
+    pub(super) fn copies(&self, end: LogByte) -> usize {
+        let holds = |held: &&Held| held.end.is_some_and(|its| its.0 >= end);
+        self.nodes.values().filter(holds).count()
+    }
+
+    /// The same that have applied everything before `offset`.
+    pub(super) fn applied(&self, end: LogByte, offset: Offset) -> usize {
+        let holds = |held: &&Held| held.end.is_some_and(|its| its.0 >= end);
+        self.nodes.values().filter(holds).filter(|held| held.applied >= offset).count()
+    }
+
+    fn is_member(&self, node: Id) -> bool {
+        self.ruling().any(|set| set.has(node))
+    }
+}
+
+#[cfg(test)]
+#[path = "rule_tests.rs"]
+mod tests;
