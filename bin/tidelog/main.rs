@@ -19,6 +19,7 @@ mod info;
 mod ingest;
 mod init;
 mod input;
+mod origin;
 mod output;
 mod printer;
 mod progress;

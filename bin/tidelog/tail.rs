@@ -1,15 +1,14 @@
 //! `tail`: reads the log.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::ops::Range as Offsets;
 
 use clap::Args;
 use tidelog::text::{Bound, Range};
-use tidelog::{Entry, Kind, Log, Offset, OwnedEntry};
+use tidelog::{Entry, Offset, OwnedEntry};
 
-use crate::args::LogDir;
-use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::origin::{Next, Origin, OriginArgs};
 use crate::output::say;
 use crate::printer::{PrintArgs, Printer};
 use crate::progress;
@@ -21,12 +20,13 @@ use crate::progress;
   tidelog tail mylog --range @-1h: -o csv
   tidelog tail mylog --range 0:20 --key gate
   tidelog tail mylog --follow
+  tidelog tail http://127.0.0.1:7400 -n 10
 
 Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h; the end is not part \
 of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
-    at: LogDir,
+    at: OriginArgs,
     /// Which records: offsets, a last few, or times
     #[arg(long, allow_hyphen_values = true)]
     range: Option<String>,
@@ -53,27 +53,6 @@ pub(crate) fn parse_range(text: Option<&str>) -> Result<Range, Failure> {
     text.map_or(Ok(Range::ALL), |text| Range::parse(text, now).map_err(Failure::usage))
 }
 
-/// The offset that a bound stands for.
-pub(crate) fn place(log: &Log, bound: Bound, open: Offset) -> Result<Offset, Failure> {
-    Ok(match bound {
-        Bound::Open => open,
-        Bound::Offset(offset) => Offset(offset),
-        Bound::Last(n) => Offset(log.end().0.saturating_sub(n)).max(log.start()),
-        Bound::Time(time) => log.seek_time(time)?,
-    })
-}
-
-/// Says which records a power cut may take.
-pub(crate) fn warn_unconfirmed(log: &Log) {
-    if log.confirmed_end() < log.end() {
-        say(format_args!(
-            "records from offset {} on were read from a log whose writer is gone; until it is \
-             opened for writing again, a power cut may take them",
-            log.confirmed_end()
-        ));
-    }
-}
-
 impl TailArgs {
     fn wants(&self, entry: &Entry<'_>) -> bool {
         let key = entry.record.key;
@@ -86,21 +65,20 @@ impl TailArgs {
 
     pub(crate) fn run(self) -> Outcome {
         let range = parse_range(self.range.as_deref())?;
-        let config = Config::load(Some(&self.at.dir))?;
-        let log = Log::options().read_only(true).open(&self.at.dir)?;
-        let (start, end) = (log.start(), log.end());
-        let from = place(&log, range.from, start)?;
+        let config = self.at.config()?;
+        let log = &*self.at.open()?;
+        let span = log.span(&range)?;
+        let from = span.asked.start;
         let to = match range.to {
             Bound::Open if self.follow => Offset(u64::MAX),
-            bound => place(&log, bound, end)?,
+            _ => span.asked.end,
         };
-        warn_unconfirmed(&log);
         let mut printer = self.print.printer(&config)?;
         let last_ones = self.limit.filter(|_| self.range.is_none());
         let outcome = match last_ones {
-            Some(n) => self.last(&log, from, end, n, &mut printer).and_then(|()| {
+            Some(n) => self.last(log, span.start..span.end, n, &mut printer).and_then(|()| {
                 if self.follow {
-                    self.follow(&log, end, to, u64::MAX, &mut printer)
+                    self.follow(log, span.end..to, u64::MAX, &mut printer)
                 } else {
                     Ok(())
                 }
@@ -108,9 +86,9 @@ impl TailArgs {
             None => {
                 let limit = self.limit.unwrap_or(u64::MAX);
                 if self.follow {
-                    self.follow(&log, from, to, limit, &mut printer)
+                    self.follow(log, from..to, limit, &mut printer)
                 } else {
-                    self.read(&log, from..to, limit, &mut printer)
+                    self.read(log, from..to, limit, &mut printer)
                 }
             }
         };
@@ -127,8 +105,8 @@ impl TailArgs {
 
     fn read(
         &self,
-        log: &Log,
-        range: std::ops::Range<Offset>,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
         limit: u64,
         printer: &mut Printer,
     ) -> Outcome {
@@ -144,24 +122,23 @@ impl TailArgs {
     /// Hands the wanted records of a range to `visit`.
     fn pass(
         &self,
-        log: &Log,
-        range: std::ops::Range<Offset>,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
         limit: u64,
         mut visit: impl FnMut(&Entry<'_>) -> Outcome,
     ) -> Outcome {
-        let mut cursor = log.read_range(range)?;
+        let mut entries = log.read(range)?;
         let mut left = limit;
         while left > 0 {
-            match cursor.next() {
-                Ok(Some(entry)) => {
+            match entries.next()? {
+                Next::Entry(entry) => {
                     if self.wants(&entry) {
                         visit(&entry)?;
                         left -= 1;
                     }
                 }
-                Ok(None) => break,
-                Err(e) if e.kind() == Kind::Lost => say(e),
-                Err(e) => return Err(e.into()),
+                Next::Lost(lost) => say(lost),
+                Next::End => break,
             }
             if progress::interrupted() {
                 return Err(Failure::interrupted());
@@ -173,19 +150,18 @@ impl TailArgs {
     /// The last `n` wanted records.
     fn last(
         &self,
-        log: &Log,
-        start: Offset,
-        end: Offset,
+        log: &dyn Origin,
+        all: Offsets<Offset>,
         n: u64,
         printer: &mut Printer,
     ) -> Outcome {
         if self.key.is_none() && self.prefix.is_none() {
-            let from = Offset(end.0.saturating_sub(n)).max(start);
-            return self.read(log, from..end, u64::MAX, printer);
+            let from = Offset(all.end.0.saturating_sub(n)).max(all.start);
+            return self.read(log, from..all.end, u64::MAX, printer);
         }
         let keep = usize::try_from(n).unwrap_or(usize::MAX);
         let mut last: VecDeque<OwnedEntry> = VecDeque::new();
-        self.pass(log, start..end, u64::MAX, |entry| {
+        self.pass(log, all, u64::MAX, |entry| {
             if last.len() == keep {
                 last.pop_front();
             }
@@ -203,36 +179,34 @@ impl TailArgs {
 
     fn follow(
         &self,
-        log: &Log,
-        from: Offset,
-        to: Offset,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
         limit: u64,
         printer: &mut Printer,
     ) -> Outcome {
-        let mut tail = log.tail(from)?;
+        let mut tail = log.tail(range.start)?;
         let mut left = limit;
-        while left > 0 && tail.offset() < to {
-            match tail.next_timeout(Duration::ZERO) {
-                Ok(Some(entry)) => {
+        while left > 0 && tail.offset() < range.end {
+            match tail.next()? {
+                Next::Entry(entry) => {
                     if self.wants(&entry) {
                         printer.print(&entry)?;
                         left -= 1;
                     }
                     continue;
                 }
-                Ok(None) => {}
-                Err(e) if e.kind() == Kind::Lost => {
-                    say(e);
+                Next::Lost(lost) => {
+                    say(lost);
                     continue;
                 }
-                Err(e) => return Err(e.into()),
+                Next::End => {}
             }
             // Nothing more just now: show what there is, then wait.
             printer.flush()?;
             if progress::interrupted() {
                 return Err(Failure::interrupted());
             }
-            tail.wait_timeout(Duration::from_millis(500))?;
+            tail.wait()?;
         }
         Ok(())
     }

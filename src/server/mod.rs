@@ -21,6 +21,7 @@ mod body;
 mod events;
 mod followers;
 mod health;
+mod history;
 mod listen;
 mod metrics;
 mod node;

@@ -6,32 +6,32 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Place { dir: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, args: &str) -> Command {
+    pub(crate) fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
         command.args(args.split_whitespace()).current_dir(self.dir.path());
         command.env("XDG_CONFIG_HOME", self.path("config")).env_remove("TIDELOG_OUTPUT");
         command
     }
 
-    fn run(&self, args: &str) -> Output {
+    pub(crate) fn run(&self, args: &str) -> Output {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs and holds the exit code; returns stdout.
-    fn expect(&self, code: i32, args: &str) -> String {
+    pub(crate) fn expect(&self, code: i32, args: &str) -> String {
         let out = self.run(args);
         let err = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "tidelog {args}: {err}");
@@ -44,12 +44,12 @@ impl Place {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    fn ok(&self, args: &str) -> String {
+    pub(crate) fn ok(&self, args: &str) -> String {
         self.expect(0, args)
     }
 
     /// A node that serves the small log, and its address.
-    fn node(&self) -> (Child, String) {
+    pub(crate) fn node(&self) -> (Child, String) {
         let serve = "serve mylog --listen 127.0.0.1:0";
         let mut node = self.command(serve).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -57,7 +57,7 @@ impl Place {
         (node, json(&line)["listening"].as_str().unwrap().to_owned())
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
@@ -503,7 +503,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 #[test]
 fn every_example_in_the_help_runs() {
     let place = Place::new();
-    let verbs = "init ingest append tail info segments dump verify repair get scan history count \
+    let verbs = "init ingest append tail info segments dump verify repair get scan history count hash \
                  sql serve status check wait \
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
@@ -589,7 +589,7 @@ fn every_example_in_the_help_runs() {
         }
         seen += 1;
     }
-    assert!(seen >= 45, "{seen} examples");
+    assert!(seen >= 52, "{seen} examples");
 }
 
 #[test]
