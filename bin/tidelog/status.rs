@@ -117,7 +117,7 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "name",
     "role",
     "state",
@@ -131,6 +131,7 @@ const COLUMNS: [&str; 13] = [
     "last_contact_seconds",
     "node",
     "address",
+    "source",
 ];
 
 /// One row per node.
@@ -200,7 +201,8 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "lag_seconds": seconds,
         "last_contact_seconds": null,
         "node": stats.node.to_string(),
-        "address": follows.map(|source| format!("follows {source}")),
+        "address": null,
+        "source": follows,
     });
     match row {
         Value::Object(row) => Ok(row),

@@ -193,7 +193,7 @@ impl Follower {
             poll_every,
             _lock: lock,
         };
-        follower.gauge.at(follower.acknowledge(), follower.source.place());
+        follower.gauge.at(follower.acknowledge(), &*follower.source);
         Ok(follower)
     }
 
@@ -201,19 +201,34 @@ impl Follower {
     /// and applies it.
     pub fn catch_up(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
-        let mut target = None;
+        let (mut target, mut ended) = (None, None);
+        let mut failures = 0;
         loop {
             let before = self.copy.end().log_byte;
             let stepped = self.step(&mut progress);
             let end = self.copy.end().log_byte;
-            let target = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
-            stepped?;
-            if end >= target {
+            let until = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
+            match stepped {
+                Ok(()) => failures = 0,
+                // Of several sources, another may help: each is given one chance.
+                Err(e) if may_pass(e.kind()) && failures + 1 < self.source.links().len() => {
+                    failures += 1;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            if end >= until {
+                // Of several sources, a preferred one may go on where this one ends.
+                let place = Some(self.source.place());
+                if self.source.turn_back() && ended != place {
+                    (target, ended) = (None, place);
+                    continue;
+                }
                 self.source.acknowledge(&self.acknowledge());
                 return Ok(progress);
             }
             if end == before {
-                return Err(self.stuck(target));
+                return Err(self.stuck(until));
             }
         }
     }
@@ -266,7 +281,7 @@ impl Follower {
         let now = self.copy.fs.now();
         let behind =
             self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
-        self.gauge.at(self.acknowledge(), self.source.place());
+        self.gauge.at(self.acknowledge(), &*self.source);
         self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
         self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
         stepped

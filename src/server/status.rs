@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::position::Position;
+use crate::ship::LinkState;
 
 use super::node::Node;
 
@@ -31,6 +32,9 @@ pub(super) struct Status {
     pub(super) disk_full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
+    /// Of a follower with several sources each of them, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) sources: Vec<Link>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) leader: Option<String>,
     pub(super) uptime_s: u64,
@@ -62,6 +66,25 @@ pub(super) struct Row {
     pub(super) last_contact_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
+    /// Where this node itself pulls from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
+}
+
+/// One of several sources.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Link {
+    source: String,
+    in_use: bool,
+    /// Why it was passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+impl From<&LinkState> for Link {
+    fn from(link: &LinkState) -> Self {
+        Link { source: link.place.clone(), in_use: link.in_use, trouble: link.trouble.clone() }
+    }
 }
 
 /// Something that happened.
@@ -110,6 +133,7 @@ impl Status {
             max_lag_seconds: 0.0,
             last_contact_seconds: None,
             address: node.address.get().cloned(),
+            source: shown.as_ref().map(|shown| shown.source.clone()),
         };
         if let Some(shown) = &shown {
             own.received = shown.report.received.offset.0;
@@ -147,6 +171,7 @@ impl Status {
                 max_lag_seconds: seen.most.seconds,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
+                source: None,
             }
         });
         Status {
@@ -169,6 +194,7 @@ impl Status {
             segments: listed.len() as u64,
             poisoned: stats.poisoned,
             disk_full: stats.disk_full,
+            sources: shown.iter().flat_map(|shown| &shown.sources).map(Link::from).collect(),
             source: shown.map(|shown| shown.source),
             leader: node.leader(),
             uptime_s: node.started.elapsed().as_secs(),

@@ -1,5 +1,7 @@
 //! Nodes over HTTP, in this process and as the real binary.
 
+#[cfg(feature = "cli")]
+mod chained;
 mod interface;
 mod pulling;
 mod secured;
