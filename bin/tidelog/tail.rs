@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::ops::Range as Offsets;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidelog::log::NamedCursor;
 use tidelog::text::{Bound, Range};
 use tidelog::{Entry, Offset, OwnedEntry};
 
 use crate::exit::{Failure, Outcome};
-use crate::origin::{Next, Origin, OriginArgs};
+use crate::origin::{Next, Origin, OriginArgs, Span};
 use crate::output::say;
 use crate::printer::{PrintArgs, Printer};
 use crate::progress;
@@ -20,10 +22,13 @@ use crate::progress;
   tidelog tail mylog --range @-1h: -o csv
   tidelog tail mylog --range 0:20 --key gate
   tidelog tail mylog --follow
+  tidelog tail mylog --cursor mailer
   tidelog tail http://127.0.0.1:7400 -n 10
 
 Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h; the end is not part \
-of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.")]
+of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.
+A cursor remembers in the directory what was printed, and goes on there the next time; retention keeps \
+what it has not read. After a kill the last second may come again.")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
     at: OriginArgs,
@@ -42,9 +47,15 @@ pub(crate) struct TailArgs {
     /// Only keys that start so
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+    /// Go on where the cursor of this name stopped, and remember where this stops
+    #[arg(long, value_name = "NAME", conflicts_with = "range")]
+    cursor: Option<String>,
     #[command(flatten)]
     print: PrintArgs,
 }
+
+/// A cursor is remembered at least so often while records are read.
+const REMEMBER: Duration = Duration::from_secs(1);
 
 /// The range that was asked for; all without one.
 pub(crate) fn parse_range(text: Option<&str>) -> Result<Range, Failure> {
@@ -67,6 +78,7 @@ impl TailArgs {
         let range = parse_range(self.range.as_deref())?;
         let config = self.at.config()?;
         let log = &*self.at.open()?;
+        let cursor = self.cursor.as_deref().map(|name| log.cursor(name)).transpose()?;
         let span = log.span(&range)?;
         let from = span.asked.start;
         let to = match range.to {
@@ -75,18 +87,21 @@ impl TailArgs {
         };
         let mut printer = self.print.printer(&config)?;
         let last_ones = self.limit.filter(|_| self.range.is_none());
-        let outcome = match last_ones {
-            Some(n) => self.last(log, span.start..span.end, n, &mut printer).and_then(|()| {
-                if self.follow {
-                    self.follow(log, span.end..to, u64::MAX, &mut printer)
-                } else {
-                    Ok(())
-                }
-            }),
-            None => {
+        let outcome = match (cursor, last_ones) {
+            (Some(cursor), _) => self.resume(log, &span, cursor, &mut printer),
+            (None, Some(n)) => {
+                self.last(log, span.start..span.end, n, &mut printer).and_then(|()| {
+                    if self.follow {
+                        self.follow(log, span.end..to, u64::MAX, None, &mut printer)
+                    } else {
+                        Ok(())
+                    }
+                })
+            }
+            (None, None) => {
                 let limit = self.limit.unwrap_or(u64::MAX);
                 if self.follow {
-                    self.follow(log, from..to, limit, &mut printer)
+                    self.follow(log, from..to, limit, None, &mut printer)
                 } else {
                     self.read(log, from..to, limit, &mut printer)
                 }
@@ -177,37 +192,84 @@ impl TailArgs {
         entries.iter().try_for_each(|entry| printer.print(entry))
     }
 
+    /// From where a cursor stopped; it moves over what was printed.
+    fn resume(
+        &self,
+        log: &dyn Origin,
+        span: &Span,
+        mut cursor: NamedCursor,
+        printer: &mut Printer,
+    ) -> Outcome {
+        let from = cursor.offset().unwrap_or(span.start);
+        // Retention holds from now on what is to be read.
+        cursor.save(from)?;
+        let to = if self.follow { Offset(u64::MAX) } else { span.end.max(from) };
+        let limit = self.limit.unwrap_or(u64::MAX);
+        if printer.wants_to_learn() && !self.follow {
+            self.pass(log, from..to, limit, |entry| {
+                printer.learn(entry);
+                Ok(())
+            })?;
+        }
+        self.follow(log, from..to, limit, Some(&mut cursor), printer)
+    }
+
+    /// Prints what there is, and with `--follow` what comes; a cursor moves behind what is out.
     fn follow(
         &self,
         log: &dyn Origin,
         range: Offsets<Offset>,
         limit: u64,
+        mut cursor: Option<&mut NamedCursor>,
         printer: &mut Printer,
     ) -> Outcome {
         let mut tail = log.tail(range.start)?;
         let mut left = limit;
-        while left > 0 && tail.offset() < range.end {
-            match tail.next()? {
-                Next::Entry(entry) => {
+        let mut settled = Instant::now();
+        let mut settle = |at: Offset, printer: &mut Printer| {
+            printer.flush()?;
+            match &mut cursor {
+                Some(cursor) => cursor.save(at).map_err(Failure::from),
+                None => Ok(()),
+            }
+        };
+        let outcome = loop {
+            if left == 0 || tail.offset() >= range.end {
+                break Ok(());
+            }
+            match tail.next() {
+                Ok(Next::Entry(entry)) => {
                     if self.wants(&entry) {
                         printer.print(&entry)?;
                         left -= 1;
                     }
-                    continue;
+                    if self.cursor.is_none() || settled.elapsed() < REMEMBER {
+                        continue;
+                    }
                 }
-                Next::Lost(lost) => {
+                Ok(Next::Lost(lost)) => {
                     say(lost);
                     continue;
                 }
-                Next::End => {}
+                Ok(Next::End) if !self.follow => break Ok(()),
+                // Nothing more just now: show what there is, then wait.
+                Ok(Next::End) => {
+                    settle(tail.offset(), printer)?;
+                    if progress::interrupted() {
+                        break Err(Failure::interrupted());
+                    }
+                    tail.wait()?;
+                }
+                Err(failure) => break Err(failure),
             }
-            // Nothing more just now: show what there is, then wait.
-            printer.flush()?;
+            settle(tail.offset(), printer)?;
+            settled = Instant::now();
             if progress::interrupted() {
-                return Err(Failure::interrupted());
+                break Err(Failure::interrupted());
             }
-            tail.wait()?;
-        }
-        Ok(())
+        };
+        // What was printed before an interruption or damage was read all the same.
+        settle(tail.offset(), printer)?;
+        outcome
     }
 }

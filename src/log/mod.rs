@@ -14,6 +14,7 @@
 mod append;
 pub(crate) mod catalog;
 mod compress;
+mod cursors;
 mod ends;
 pub(crate) mod files;
 mod home;
@@ -69,6 +70,7 @@ use worker::Worker;
 use writer::Writer;
 
 pub use append::Ticket;
+pub use cursors::{CursorState, MAX_CURSOR_NAME, NamedCursor};
 pub(crate) use home::Home;
 pub use open::OpenReport;
 pub use options::{

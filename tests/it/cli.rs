@@ -607,6 +607,60 @@ fn the_demo_tells_its_story_and_leaves_logs_that_verify() {
 }
 
 #[test]
+fn a_named_cursor_goes_on_where_it_stopped_and_holds_what_it_has_not_read() {
+    let place = Place::new();
+    place.write("lines", "a line of some length to fill segments with\n".repeat(5000));
+    place.ok("init log --segment-bytes 64KiB");
+    place.ok("ingest log lines --input lines --batch 100");
+    let offsets = |out: String| -> Vec<u64> {
+        out.lines().map(|line| json(line)["offset"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -n 3")), [0, 1, 2]);
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -n 2")), [3, 4]);
+    let held = json(&place.expect(0, "retain log --keep-bytes 64KiB --yes"));
+    assert_eq!(held["held_by"], serde_json::json!({ "cursor": "mailer", "offset": 5 }));
+    assert_eq!(held["start_offset"], 0);
+    assert_eq!(place.ok("tail log --cursor mailer -o raw").lines().count(), 4995);
+    assert_eq!(place.ok("tail log --cursor mailer"), "");
+    place.ok("append log gate open");
+    place.ok("append log gate shut");
+    // Records that are not wanted were read all the same.
+    assert_eq!(place.ok("tail log --cursor mailer --key door"), "");
+    place.ok("append log door shut");
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -o ndjson")), [5002]);
+    let dropped = json(&place.ok("retain log --keep-bytes 64KiB --yes"));
+    assert!(dropped["start_offset"].as_u64().unwrap() > 1000, "{dropped}");
+
+    // A second reader of the same name has to wait; other names do not.
+    let mut first =
+        place.command("tail log --cursor mailer --follow").stdout(Stdio::piped()).spawn().unwrap();
+    place.ok("append log gate open");
+    let mut line = String::new();
+    BufReader::new(first.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(json(&line)["offset"], 5003);
+    place.expect(5, "tail log --cursor mailer");
+    assert!(place.ok("tail log --cursor other").lines().count() > 1000);
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    place.expect(2, "tail log --cursor ../x");
+    place.expect(2, "tail log --cursor mailer --range 1:2");
+    place.expect(2, "tail http://127.0.0.1:1 --cursor mailer");
+    place.ok("verify log");
+    // A cursor that cannot be read stops retention; it is not passed over.
+    place.write("log/cursors/other.cursor", "nonsense");
+    place.expect(4, "tail log --cursor other");
+    place.expect(4, "retain log --keep-bytes 64KiB --yes");
+    std::fs::remove_file(place.path("log/cursors/other.cursor")).unwrap();
+    // Of another log's directory it is refused.
+    place.ok("init strange");
+    std::fs::create_dir(place.path("strange/cursors")).unwrap();
+    let file = "cursors/mailer.cursor";
+    std::fs::copy(place.path("log").join(file), place.path("strange").join(file)).unwrap();
+    place.expect(4, "tail strange --cursor mailer");
+}
+
+#[test]
 fn an_interrupted_follow_ends_with_130() {
     let place = Place::new();
     place.ok("init log");

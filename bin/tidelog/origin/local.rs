@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidelog::log::NamedCursor;
 use tidelog::sql::{Database, Value};
 use tidelog::table::{self, AtLeast, HistoryQuery, Row, RowRef, Table, View, history};
 use tidelog::text::{Bound, Range};
@@ -168,6 +169,10 @@ impl Origin for Local {
 
     fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, Failure> {
         Ok(Box::new(Growing(self.log.tail(from)?)))
+    }
+
+    fn cursor(&self, name: &str) -> Result<NamedCursor, Failure> {
+        Ok(self.log.cursor(name)?)
     }
 
     fn get(

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use tidelog::log::NamedCursor;
 use tidelog::ship::Client;
 use tidelog::sql::Value;
 use tidelog::table::{Scan, Walked};
@@ -190,6 +191,9 @@ pub(crate) trait Origin {
 
     /// The records from an offset on, as they come.
     fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, Failure>;
+
+    /// A named cursor, which only a directory has.
+    fn cursor(&self, name: &str) -> Result<NamedCursor, Failure>;
 
     /// The latest record of a key, once the table holds what the token stands for.
     fn get(

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tidelog::log::NamedCursor;
 use tidelog::ship::{Client, Reply};
 use tidelog::sql::Value;
 use tidelog::text::{Bound, Range};
@@ -83,6 +84,14 @@ impl Origin for Node {
 
     fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, Failure> {
         Ok(Box::new(Records::new(self.client.clone(), from..Offset(u64::MAX))))
+    }
+
+    fn cursor(&self, name: &str) -> Result<NamedCursor, Failure> {
+        Err(Failure::usage(format!(
+            "expected a log's directory for the cursor {name}, found {}: a cursor is remembered in \
+             the directory; follow the node, and tail the copy",
+            self.client.url()
+        )))
     }
 
     fn get(
