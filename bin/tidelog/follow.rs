@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tidelog::replica::{Gauge, Progress};
 use tidelog::text::format_bytes;
-use tidelog::{Follower, Log, Offset, Table};
+use tidelog::{Follower, Log, Offset};
 
 use crate::access::TokenArgs;
 use crate::args::{LogDir, NodeArgs};
@@ -64,7 +64,7 @@ impl Follow {
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let token = self.token.token_file.as_deref();
         let source = self.source.open(&self.from, token, &name, None)?;
-        let table = Table::options();
+        let table = self.source.table();
         let mut follower = Follower::open_from(options, table, &self.at.dir, source)?;
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
@@ -131,6 +131,7 @@ fn step(progress: &Progress, gauge: &Gauge, started: Instant) -> Outcome {
     output::line(json!({
         "from_offset": progress.from.0,
         "to_offset": progress.to.0,
+        "applied_offset": progress.applied.0,
         "records": records,
         "bytes": progress.bytes,
         "segments": progress.segments,

@@ -142,7 +142,7 @@ impl Serve {
             let token = self.source_token_file.as_deref();
             let source = self.source.open(&self.follow, token, name, Some(url.to_owned()))?;
             let options = Log::options().identity(self.node.identity());
-            let table = Table::options();
+            let table = self.source.table();
             match Follower::open_from(options, table, &self.at.dir, source) {
                 Ok(follower) => return Ok(Some(follower)),
                 Err(e) if e.kind() == Kind::Io && self.follow.iter().any(Place::is_node) => {

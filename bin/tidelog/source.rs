@@ -6,10 +6,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
+use tidelog::table::TableOptions;
 
 use crate::access::NodeAccess;
 use crate::exit::Failure;
@@ -33,6 +36,9 @@ pub(crate) struct SourceArgs {
     /// Pull at most so many bytes per second, such as 1MiB
     #[arg(long, value_name = "BYTES", value_parser = tidelog::text::parse_bytes)]
     limit_bytes_per_s: Option<u64>,
+    /// Keep what arrives so long before it is applied, such as 1h: time to stop a mistake
+    #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+    apply_delay: Option<Duration>,
 }
 
 impl Place {
@@ -120,6 +126,11 @@ struct How {
 }
 
 impl SourceArgs {
+    /// How the follower's table is opened.
+    pub(crate) fn table(&self) -> TableOptions {
+        Table::options().apply_delay(self.apply_delay.unwrap_or_default())
+    }
+
     /// Opens what a follower pulls from: of several places each when it is needed, in their order.
     /// `name` is what it calls the follower, `address` where that serves others.
     pub(crate) fn open(

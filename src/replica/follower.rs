@@ -16,6 +16,7 @@ use crate::table::{Applier, Table, TableOptions};
 use super::copy::Copy;
 use super::gauge::Gauge;
 use super::heal::heal;
+use super::hold::Hold;
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
 use super::trail::Trail;
@@ -38,6 +39,8 @@ pub struct Follower {
     log: Arc<Log>,
     table: Table,
     applier: Applier,
+    /// While apply is to be behind.
+    hold: Option<Hold>,
     offered: Option<Offer>,
     /// What is synced here, and so acknowledged.
     durable: Position,
@@ -69,8 +72,10 @@ impl Clock {
 pub struct Progress {
     /// Where the copy ended before.
     pub from: Offset,
-    /// Where it ends now, durably, and applied.
+    /// Where it ends now, durably.
     pub to: Offset,
+    /// Everything before is applied: all of it, unless apply is held back.
+    pub applied: Offset,
     /// Bytes of frames that were copied.
     pub bytes: u64,
     /// Segments that were completed.
@@ -168,6 +173,7 @@ impl Follower {
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
         let poll_every = options.poll_every;
+        let delay = table.apply_delay;
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
             match read(&options, table, dir, &state) {
@@ -184,6 +190,7 @@ impl Follower {
             gauge: Gauge::default(),
             trail: Trail::default(),
             leader_time: None,
+            hold: (!delay.is_zero()).then(|| Hold::new(delay)),
             copy,
             log: Arc::new(log),
             table,
@@ -198,7 +205,7 @@ impl Follower {
     }
 
     /// Copies until it holds what the source had durable when this was called, makes that durable
-    /// and applies it.
+    /// and applies it, as far as that is not held back.
     pub fn catch_up(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
         let (mut target, mut ended) = (None, None);
@@ -236,7 +243,7 @@ impl Follower {
     /// Follows until `stop` is set. Looks when the source's directory changes, and every
     /// [`Options::poll_every`] at least.
     ///
-    /// `on_progress` hears of every round that copied something and of the first, and of errors
+    /// `on_progress` hears of every round that copied or applied something and of the first, and of errors
     /// that may pass (the source is away, the disk is full); they are tried again. It returns
     /// with those that will not pass.
     pub fn run(
@@ -248,11 +255,12 @@ impl Follower {
         let mut troubled = None;
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
+            let applied = progress.applied;
             let stepped = self.step(&mut progress);
             let moved = progress.bytes > 0 || progress.segments > 0;
             match stepped {
                 Ok(()) => {
-                    if moved || first || troubled.take().is_some() {
+                    if moved || progress.applied > applied || first || troubled.take().is_some() {
                         on_progress(&Ok(progress));
                     }
                 }
@@ -306,13 +314,32 @@ impl Follower {
             let state = self.copy.sync()?;
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
-            self.applier.run(&mut self.table)?;
         }
+        self.apply(moved.bytes > 0 || moved.segments > 0)?;
         progress.to = self.end();
+        progress.applied = self.applied();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
         progress.lag = self.lag();
         pulled
+    }
+
+    /// Applies what has arrived, or as much of it as is not held back.
+    fn apply(&mut self, moved: bool) -> Result<()> {
+        let Some(hold) = &mut self.hold else {
+            return if moved { self.applier.run(&mut self.table).map(drop) } else { Ok(()) };
+        };
+        let now = self.copy.fs.elapsed();
+        hold.arrived(now, self.copy.end().offset);
+        let due = hold.due(now);
+        if due > self.applied() {
+            self.table.catch_up_to(&self.log, due)?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> Offset {
+        self.table.applied().map_or(Offset(0), |position| position.offset)
     }
 
     /// What is here, for the source to know: only what is synced.
@@ -330,7 +357,8 @@ impl Follower {
     }
 
     fn progress(&self) -> Progress {
-        Progress { from: self.end(), to: self.end(), lag: self.lag(), ..Progress::default() }
+        let (end, applied) = (self.end(), self.applied());
+        Progress { from: end, to: end, applied, lag: self.lag(), ..Progress::default() }
     }
 
     fn stuck(&self, target: LogByte) -> Error {
@@ -407,7 +435,7 @@ impl Follower {
     }
 }
 
-/// Opens the copied log and its table, and applies what the table lacks.
+/// Opens the copied log and its table, and applies what the table lacks, unless that is held back.
 fn read(
     options: &Options,
     table: TableOptions,
@@ -416,7 +444,10 @@ fn read(
 ) -> Result<(Log, Table, Applier)> {
     let log = Log::open_with(options.clone(), dir)?;
     log.grow_to(state)?;
-    let table = table.open(&log)?;
+    let table = match table.apply_delay.is_zero() {
+        true => table.open(&log)?,
+        false => table.open_at_checkpoint(&log)?,
+    };
     let applier = Applier::new(&log, &table)?;
     Ok((log, table, applier))
 }

@@ -19,6 +19,7 @@ mod fetch;
 mod follower;
 mod gauge;
 mod heal;
+mod hold;
 mod pull;
 mod recover;
 #[cfg(test)]

@@ -284,7 +284,7 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
     let run = move || {
         let shown = |node: &Node, result: &Result<Progress>| match result {
             Ok(progress) => {
-                node.applied.send_replace(progress.to);
+                node.applied.send_replace(progress.applied);
                 node.set_trouble(None);
             }
             Err(e) => node.set_trouble(Some(e.to_string())),

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod chained;
+mod delayed;
 mod interface;
 mod pulling;
 mod secured;
