@@ -88,6 +88,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 impl Serve {
     pub(crate) fn run(self) -> Outcome {
+        if self.follow.is_empty() {
+            self.source.check_leader()?;
+        }
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let bound = self.options(&name)?.bind()?;
         let url = bound.url();

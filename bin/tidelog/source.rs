@@ -126,6 +126,16 @@ struct How {
 }
 
 impl SourceArgs {
+    /// Refuses what a leader cannot do.
+    pub(crate) fn check_leader(&self) -> Result<(), Failure> {
+        match self.apply_delay {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage(
+                "expected --follow with --apply-delay: a leader applies what it appends",
+            )),
+        }
+    }
+
     /// How the follower's table is opened.
     pub(crate) fn table(&self) -> TableOptions {
         Table::options().apply_delay(self.apply_delay.unwrap_or_default())

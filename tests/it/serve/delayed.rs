@@ -51,6 +51,7 @@ fn a_delayed_node_answers_from_its_table_as_it_was() {
     use std::io::{BufRead, BufReader};
     let place = crate::cli::Place::new();
     place.ok("init log");
+    place.expect(2, "serve log --apply-delay 1h --listen 127.0.0.1:0");
     place.ok("append log gate open");
     place.ok("follow copy --from log --once");
     place.ok("snapshot create copy");
