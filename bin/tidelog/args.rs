@@ -16,16 +16,18 @@ pub(crate) struct LogDir {
 
 /// A directory on this machine; a URL is refused in words.
 pub(crate) fn directory() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| {
-        let text = path.to_string_lossy();
-        match text.split_once("://") {
-            None => Ok(path),
-            Some(("file", rest)) if rest.starts_with('/') => Ok(PathBuf::from(rest)),
-            Some(_) => Err(format!(
-                "expected a directory, found {text}: this version works on directories"
-            )),
-        }
-    })
+    PathBufValueParser::new().try_map(local)
+}
+
+/// The same, of one that was named.
+pub(crate) fn local(path: impl Into<PathBuf>) -> Result<PathBuf, String> {
+    let path = path.into();
+    let text = path.to_string_lossy();
+    match text.split_once("://") {
+        None => Ok(path),
+        Some(("file", rest)) if rest.starts_with('/') => Ok(PathBuf::from(rest)),
+        Some(_) => Err(format!("expected a directory, found {text}: this works on directories")),
+    }
 }
 
 /// What a directory that was copied or moved is now.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use tidelog::replica::Progress;
+use tidelog::replica::{Gauge, Progress};
 use tidelog::text::format_bytes;
-use tidelog::{Follower, Log, Offset, Table};
+use tidelog::{Follower, Log, Offset};
 
 use crate::access::TokenArgs;
 use crate::args::{LogDir, NodeArgs};
@@ -23,17 +23,20 @@ use crate::source::{self, Place, SourceArgs};
   tidelog follow copy --from mylog --until 2
   tidelog follow copy --from mylog
   tidelog follow copy --from http://127.0.0.1:7400 --limit-bytes-per-s 1MiB
+  tidelog follow copy --from http://127.0.0.1:7400 --from mylog --once
 
 Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
---until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied.")]
+--until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied. Of several \
+sources the first that can help is followed, and those before it are tried again.")]
 pub(crate) struct Follow {
     /// The copy's directory; made if it is not there
     #[command(flatten)]
     at: LogDir,
     /// The log to copy, the leader's or another copy's: a directory, a node's address, or an
-    /// archive: file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
-    #[arg(long, value_name = "SOURCE", value_parser = Place::parse)]
-    from: Place,
+    /// archive: file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix. Given
+    /// several times: in this order, the next when one fails or lacks what the copy needs
+    #[arg(long, value_name = "SOURCE", value_parser = Place::parse, required = true)]
+    from: Vec<Place>,
     /// What the other side calls this follower; its directory's name unless given
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -54,31 +57,34 @@ pub(crate) struct Follow {
 impl Follow {
     pub(crate) fn run(self) -> Outcome {
         let mut options = Log::options().identity(self.node.identity());
-        if self.from.is_store() {
+        if self.from.iter().any(Place::is_store) {
             // Each look is a request.
             options = options.poll_every(Duration::from_secs(1));
         }
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let token = self.token.token_file.as_deref();
-        let source = self.from.open(&self.source, token, &name, None)?;
-        let table = Table::options();
+        let source = self.source.open(&self.from, token, &name, None)?;
+        let table = self.source.table();
         let mut follower = Follower::open_from(options, table, &self.at.dir, source)?;
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
         }
         let started = Instant::now();
         let outcome = if self.once {
-            follower.catch_up().map_err(Failure::from).and_then(|progress| step(&progress, started))
+            follower
+                .catch_up()
+                .map_err(Failure::from)
+                .and_then(|progress| step(&progress, &follower.gauge(), started))
         } else {
             self.keep_on(&mut follower, started)
         };
-        let end = follower.end();
+        let (end, source) = (follower.end(), follower.source());
         let closed = follower.close();
         if outcome.as_ref().err().is_none_or(|failure| failure.code == 130) {
             say(format_args!(
                 "{} and {} hold the same records up to offset {end}",
                 self.at.dir.display(),
-                self.from
+                source
             ));
         }
         outcome.and(closed.map_err(Failure::from))
@@ -91,9 +97,18 @@ impl Follow {
         }
         let stop = progress::interrupt_flag();
         let (mut outcome, mut reached) = (Ok(()), false);
+        let gauge = follower.gauge();
+        let mut from = follower.source();
         follower.run(stop, |result| match result {
             Ok(progress) => {
-                outcome = step(progress, started);
+                let shown = gauge.read();
+                if shown.source != from {
+                    let left = shown.sources.iter().find(|link| link.place == from);
+                    let why = left.and_then(|link| link.trouble.as_deref());
+                    say(format_args!("{}from {} now", why_not(&from, why), shown.source));
+                    from = shown.source;
+                }
+                outcome = step(progress, &gauge, started);
                 reached = until.is_some_and(|until| progress.to >= until);
                 if reached || outcome.is_err() {
                     stop.store(true, Ordering::Release);
@@ -105,17 +120,24 @@ impl Follow {
     }
 }
 
+/// Why another source is followed, if the one before said anything.
+fn why_not(place: &str, why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!("{place}: {why}; "))
+}
+
 /// Says what one step brought: a line of data, and a line for people.
-fn step(progress: &Progress, started: Instant) -> Outcome {
+fn step(progress: &Progress, gauge: &Gauge, started: Instant) -> Outcome {
     let records = progress.to.0 - progress.from.0;
     output::line(json!({
         "from_offset": progress.from.0,
         "to_offset": progress.to.0,
+        "applied_offset": progress.applied.0,
         "records": records,
         "bytes": progress.bytes,
         "segments": progress.segments,
         "lag_records": progress.lag.records,
         "lag_bytes": progress.lag.bytes,
+        "source": gauge.read().source,
         "seconds": progress::seconds(started),
     }))?;
     say(format_args!(

@@ -1,16 +1,14 @@
 //! `history`: every record of one key, out of the log.
 
 use clap::Args;
-use tidelog::table::{HistoryQuery, Walked, history};
-use tidelog::{Entry, Log, Offset, OwnedEntry};
+use tidelog::table::Walked;
+use tidelog::{Entry, OwnedEntry};
 
-use crate::args::LogDir;
-use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::origin::{HistoryOf, Origin, OriginArgs, Seen};
 use crate::output::{count, say};
 use crate::printer::{PrintArgs, Printer};
-use crate::progress;
-use crate::tail::{self, parse_range};
+use crate::tail::parse_range;
 
 /// Print every record of a key, deletes and events too; exit 1 when there is none
 #[derive(Args)]
@@ -19,12 +17,13 @@ use crate::tail::{self, parse_range};
   tidelog history mylog gate -n 2
   tidelog history mylog gate --range @-1h: -o csv --with offset,op
   tidelog history mylog gate --range 0:20 -o raw
+  tidelog history http://127.0.0.1:7400 gate
 
 Ranges are those of `tail`. The first history of a log reads all of it and leaves key filters in its \
 directory, where it can; later ones read the segments that may hold the key alone.")]
 pub(crate) struct History {
     #[command(flatten)]
-    at: LogDir,
+    at: OriginArgs,
     /// The key
     key: String,
     /// Which records: offsets, a last few of the log, or times
@@ -37,32 +36,16 @@ pub(crate) struct History {
     print: PrintArgs,
 }
 
-/// What came of a walk, for the summary.
-struct Seen {
-    records: u64,
-    lost: Vec<std::ops::Range<Offset>>,
-    walked: Walked,
-}
-
 impl History {
     pub(crate) fn run(self) -> Outcome {
         let range = parse_range(self.range.as_deref())?;
-        let config = Config::load(Some(&self.at.dir))?;
-        let log = Log::options().read_only(true).open(&self.at.dir)?;
-        tail::warn_unconfirmed(&log);
-        let query = match self.range {
-            // A range that starts before the log does is an error, as it is to `tail`.
-            Some(_) => {
-                let (start, end) = (log.start(), log.end());
-                let from = tail::place(&log, range.from, start)?;
-                let range = from..tail::place(&log, range.to, end)?;
-                log.read(from.min(end))?;
-                HistoryQuery { range, ..HistoryQuery::default() }
-            }
-            None => HistoryQuery::default(),
-        };
+        let config = self.at.config()?;
+        let log = self.at.open()?;
+        // Only what was asked for as a range may not begin before the log does.
+        let range = self.range.is_some().then_some(range);
+        let asked = HistoryOf { key: &self.key, range, last: self.last };
         let mut printer = self.print.printer(&config)?;
-        let outcome = self.show(&log, query, &mut printer);
+        let outcome = show(&*log, asked, &mut printer);
         // What was read before an interruption or damage is data all the same.
         let finished = printer.finish();
         let seen = outcome?;
@@ -85,47 +68,28 @@ impl History {
             }
         }
     }
+}
 
-    /// Prints, oldest first.
-    fn show(&self, log: &Log, query: HistoryQuery, out: &mut Printer) -> Result<Seen, Failure> {
-        let Some(last) = self.last else {
-            if out.wants_to_learn() {
-                self.walk(log, &query, |entry| {
-                    out.learn(&entry.as_entry());
-                    Ok(())
-                })?;
-            }
-            return self.walk(log, &query, |entry| out.print(&entry.as_entry()));
-        };
-        let mut newest: Vec<OwnedEntry> = Vec::new();
-        let query = HistoryQuery { newest_first: true, limit: Some(last), ..query };
-        let walked = self.walk(log, &query, |entry| {
-            newest.push(entry);
-            Ok(())
-        });
-        let entries: Vec<Entry<'_>> = newest.iter().rev().map(OwnedEntry::as_entry).collect();
+/// Prints, oldest first.
+fn show(log: &dyn Origin, asked: HistoryOf<'_>, out: &mut Printer) -> Result<Seen, Failure> {
+    if asked.last.is_none() {
         if out.wants_to_learn() {
-            entries.iter().for_each(|entry| out.learn(entry));
+            log.history(asked, &mut |entry| {
+                out.learn(entry);
+                Ok(())
+            })?;
         }
-        entries.iter().try_for_each(|entry| out.print(entry))?;
-        walked
+        return log.history(asked, &mut |entry| out.print(entry));
     }
-
-    fn walk(
-        &self,
-        log: &Log,
-        query: &HistoryQuery,
-        mut visit: impl FnMut(OwnedEntry) -> Outcome,
-    ) -> Result<Seen, Failure> {
-        let mut history = history(log, self.key.as_bytes(), query)?;
-        let mut records = 0;
-        while let Some(entry) = history.next_unless(progress::interrupt_flag())? {
-            records += 1;
-            visit(entry)?;
-        }
-        if progress::interrupted() {
-            return Err(Failure::interrupted());
-        }
-        Ok(Seen { records, lost: history.lost().to_vec(), walked: history.walked() })
+    let mut newest: Vec<OwnedEntry> = Vec::new();
+    let seen = log.history(asked, &mut |entry| {
+        newest.push(entry.to_owned());
+        Ok(())
+    });
+    let entries: Vec<Entry<'_>> = newest.iter().rev().map(OwnedEntry::as_entry).collect();
+    if out.wants_to_learn() {
+        entries.iter().for_each(|entry| out.learn(entry));
     }
+    entries.iter().try_for_each(|entry| out.print(entry))?;
+    seen
 }

@@ -20,6 +20,7 @@ mod ingest;
 mod init;
 mod input;
 mod members;
+mod origin;
 mod output;
 mod printer;
 mod progress;

@@ -140,7 +140,8 @@ impl Printer {
         if let Some((name, _)) = unknown {
             return Err(Failure::no(format!(
                 "offset {} has a field {name:?} that the header, already printed, does not; \
-                 without --follow every record is looked at before the header is printed",
+                 without --follow every record is looked at before the header is printed; a table \
+                 that changed in between is printed whole the next time",
                 entry.offset
             )));
         }

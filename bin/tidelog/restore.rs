@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
+use tidelog::Offset;
 use tidelog::table::{RestoreAt, fork, restore};
 use tidelog::text::{Bound, format_bytes, parse_at};
-use tidelog::{Log, Offset, Table};
 
-use crate::args::{LogDir, directory};
-use crate::exit::{Failure, Outcome};
-use crate::get;
+use crate::args::directory;
+use crate::exit::Outcome;
+use crate::origin::OriginArgs;
 use crate::output::{self, count, say};
 use crate::progress;
 
@@ -49,11 +49,13 @@ pub(crate) struct Restore {
 #[command(after_help = "Examples:
   tidelog hash mylog
   tidelog hash mylog --at 2
+  tidelog hash http://127.0.0.1:7400
 
-With --at, the table is made in memory from the log up to there.")]
+With --at, the table is made in memory from the log up to there; a node does so for at most 256 MiB of \
+log.")]
 pub(crate) struct Hash {
     #[command(flatten)]
-    at_dir: LogDir,
+    origin: OriginArgs,
     /// An offset, or a time: only what lies before it
     #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
     at: Option<Bound>,
@@ -102,36 +104,16 @@ impl Restore {
 
 impl Hash {
     pub(crate) fn run(self) -> Outcome {
-        let dir = &self.at_dir.dir;
-        let table = match self.at {
-            None => get::open(dir)?.1,
-            Some(at) => {
-                let log = Log::options().read_only(true).open(dir)?;
-                let end = match at {
-                    Bound::Offset(offset) => Offset(offset),
-                    Bound::Time(time) => log.seek_time(time)?,
-                    Bound::Open | Bound::Last(_) => log.end(),
-                };
-                if end > log.end() {
-                    return Err(Failure::no(format!(
-                        "expected an offset up to {}, found {end}",
-                        log.end()
-                    )));
-                }
-                let table = Table::new();
-                table.catch_up_to(&log, end)?;
-                table
-            }
-        };
-        let view = table.view();
+        let origin = self.origin.open()?;
         let spinner = progress::spinner("hashing");
-        let (digest, rows) = (view.digest(), view.len());
+        let hash = origin.hash(self.at);
         spinner.finish_and_clear();
+        let hash = hash?;
         output::line(json!({
-            "offset": view.applied().map_or(0, |position| position.offset.0),
-            "epoch": view.applied().map(|position| position.epoch.number),
-            "rows": rows?,
-            "digest": digest?.to_string(),
+            "offset": hash.offset,
+            "epoch": hash.epoch,
+            "rows": hash.rows,
+            "digest": hash.digest,
         }))
     }
 }

@@ -22,7 +22,7 @@ use crate::output::{self, count, say};
   tidelog retain mylog --keep-bytes 10GiB --yes
 
 Both limits keep: a segment goes only when neither needs it. The segment being written stays, and \
-what the oldest checkpoint of the table still needs. Once the front is gone, the table cannot be made \
+what the oldest checkpoint of the table and every named cursor still need. Once the front is gone, the table cannot be made \
 again from the log: name the snapshots that hold it, or accept that.")]
 pub(crate) struct Retain {
     #[command(flatten)]
@@ -77,8 +77,9 @@ impl Retain {
         output::line(json!({
             "dropped": self.yes && !files.is_empty(), "segments": files, "bytes": retained.bytes,
             "start_offset": retained.start.0,
-            "held_by": retained.held_by.map(|holder| {
-                json!({"checkpoint": holder.checkpoint, "offset": holder.offset.0})
+            "held_by": retained.held_by.as_ref().map(|holder| match &holder.cursor {
+                Some(cursor) => json!({"cursor": cursor, "offset": holder.offset.0}),
+                None => json!({"checkpoint": holder.checkpoint, "offset": holder.offset.0}),
             }),
         }))?;
         if let Some(holder) = retained.held_by {

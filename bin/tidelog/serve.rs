@@ -31,6 +31,7 @@ const AGAIN: Duration = Duration::from_secs(1);
   tidelog serve mylog --listen 127.0.0.1:0
   tidelog serve mylog --mode async
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
+  tidelog serve copy --follow http://127.0.0.1:7400 --follow mylog --listen 127.0.0.1:7401
   tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
 
 It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
@@ -50,9 +51,10 @@ pub(crate) struct Serve {
     /// The address that others are told, if it is not where it listens
     #[arg(long, value_name = "URL")]
     advertise: Option<String>,
-    /// Follow this source: a directory, a node's address, or an archive
+    /// Follow this source: a directory, a node's address, or an archive. Given several times: in
+    /// this order, the next when one fails or lacks what the copy needs
     #[arg(long, value_name = "SOURCE", value_parser = Place::parse)]
-    follow: Option<Place>,
+    follow: Vec<Place>,
     #[command(flatten)]
     source: SourceArgs,
     /// The token to show to the source; TIDELOG_TOKEN holds one, too
@@ -101,11 +103,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 impl Serve {
     pub(crate) fn run(self) -> Outcome {
+        if self.follow.is_empty() {
+            self.source.check_leader()?;
+        }
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let bound = self.options(&name)?.bind()?;
         let url = bound.url();
-        let server = match &self.follow {
-            None => {
+        let server = match self.follow.is_empty() {
+            true => {
                 let options = Config::load(Some(&self.at.dir))?.options(None, None)?;
                 let options = options.identity(self.node.identity()).create(self.create);
                 let log = options.open(&self.at.dir)?;
@@ -114,8 +119,8 @@ impl Serve {
                 spinner.finish_and_clear();
                 bound.lead(log, table?)?
             }
-            Some(from) => {
-                let Some(follower) = self.follower(from, &name, &url)? else {
+            false => {
+                let Some(follower) = self.follower(&name, &url)? else {
                     return Err(Failure::interrupted());
                 };
                 for finding in &follower.report().findings {
@@ -149,16 +154,16 @@ impl Serve {
 
     /// Opens the copy; while there is none and the source is away, it tries again. `None` when it
     /// was told to stop meanwhile.
-    fn follower(&self, from: &Place, name: &str, url: &str) -> Result<Option<Follower>, Failure> {
+    fn follower(&self, name: &str, url: &str) -> Result<Option<Follower>, Failure> {
         let mut said = false;
         loop {
             let token = self.source_token_file.as_deref();
-            let source = from.open(&self.source, token, name, Some(url.to_owned()))?;
+            let source = self.source.open(&self.follow, token, name, Some(url.to_owned()))?;
             let options = Log::options().identity(self.node.identity());
-            let table = Table::options();
+            let table = self.source.table();
             match Follower::open_from(options, table, &self.at.dir, source) {
                 Ok(follower) => return Ok(Some(follower)),
-                Err(e) if e.kind() == Kind::Io && from.is_node() => {
+                Err(e) if e.kind() == Kind::Io && self.follow.iter().any(Place::is_node) => {
                     if !said {
                         say(format_args!("{e}; trying again"));
                         said = true;
@@ -204,7 +209,7 @@ impl Serve {
     }
 
     fn until_told(&self, server: Server) -> Outcome {
-        let role = if self.follow.is_some() { "follower" } else { "leader" };
+        let role = if self.follow.is_empty() { "leader" } else { "follower" };
         say(format_args!("{role} at {}; Ctrl-C ends it", server.url()));
         let listening = format!(
             "{}://{}",

@@ -10,7 +10,7 @@ use tidelog::text::{format_bytes, format_time};
 
 use crate::args::LogDir;
 use crate::exit::{Failure, Outcome};
-use crate::get;
+use crate::origin;
 use crate::output::{self, Format, count, say};
 use crate::progress;
 
@@ -100,7 +100,7 @@ impl SnapshotArgs {
 
 fn create(dir: &Path, to: Option<PathBuf>, digest: bool) -> Outcome {
     let started = Instant::now();
-    let (_log, table) = get::open_kept(dir)?;
+    let (_log, table) = origin::open_kept(dir)?;
     let spinner = progress::spinner("publishing");
     let store = Snapshots::at(to.unwrap_or_else(|| dir.join("snapshots")));
     let published = store.publish(&table, digest);

@@ -6,10 +6,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
-use tidelog::ship::{Directory, Http, Source};
+use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
+use tidelog::table::TableOptions;
 
 use crate::access::NodeAccess;
 use crate::exit::Failure;
@@ -33,6 +36,9 @@ pub(crate) struct SourceArgs {
     /// Pull at most so many bytes per second, such as 1MiB
     #[arg(long, value_name = "BYTES", value_parser = tidelog::text::parse_bytes)]
     limit_bytes_per_s: Option<u64>,
+    /// Keep what arrives so long before it is applied, such as 1h: time to stop a mistake
+    #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+    apply_delay: Option<Duration>,
 }
 
 impl Place {
@@ -61,20 +67,13 @@ impl Place {
         }
     }
 
-    /// Opens it. `name` is what it calls the follower, `address` where that serves others.
-    pub(crate) fn open(
-        &self,
-        args: &SourceArgs,
-        token_file: Option<&Path>,
-        name: &str,
-        address: Option<String>,
-    ) -> Result<Box<dyn Source>, Failure> {
+    fn open(&self, how: &How) -> tidelog::Result<Box<dyn Source>> {
         Ok(match self {
             Place::Node(url) => Box::new(
-                Http::open(url, args.access.credentials(token_file)?)?
-                    .name(name)
-                    .address(address)
-                    .limit_bytes_per_s(args.limit_bytes_per_s),
+                Http::open(url, how.credentials.clone())?
+                    .name(&how.name)
+                    .address(how.address.clone())
+                    .limit_bytes_per_s(how.limit_bytes_per_s),
             ),
             Place::Local(path) if !is_archive(path) => Box::new(Directory::open(path)?),
             Place::Local(_) | Place::Store(_) => Box::new(Archive::open(self.store()?)?),
@@ -82,15 +81,18 @@ impl Place {
     }
 
     /// The store of an archive that is there, or is to be.
-    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+    pub(crate) fn store(&self) -> tidelog::Result<Arc<dyn Store>> {
         match self {
             Place::Local(path) => {
                 let path = std::path::absolute(path)
                     .map_err(|e| tidelog::Error::io("resolve", path, e))?;
-                Ok(open_store(&format!("file://{}", path.display()), &[])?)
+                open_store(&format!("file://{}", path.display()), &[])
             }
-            Place::Store(url) => Ok(open_store(url, &settings())?),
-            Place::Node(url) => Err(Failure::usage(format!("expected an archive, found {url}"))),
+            Place::Store(url) => open_store(url, &settings()),
+            Place::Node(url) => Err(tidelog::Error::new(
+                tidelog::Kind::InvalidInput,
+                format!("expected an archive, found {url}"),
+            )),
         }
     }
 
@@ -111,6 +113,61 @@ impl std::fmt::Display for Place {
             Place::Local(path) => path.display().fmt(f),
             Place::Store(url) | Place::Node(url) => f.write_str(url),
         }
+    }
+}
+
+/// What a follower says to its sources, and how fast it takes.
+#[derive(Clone)]
+struct How {
+    credentials: Credentials,
+    limit_bytes_per_s: Option<u64>,
+    name: String,
+    address: Option<String>,
+}
+
+impl SourceArgs {
+    /// Refuses what a leader cannot do.
+    pub(crate) fn check_leader(&self) -> Result<(), Failure> {
+        match self.apply_delay {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage(
+                "expected --follow with --apply-delay: a leader applies what it appends",
+            )),
+        }
+    }
+
+    /// How the follower's table is opened.
+    pub(crate) fn table(&self) -> TableOptions {
+        Table::options().apply_delay(self.apply_delay.unwrap_or_default())
+    }
+
+    /// Opens what a follower pulls from: of several places each when it is needed, in their order.
+    /// `name` is what it calls the follower, `address` where that serves others.
+    pub(crate) fn open(
+        &self,
+        places: &[Place],
+        token_file: Option<&Path>,
+        name: &str,
+        address: Option<String>,
+    ) -> Result<Box<dyn Source>, Failure> {
+        let how = How {
+            credentials: match places.iter().any(Place::is_node) {
+                true => self.access.credentials(token_file)?,
+                false => Credentials::default(),
+            },
+            limit_bytes_per_s: self.limit_bytes_per_s,
+            name: name.to_owned(),
+            address,
+        };
+        if let [place] = places {
+            return Ok(place.open(&how)?);
+        }
+        let mut chain = Chain::default();
+        for place in places {
+            let (at, how) = (place.clone(), how.clone());
+            chain = chain.link(place.to_string(), move || at.open(&how));
+        }
+        Ok(Box::new(chain))
     }
 }
 

@@ -2,20 +2,15 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Read, StdoutLock, Write};
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use tidelog::sql::{Database, Row, Value};
-use tidelog::{Error, Kind};
+use tidelog::sql::Value;
 
-use crate::args::LogDir;
-use crate::config::Config;
 use crate::exit::{Failure, Outcome};
-use crate::get;
+use crate::origin::OriginArgs;
 use crate::output::{self, Format, cell, new_table};
-use crate::progress;
 
 /// Query the table and the log with SQL
 ///
@@ -32,10 +27,11 @@ use crate::progress;
   tidelog sql mylog \"SELECT * FROM kv WHERE key GLOB 'sensor/*'\"
   tidelog sql mylog \"SELECT key, value ->> '$.carrier' FROM kv WHERE json_valid(value)\"
   tidelog sql mylog \"SELECT offset, key FROM log WHERE ts >= ns('2026-11-23') ORDER BY offset\"
+  tidelog sql http://127.0.0.1:7400 \"SELECT count(*) AS keys FROM kv\"
   echo \"SELECT count(*) AS keys FROM kv\" | tidelog sql mylog -")]
 pub(crate) struct Sql {
     #[command(flatten)]
-    at: LogDir,
+    at: OriginArgs,
     /// One statement that reads; `-` takes it from stdin
     #[arg(value_name = "SQL")]
     query: String,
@@ -49,7 +45,7 @@ const TABLE_ROWS: usize = 500;
 
 impl Sql {
     pub(crate) fn run(self) -> Outcome {
-        let config = Config::load(Some(&self.at.dir))?;
+        let config = self.at.config()?;
         let format = config.format(self.output)?;
         let query = match &*self.query {
             "-" => {
@@ -62,24 +58,14 @@ impl Sql {
             }
             query => query.to_owned(),
         };
-        let (log, table) = get::open(&self.at.dir)?;
-        let database = Database::open(table.view(), Arc::new(log))?;
-        database.interrupt_on(progress::interrupt_flag());
+        let origin = self.at.open()?;
         let mut printer = Printer::new(format);
-        let mut stopped = None;
-        let outcome = database.query(&query, |row| {
-            printer.print(row).map_err(|failure| {
-                stopped = Some(failure);
-                Error::new(Kind::Interrupted, "the output ended")
-            })
-        });
-        match (stopped, outcome) {
-            (Some(failure), _) => Err(failure),
-            (None, Ok(columns)) => printer.finish(&columns),
-            (None, Err(error)) => {
+        match origin.sql(&query, &mut |columns, values| printer.print(columns, values)) {
+            Ok(columns) => printer.finish(&columns),
+            Err(failure) => {
                 // What came before is true, and shown.
-                printer.flush()?;
-                Err(error.into())
+                let _ = printer.flush();
+                Err(failure)
             }
         }
     }
@@ -135,9 +121,9 @@ impl Printer {
         Ok(())
     }
 
-    fn print(&mut self, row: &Row<'_>) -> Outcome {
+    fn print(&mut self, columns: &[String], row: &[Value<'_>]) -> Outcome {
         let first = !self.begun;
-        self.begin(row.columns())?;
+        self.begin(columns)?;
         self.line.clear();
         match self.format {
             Format::Ndjson => {
@@ -148,9 +134,9 @@ impl Printer {
                 self.line.extend_from_slice(if first { b"" } else { b",\n" });
                 object(&self.names, row, &mut self.line);
             }
-            Format::Csv => output::csv_line(row.values().map(text), &mut self.line),
+            Format::Csv => output::csv_line(row.iter().map(text), &mut self.line),
             Format::Raw => {
-                for (i, value) in row.values().enumerate() {
+                for (i, value) in row.iter().enumerate() {
                     if i > 0 {
                         self.line.push(b'\t');
                     }
@@ -162,7 +148,7 @@ impl Printer {
                 self.line.push(b'\n');
             }
             Format::Table => {
-                self.rows.push(row.values().map(|value| cell(&text(value))).collect());
+                self.rows.push(row.iter().map(|value| cell(&text(value))).collect());
                 if self.rows.len() == TABLE_ROWS {
                     self.draw()?;
                 }
@@ -201,9 +187,9 @@ impl Printer {
 }
 
 /// Appends a row as a JSON object.
-fn object(names: &[String], row: &Row<'_>, out: &mut Vec<u8>) {
+fn object(names: &[String], row: &[Value<'_>], out: &mut Vec<u8>) {
     let start = out.len();
-    for (name, value) in names.iter().zip(row.values()) {
+    for (name, value) in names.iter().zip(row) {
         member(name, value, out);
     }
     // Each member begins with a comma.
@@ -215,7 +201,7 @@ fn object(names: &[String], row: &Row<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends `,"name":value`; a BLOB as `,"name_b64":"…"`.
-fn member(name: &str, value: Value<'_>, out: &mut Vec<u8>) {
+fn member(name: &str, value: &Value<'_>, out: &mut Vec<u8>) {
     out.push(b',');
     // Writing to memory does not fail.
     let _ = match value {
@@ -223,7 +209,7 @@ fn member(name: &str, value: Value<'_>, out: &mut Vec<u8>) {
         _ => serde_json::to_writer(&mut *out, name),
     };
     out.push(b':');
-    let _ = match value {
+    let _ = match *value {
         Value::Null => serde_json::to_writer(out, &()),
         Value::Integer(n) => serde_json::to_writer(out, &n),
         // JSON has no infinity: that becomes null.
@@ -234,8 +220,8 @@ fn member(name: &str, value: Value<'_>, out: &mut Vec<u8>) {
 }
 
 /// A value as text, for columns and lines; a BLOB as SQL writes one.
-fn text(value: Value<'_>) -> Cow<'_, str> {
-    match value {
+fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
+    match *value {
         Value::Null => Cow::Borrowed(""),
         Value::Text(text) => Cow::Borrowed(text),
         Value::Integer(n) => Cow::Owned(n.to_string()),

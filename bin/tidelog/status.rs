@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tidelog::ship::{Directory, Report, Source};
+use tidelog::ship::{Client, Directory, Report, Source};
 use tidelog::{Kind, Log, Offset, Token};
 
-use crate::access::{NodeAccess, TokenArgs};
-use crate::args::LogDir;
-use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::origin::{At, OriginArgs};
 use crate::output::{self, Format, say};
 use crate::progress;
 use crate::source;
@@ -20,18 +18,6 @@ use crate::source;
 const WATCH: Duration = Duration::from_secs(1);
 /// A node is asked to wait so long at a time.
 const STEP: Duration = Duration::from_secs(2);
-
-/// What is asked about.
-#[derive(Args, Clone, Debug)]
-struct Target {
-    /// A log's directory, or a node's address
-    #[arg(value_name = "DIR|URL")]
-    place: String,
-    #[command(flatten)]
-    access: NodeAccess,
-    #[command(flatten)]
-    token: TokenArgs,
-}
 
 /// Print each node: role, state, epoch, how far it is and how far behind
 #[derive(Args)]
@@ -42,7 +28,7 @@ struct Target {
 A directory shows itself; a node shows everyone who pulls from it, too.")]
 pub(crate) struct Status {
     #[command(flatten)]
-    target: Target,
+    at: OriginArgs,
     /// Look again every second, until Ctrl-C
     #[arg(long)]
     watch: bool,
@@ -61,7 +47,7 @@ A node answers for itself and for everyone who pulls from it; a copy's directory
 directory it was copied from.")]
 pub(crate) struct Check {
     #[command(flatten)]
-    target: Target,
+    at: OriginArgs,
     /// The most that is allowed: a duration, a number of records, or both
     #[arg(long, value_name = "LAG", default_value = "10s", value_parser = MaxLag::parse)]
     max_lag: MaxLag,
@@ -76,7 +62,7 @@ pub(crate) struct Check {
 A node has the record when its table does.")]
 pub(crate) struct Wait {
     #[command(flatten)]
-    target: Target,
+    at: OriginArgs,
     /// Until the record at this offset is there
     #[arg(long, value_name = "OFFSET", required_unless_present = "until_token")]
     offset: Option<u64>,
@@ -131,7 +117,7 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "name",
     "role",
     "state",
@@ -147,33 +133,32 @@ const COLUMNS: [&str; 15] = [
     "node",
     "address",
     "mode",
+    "source",
 ];
 
-impl Target {
-    /// One row per node.
-    fn rows(&self) -> Result<Vec<Map<String, Value>>, Failure> {
-        if !source::is_url(&self.place) {
-            return Ok(vec![directory(Path::new(&self.place))?]);
-        }
-        let client = self.access.client(&self.place, &self.token)?;
-        let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
-        let wrong = || {
-            Failure::from(tidelog::Error::new(
-                Kind::Io,
-                format!(
-                    "expected the status of a tidelog node from {}, found something else",
-                    self.place
-                ),
-            ))
-        };
-        let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
-        let row = |node: &Value| {
-            let pick =
-                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
-            COLUMNS.iter().map(pick).collect()
-        };
-        Ok(nodes.iter().map(row).collect())
-    }
+/// One row per node.
+fn rows(at: &OriginArgs) -> Result<Vec<Map<String, Value>>, Failure> {
+    let client = match at.at()? {
+        At::Directory(dir) => return Ok(vec![directory(dir)?]),
+        At::Node(client) => client,
+    };
+    let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
+    let wrong = || {
+        Failure::from(tidelog::Error::new(
+            Kind::Io,
+            format!(
+                "expected the status of a tidelog node from {}, found something else",
+                client.url()
+            ),
+        ))
+    };
+    let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
+    let row = |node: &Value| {
+        let pick =
+            |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+        COLUMNS.iter().map(pick).collect()
+    };
+    Ok(nodes.iter().map(row).collect())
 }
 
 /// What a directory says of itself, and of the directory that it was copied from.
@@ -219,8 +204,9 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "lag_seconds": seconds,
         "last_contact_seconds": null,
         "node": stats.node.to_string(),
-        "address": follows.map(|source| format!("follows {source}")),
+        "address": null,
         "mode": null,
+        "source": follows,
     });
     match row {
         Value::Object(row) => Ok(row),
@@ -239,11 +225,10 @@ fn behind(source: &Path, at: Offset) -> Option<f64> {
 
 impl Status {
     pub(crate) fn run(self) -> Outcome {
-        let dir = Path::new(&self.target.place);
-        let config = Config::load(dir.is_dir().then_some(dir))?;
+        let config = self.at.config()?;
         let format = config.format(self.output)?;
         loop {
-            match self.target.rows() {
+            match rows(&self.at) {
                 Ok(rows) => output::print_rows(format, &rows)?,
                 // Who watches wants to see it come back.
                 Err(failure) if self.watch => {
@@ -268,7 +253,7 @@ impl Status {
 impl Check {
     pub(crate) fn run(self) -> Outcome {
         let mut over = Vec::new();
-        for row in self.target.rows()? {
+        for row in rows(&self.at)? {
             let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
             let unknown = row.get("state").and_then(Value::as_str) == Some("source unknown");
             let why = match unknown {
@@ -287,9 +272,9 @@ impl Wait {
         // A time too far away to be told is a year.
         let most = self.timeout.min(Duration::from_secs(365 * 24 * 3600));
         let deadline = Instant::now() + most;
-        match source::is_url(&self.target.place) {
-            true => self.node(deadline),
-            false => self.directory(deadline),
+        match self.at.at()? {
+            At::Node(client) => self.node(&client, deadline),
+            At::Directory(dir) => self.directory(dir, deadline),
         }
     }
 
@@ -298,8 +283,7 @@ impl Wait {
         Failure::no(format!("timed out: expected offset {offset} within {:?}", self.timeout))
     }
 
-    fn node(&self, deadline: Instant) -> Outcome {
-        let client = self.target.access.client(&self.target.place, &self.target.token)?;
+    fn node(&self, client: &Client, deadline: Instant) -> Outcome {
         let what = match &self.until {
             Some(token) => format!("token={token}"),
             None => format!("offset={}", self.offset.unwrap_or(0)),
@@ -322,9 +306,8 @@ impl Wait {
         }
     }
 
-    fn directory(&self, deadline: Instant) -> Outcome {
-        let dir = LogDir { dir: self.target.place.clone().into() };
-        let log = Log::options().read_only(true).open(&dir.dir)?;
+    fn directory(&self, dir: &Path, deadline: Instant) -> Outcome {
+        let log = Log::options().read_only(true).open(dir)?;
         let offset = Offset(self.until.map_or(self.offset.unwrap_or(0), |token| token.offset.0));
         loop {
             if let Some(token) = &self.until {

@@ -1,15 +1,16 @@
 //! `tail`: reads the log.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::ops::Range as Offsets;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidelog::log::NamedCursor;
 use tidelog::text::{Bound, Range};
-use tidelog::{Entry, Kind, Log, Offset, OwnedEntry};
+use tidelog::{Entry, Offset, OwnedEntry};
 
-use crate::args::LogDir;
-use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::origin::{Next, Origin, OriginArgs, Span};
 use crate::output::say;
 use crate::printer::{PrintArgs, Printer};
 use crate::progress;
@@ -21,12 +22,16 @@ use crate::progress;
   tidelog tail mylog --range @-1h: -o csv
   tidelog tail mylog --range 0:20 --key gate
   tidelog tail mylog --follow
+  tidelog tail mylog --cursor mailer
+  tidelog tail http://127.0.0.1:7400 -n 10
 
 Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h; the end is not part \
-of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.")]
+of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.
+A cursor remembers in the directory what was printed, and goes on there the next time; retention keeps \
+what it has not read. After a kill the last second may come again.")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
-    at: LogDir,
+    at: OriginArgs,
     /// Which records: offsets, a last few, or times
     #[arg(long, allow_hyphen_values = true)]
     range: Option<String>,
@@ -42,36 +47,21 @@ pub(crate) struct TailArgs {
     /// Only keys that start so
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+    /// Go on where the cursor of this name stopped, and remember where this stops
+    #[arg(long, value_name = "NAME", conflicts_with = "range")]
+    cursor: Option<String>,
     #[command(flatten)]
     print: PrintArgs,
 }
+
+/// A cursor is remembered at least so often while records are read.
+const REMEMBER: Duration = Duration::from_secs(1);
 
 /// The range that was asked for; all without one.
 pub(crate) fn parse_range(text: Option<&str>) -> Result<Range, Failure> {
     let now = jiff::Timestamp::now().as_nanosecond();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     text.map_or(Ok(Range::ALL), |text| Range::parse(text, now).map_err(Failure::usage))
-}
-
-/// The offset that a bound stands for.
-pub(crate) fn place(log: &Log, bound: Bound, open: Offset) -> Result<Offset, Failure> {
-    Ok(match bound {
-        Bound::Open => open,
-        Bound::Offset(offset) => Offset(offset),
-        Bound::Last(n) => Offset(log.end().0.saturating_sub(n)).max(log.start()),
-        Bound::Time(time) => log.seek_time(time)?,
-    })
-}
-
-/// Says which records a power cut may take.
-pub(crate) fn warn_unconfirmed(log: &Log) {
-    if log.confirmed_end() < log.end() {
-        say(format_args!(
-            "records from offset {} on were read from a log whose writer is gone; until it is \
-             opened for writing again, a power cut may take them",
-            log.confirmed_end()
-        ));
-    }
 }
 
 impl TailArgs {
@@ -86,31 +76,34 @@ impl TailArgs {
 
     pub(crate) fn run(self) -> Outcome {
         let range = parse_range(self.range.as_deref())?;
-        let config = Config::load(Some(&self.at.dir))?;
-        let log = Log::options().read_only(true).open(&self.at.dir)?;
-        let (start, end) = (log.start(), log.end());
-        let from = place(&log, range.from, start)?;
+        let config = self.at.config()?;
+        let log = &*self.at.open()?;
+        let cursor = self.cursor.as_deref().map(|name| log.cursor(name)).transpose()?;
+        let span = log.span(&range)?;
+        let from = span.asked.start;
         let to = match range.to {
             Bound::Open if self.follow => Offset(u64::MAX),
-            bound => place(&log, bound, end)?,
+            _ => span.asked.end,
         };
-        warn_unconfirmed(&log);
         let mut printer = self.print.printer(&config)?;
         let last_ones = self.limit.filter(|_| self.range.is_none());
-        let outcome = match last_ones {
-            Some(n) => self.last(&log, from, end, n, &mut printer).and_then(|()| {
-                if self.follow {
-                    self.follow(&log, end, to, u64::MAX, &mut printer)
-                } else {
-                    Ok(())
-                }
-            }),
-            None => {
+        let outcome = match (cursor, last_ones) {
+            (Some(cursor), _) => self.resume(log, &span, cursor, &mut printer),
+            (None, Some(n)) => {
+                self.last(log, span.start..span.end, n, &mut printer).and_then(|()| {
+                    if self.follow {
+                        self.follow(log, span.end..to, u64::MAX, None, &mut printer)
+                    } else {
+                        Ok(())
+                    }
+                })
+            }
+            (None, None) => {
                 let limit = self.limit.unwrap_or(u64::MAX);
                 if self.follow {
-                    self.follow(&log, from, to, limit, &mut printer)
+                    self.follow(log, from..to, limit, None, &mut printer)
                 } else {
-                    self.read(&log, from..to, limit, &mut printer)
+                    self.read(log, from..to, limit, &mut printer)
                 }
             }
         };
@@ -127,8 +120,8 @@ impl TailArgs {
 
     fn read(
         &self,
-        log: &Log,
-        range: std::ops::Range<Offset>,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
         limit: u64,
         printer: &mut Printer,
     ) -> Outcome {
@@ -144,24 +137,23 @@ impl TailArgs {
     /// Hands the wanted records of a range to `visit`.
     fn pass(
         &self,
-        log: &Log,
-        range: std::ops::Range<Offset>,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
         limit: u64,
         mut visit: impl FnMut(&Entry<'_>) -> Outcome,
     ) -> Outcome {
-        let mut cursor = log.read_range(range)?;
+        let mut entries = log.read(range)?;
         let mut left = limit;
         while left > 0 {
-            match cursor.next() {
-                Ok(Some(entry)) => {
+            match entries.next()? {
+                Next::Entry(entry) => {
                     if self.wants(&entry) {
                         visit(&entry)?;
                         left -= 1;
                     }
                 }
-                Ok(None) => break,
-                Err(e) if e.kind() == Kind::Lost => say(e),
-                Err(e) => return Err(e.into()),
+                Next::Lost(lost) => say(lost),
+                Next::End => break,
             }
             if progress::interrupted() {
                 return Err(Failure::interrupted());
@@ -173,19 +165,18 @@ impl TailArgs {
     /// The last `n` wanted records.
     fn last(
         &self,
-        log: &Log,
-        start: Offset,
-        end: Offset,
+        log: &dyn Origin,
+        all: Offsets<Offset>,
         n: u64,
         printer: &mut Printer,
     ) -> Outcome {
         if self.key.is_none() && self.prefix.is_none() {
-            let from = Offset(end.0.saturating_sub(n)).max(start);
-            return self.read(log, from..end, u64::MAX, printer);
+            let from = Offset(all.end.0.saturating_sub(n)).max(all.start);
+            return self.read(log, from..all.end, u64::MAX, printer);
         }
         let keep = usize::try_from(n).unwrap_or(usize::MAX);
         let mut last: VecDeque<OwnedEntry> = VecDeque::new();
-        self.pass(log, start..end, u64::MAX, |entry| {
+        self.pass(log, all, u64::MAX, |entry| {
             if last.len() == keep {
                 last.pop_front();
             }
@@ -201,39 +192,84 @@ impl TailArgs {
         entries.iter().try_for_each(|entry| printer.print(entry))
     }
 
-    fn follow(
+    /// From where a cursor stopped; it moves over what was printed.
+    fn resume(
         &self,
-        log: &Log,
-        from: Offset,
-        to: Offset,
-        limit: u64,
+        log: &dyn Origin,
+        span: &Span,
+        mut cursor: NamedCursor,
         printer: &mut Printer,
     ) -> Outcome {
-        let mut tail = log.tail(from)?;
+        let from = cursor.offset().unwrap_or(span.start);
+        // Retention holds from now on what is to be read.
+        cursor.save(from)?;
+        let to = if self.follow { Offset(u64::MAX) } else { span.end.max(from) };
+        let limit = self.limit.unwrap_or(u64::MAX);
+        if printer.wants_to_learn() && !self.follow {
+            self.pass(log, from..to, limit, |entry| {
+                printer.learn(entry);
+                Ok(())
+            })?;
+        }
+        self.follow(log, from..to, limit, Some(&mut cursor), printer)
+    }
+
+    /// Prints what there is, and with `--follow` what comes; a cursor moves behind what is out.
+    fn follow(
+        &self,
+        log: &dyn Origin,
+        range: Offsets<Offset>,
+        limit: u64,
+        mut cursor: Option<&mut NamedCursor>,
+        printer: &mut Printer,
+    ) -> Outcome {
+        let mut tail = log.tail(range.start)?;
         let mut left = limit;
-        while left > 0 && tail.offset() < to {
-            match tail.next_timeout(Duration::ZERO) {
-                Ok(Some(entry)) => {
+        let mut settled = Instant::now();
+        let mut settle = |at: Offset, printer: &mut Printer| {
+            printer.flush()?;
+            match &mut cursor {
+                Some(cursor) => cursor.save(at).map_err(Failure::from),
+                None => Ok(()),
+            }
+        };
+        let outcome = loop {
+            if left == 0 || tail.offset() >= range.end {
+                break Ok(());
+            }
+            match tail.next() {
+                Ok(Next::Entry(entry)) => {
                     if self.wants(&entry) {
                         printer.print(&entry)?;
                         left -= 1;
                     }
+                    if self.cursor.is_none() || settled.elapsed() < REMEMBER {
+                        continue;
+                    }
+                }
+                Ok(Next::Lost(lost)) => {
+                    say(lost);
                     continue;
                 }
-                Ok(None) => {}
-                Err(e) if e.kind() == Kind::Lost => {
-                    say(e);
-                    continue;
+                Ok(Next::End) if !self.follow => break Ok(()),
+                // Nothing more just now: show what there is, then wait.
+                Ok(Next::End) => {
+                    settle(tail.offset(), printer)?;
+                    if progress::interrupted() {
+                        break Err(Failure::interrupted());
+                    }
+                    tail.wait()?;
                 }
-                Err(e) => return Err(e.into()),
+                Err(failure) => break Err(failure),
             }
-            // Nothing more just now: show what there is, then wait.
-            printer.flush()?;
+            settle(tail.offset(), printer)?;
+            settled = Instant::now();
             if progress::interrupted() {
-                return Err(Failure::interrupted());
+                break Err(Failure::interrupted());
             }
-            tail.wait_timeout(Duration::from_millis(500))?;
-        }
-        Ok(())
+        };
+        // What was printed before an interruption or damage was read all the same.
+        settle(tail.offset(), printer)?;
+        outcome
     }
 }

@@ -59,6 +59,9 @@ impl Layout {
     pub(crate) fn table(&self) -> PathBuf {
         self.root.join("table")
     }
+    pub(crate) fn cursors(&self) -> PathBuf {
+        self.root.join("cursors")
+    }
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

@@ -15,6 +15,7 @@ mod append;
 pub(crate) mod catalog;
 pub(crate) mod commit;
 mod compress;
+mod cursors;
 mod ends;
 pub(crate) mod files;
 mod home;
@@ -70,6 +71,7 @@ use worker::Worker;
 use writer::Writer;
 
 pub use append::Ticket;
+pub use cursors::{CursorState, MAX_CURSOR_NAME, NamedCursor};
 pub(crate) use home::Home;
 pub use open::OpenReport;
 pub use options::{

@@ -6,7 +6,8 @@
 //!
 //! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
 //! needs (all of the log, while it has none), and nothing goes at all, without being told so, if
-//! that would leave the table as the only copy of what its rows came from.
+//! that would leave the table as the only copy of what its rows came from. Nor does anything go that a
+//! named cursor has not read; a cursor that cannot be read stops retention with an error.
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset};
 
 use super::Shared;
+use super::cursors;
 use super::files::{Applied, Layout};
 
 /// What to keep. A segment goes only when every limit that is set allows it; the segment being
@@ -51,8 +53,10 @@ pub struct Retained {
 }
 
 /// What needs the log from some offset on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
+    /// The name of the cursor that stands furthest back, if it is that.
+    pub cursor: Option<String>,
     /// The number of the table's oldest checkpoint; none when the table has no checkpoint yet, and
     /// can be made from the log alone.
     pub checkpoint: Option<u64>,
@@ -62,9 +66,10 @@ pub struct Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.checkpoint {
-            Some(seq) => write!(f, "checkpoint {seq} of the table"),
-            None => f.write_str("the table, which has no checkpoint yet,"),
+        match (&self.cursor, self.checkpoint) {
+            (Some(name), _) => write!(f, "the cursor {name}"),
+            (None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
+            (None, None) => f.write_str("the table, which has no checkpoint yet,"),
         }?;
         write!(f, " needs the log from offset {} on", self.offset)
     }
@@ -75,12 +80,14 @@ impl std::fmt::Display for Holder {
 fn needed(fs: &dyn Fs, layout: &Layout, log: Id, start: Offset) -> Option<(LogByte, Holder)> {
     let checkpoints = Applied::read_all(fs, layout, log);
     if let Some(oldest) = checkpoints.iter().min_by_key(|applied| applied.end) {
-        let holder = Holder { checkpoint: Some(oldest.seq), offset: oldest.offset };
+        let (checkpoint, offset) = (Some(oldest.seq), oldest.offset);
+        let holder = Holder { cursor: None, checkpoint, offset };
         return Some((oldest.end, holder));
     }
     let kept = fs.list(&layout.table()).is_ok_and(|names| names.iter().any(|name| name == "LOCK"));
     let buildable = kept && start == Offset(0);
-    buildable.then_some((LogByte(0), Holder { checkpoint: None, offset: Offset(0) }))
+    let holder = Holder { cursor: None, checkpoint: None, offset: Offset(0) };
+    buildable.then_some((LogByte(0), holder))
 }
 
 impl Shared {
@@ -98,6 +105,8 @@ impl Shared {
             && policy.keep_from.is_none();
         let mut floor = None;
         let needed = needed(&*self.fs, &self.layout, self.log.id, self.start());
+        let cursors = cursors::list(&*self.fs, &self.layout)?;
+        let cursor = cursors.into_iter().min_by_key(|cursor| cursor.offset);
         for segment in list.iter().take(list.len().saturating_sub(1)) {
             let Some(footer) = segment.footer.get().filter(|_| !nothing_asked) else { break };
             let bytes_left = total - retained.bytes - footer.data_end;
@@ -108,7 +117,13 @@ impl Shared {
             if !allowed {
                 break;
             }
-            if let Some((_, holder)) = needed.filter(|(from, _)| footer.end() > *from) {
+            if let Some((_, holder)) = needed.as_ref().filter(|(from, _)| footer.end() > *from) {
+                retained.held_by = Some(holder.clone());
+                break;
+            }
+            if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
+                let (name, offset) = (cursor.name.clone(), cursor.offset);
+                let holder = Holder { cursor: Some(name), checkpoint: None, offset };
                 retained.held_by = Some(holder);
                 break;
             }

@@ -16,6 +16,7 @@ use crate::table::{Applier, Table, TableOptions};
 use super::copy::Copy;
 use super::gauge::Gauge;
 use super::heal::heal;
+use super::hold::Hold;
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
 use super::trail::Trail;
@@ -38,6 +39,8 @@ pub struct Follower {
     log: Arc<Log>,
     table: Table,
     applier: Applier,
+    /// While apply is to be behind.
+    hold: Option<Hold>,
     offered: Option<Offer>,
     /// What is synced here, and so acknowledged.
     durable: Position,
@@ -69,16 +72,16 @@ impl Clock {
 pub struct Progress {
     /// Where the copy ended before.
     pub from: Offset,
-    /// Where it ends now, durably; applied too, as far as the leader has committed it.
+    /// Where it ends now, durably.
     pub to: Offset,
+    /// Everything before is applied: all that the leader has committed, unless apply is held back.
+    pub applied: Offset,
     /// Bytes of frames that were copied.
     pub bytes: u64,
     /// Segments that were completed.
     pub segments: u64,
     /// Whether more may be shown than before: the leader has committed it.
     pub shown: bool,
-    /// Where the table ends now.
-    pub applied: Offset,
     /// What is still missing.
     pub lag: Lag,
 }
@@ -172,6 +175,7 @@ impl Follower {
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
         let poll_every = options.poll_every;
+        let delay = table.apply_delay;
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
             match read(&options, table, dir, &state) {
@@ -188,6 +192,7 @@ impl Follower {
             gauge: Gauge::default(),
             trail: Trail::default(),
             leader_time: None,
+            hold: (!delay.is_zero()).then(|| Hold::new(delay)),
             copy,
             log: Arc::new(log),
             table,
@@ -197,27 +202,42 @@ impl Follower {
             poll_every,
             _lock: lock,
         };
-        follower.gauge.at(follower.acknowledge(), follower.source.place());
+        follower.gauge.at(follower.acknowledge(), &*follower.source);
         Ok(follower)
     }
 
     /// Copies until it holds what the source had durable when this was called, makes that durable
-    /// and applies it.
+    /// and applies it, as far as that is not held back.
     pub fn catch_up(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
-        let mut target = None;
+        let (mut target, mut ended) = (None, None);
+        let mut failures = 0;
         loop {
             let before = self.copy.end().log_byte;
             let stepped = self.step(&mut progress);
             let end = self.copy.end().log_byte;
-            let target = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
-            stepped?;
-            if end >= target {
+            let until = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
+            match stepped {
+                Ok(()) => failures = 0,
+                // Of several sources, another may help: each is given one chance.
+                Err(e) if may_pass(e.kind()) && failures + 1 < self.source.links().len() => {
+                    failures += 1;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            if end >= until {
+                // Of several sources, a preferred one may go on where this one ends.
+                let place = Some(self.source.place());
+                if self.source.turn_back() && ended != place {
+                    (target, ended) = (None, place);
+                    continue;
+                }
                 self.source.acknowledge(&self.acknowledge());
                 return Ok(progress);
             }
             if end == before {
-                return Err(self.stuck(target));
+                return Err(self.stuck(until));
             }
         }
     }
@@ -225,7 +245,7 @@ impl Follower {
     /// Follows until `stop` is set. Looks when the source's directory changes, and every
     /// [`Options::poll_every`] at least.
     ///
-    /// `on_progress` hears of every round that copied something and of the first, and of errors
+    /// `on_progress` hears of every round that copied or applied something and of the first, and of errors
     /// that may pass (the source is away, the disk is full); they are tried again. It returns
     /// with those that will not pass.
     pub fn run(
@@ -237,11 +257,12 @@ impl Follower {
         let mut troubled = None;
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
+            let applied = progress.applied;
             let stepped = self.step(&mut progress);
             let moved = progress.bytes > 0 || progress.segments > 0 || progress.shown;
             match stepped {
                 Ok(()) => {
-                    if moved || first || troubled.take().is_some() {
+                    if moved || progress.applied > applied || first || troubled.take().is_some() {
                         on_progress(&Ok(progress));
                     }
                 }
@@ -270,7 +291,7 @@ impl Follower {
         let now = self.copy.fs.now();
         let behind =
             self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
-        self.gauge.at(self.acknowledge(), self.source.place());
+        self.gauge.at(self.acknowledge(), &*self.source);
         self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
         self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
         stepped
@@ -300,8 +321,8 @@ impl Follower {
             let state = self.copy.sync()?;
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
-            self.applier.run(&mut self.table)?;
         }
+        self.apply(came)?;
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
@@ -309,6 +330,24 @@ impl Follower {
         progress.applied = self.applied();
         progress.lag = self.lag();
         pulled
+    }
+
+    /// Applies what has arrived, or as much of it as is not held back.
+    fn apply(&mut self, moved: bool) -> Result<()> {
+        let Some(hold) = &mut self.hold else {
+            return if moved { self.applier.run(&mut self.table).map(drop) } else { Ok(()) };
+        };
+        let now = self.copy.fs.elapsed();
+        hold.arrived(now, self.copy.end().offset);
+        let due = hold.due(now);
+        if due > self.applied() {
+            self.table.catch_up_to(&self.log, due)?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> Offset {
+        self.table.applied().map_or(Offset(0), |position| position.offset)
     }
 
     /// What is here, for the source to know: only what is synced.
@@ -328,12 +367,8 @@ impl Follower {
     }
 
     fn progress(&self) -> Progress {
-        let (end, applied, lag) = (self.end(), self.applied(), self.lag());
-        Progress { from: end, to: end, applied, lag, ..Progress::default() }
-    }
-
-    fn applied(&self) -> Offset {
-        self.table.applied().map_or(Offset(0), |position| position.offset)
+        let (end, applied) = (self.end(), self.applied());
+        Progress { from: end, to: end, applied, lag: self.lag(), ..Progress::default() }
     }
 
     fn stuck(&self, target: LogByte) -> Error {
@@ -410,7 +445,7 @@ impl Follower {
     }
 }
 
-/// Opens the copied log and its table, and applies what the table lacks.
+/// Opens the copied log and its table, and applies what the table lacks, unless that is held back.
 fn read(
     options: &Options,
     table: TableOptions,
@@ -419,7 +454,10 @@ fn read(
 ) -> Result<(Log, Table, Applier)> {
     let log = Log::open_with(options.clone(), dir)?;
     log.grow_to(state)?;
-    let table = table.open(&log)?;
+    let table = match table.apply_delay.is_zero() {
+        true => table.open(&log)?,
+        false => table.open_at_checkpoint(&log)?,
+    };
     let applier = Applier::new(&log, &table)?;
     Ok((log, table, applier))
 }

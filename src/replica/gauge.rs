@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::position::{Epoch, Id, LogByte, Offset};
-use crate::ship::{Offer, Report};
+use crate::ship::{LinkState, Offer, Report, Source};
 
 use super::follower::Lag;
 
@@ -21,6 +21,8 @@ pub struct Shown {
     pub report: Report,
     /// Where it pulls from.
     pub source: String,
+    /// Of several sources each, in order.
+    pub sources: Vec<LinkState>,
     /// The node there, if it says.
     pub source_node: Option<Id>,
     /// The nodes that one pulls from, directly or not.
@@ -63,10 +65,12 @@ impl Gauge {
         shown.source_node.into_iter().chain(shown.upstream.iter().copied()).collect()
     }
 
-    pub(super) fn at(&self, report: Report, source: String) {
+    pub(super) fn at(&self, report: Report, source: &dyn Source) {
+        let (place, links) = (source.place(), source.links());
         let mut shown = self.lock();
         shown.report = report;
-        shown.source = source;
+        shown.source = place;
+        shown.sources = links;
     }
 
     /// Takes note of an offer, and of the lag that it shows.

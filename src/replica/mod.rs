@@ -19,6 +19,7 @@ mod fetch;
 mod follower;
 mod gauge;
 mod heal;
+mod hold;
 pub mod leader;
 mod pull;
 mod recover;

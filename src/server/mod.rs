@@ -21,6 +21,7 @@ mod body;
 mod events;
 mod followers;
 mod health;
+mod history;
 mod listen;
 mod members;
 mod metrics;

@@ -71,6 +71,7 @@ pub(super) struct Node {
     stop: AtomicBool,
     appends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    rebuilds: Arc<Semaphore>,
     long_answers: Arc<Semaphore>,
 }
 
@@ -86,6 +87,8 @@ pub(super) struct Ends {
 pub(super) enum Work {
     Append,
     Read,
+    /// Takes memory for a whole table: one at a time.
+    Rebuild,
 }
 
 impl Node {
@@ -117,6 +120,7 @@ impl Node {
             stop: AtomicBool::new(false),
             appends: Arc::new(Semaphore::new(APPENDS)),
             reads: Arc::new(Semaphore::new(READS)),
+            rebuilds: Arc::new(Semaphore::new(1)),
             long_answers: Arc::new(Semaphore::new(LONG_ANSWERS)),
         }
     }
@@ -152,6 +156,7 @@ impl Node {
         let lane = match kind {
             Work::Append => &self.appends,
             Work::Read => &self.reads,
+            Work::Rebuild => &self.rebuilds,
         };
         let permit = Arc::clone(lane).acquire_owned().await;
         let permit = permit.map_err(|_| stopped())?;

@@ -41,6 +41,17 @@ impl Query {
         text.map(Some).map_err(|_| Refusal::bad(format!("expected {name} in UTF-8")))
     }
 
+    /// Whether something is asked for: `name`, `name=true`.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.text(name)? {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(other) => {
+                Err(Refusal::bad(format!("expected {name}=true or false, found {other:?}")))
+            }
+        }
+    }
+
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let digits = text.bytes().all(|b| b.is_ascii_digit());

@@ -55,6 +55,24 @@ impl Refusal {
         self
     }
 
+    /// What it says, as JSON.
+    fn body(&self) -> serde_json::Value {
+        let said = &self.0;
+        let mut error = serde_json::Map::new();
+        error.insert("kind".into(), said.kind.into());
+        error.insert("message".into(), said.message.as_str().into());
+        if let Some(help) = &said.help {
+            error.insert("help".into(), help.as_str().into());
+        }
+        error.extend(said.more.clone());
+        serde_json::json!({ "error": error })
+    }
+
+    /// The same as one line, for an answer that has begun.
+    pub(super) fn write_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("{}\n", self.body()).as_bytes());
+    }
+
     pub(super) fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
         self.0.headers.push((name, value.into()));
         self
@@ -90,17 +108,8 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
-        let said = *self.0;
-        let mut error = serde_json::Map::new();
-        error.insert("kind".into(), said.kind.into());
-        error.insert("message".into(), said.message.into());
-        if let Some(help) = said.help {
-            error.insert("help".into(), help.into());
-        }
-        error.extend(said.more);
-        let body = serde_json::json!({ "error": error });
-        let mut response = json(said.status, &body);
-        for (name, value) in said.headers {
+        let mut response = json(self.0.status, &self.body());
+        for (name, value) in self.0.headers {
             // What cannot be a header's value is left out; the body says it all.
             if let Ok(value) = HeaderValue::from_str(&value) {
                 response.headers_mut().insert(name, value);

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use super::auth::Tokens;
 use super::node::Node;
 use super::reply::Refusal;
-use super::{health, members, page, records, ship, sql, table};
+use super::{health, history, members, page, records, ship, sql, table};
 
 /// What the door needs.
 #[derive(Clone)]
@@ -38,6 +38,10 @@ pub(super) fn routes(node: &Arc<Node>, tokens: Tokens) -> Router {
         .route("/v1/table/", get(table::get))
         .route("/v1/table/{*key}", get(table::get))
         .route("/v1/count", get(table::count))
+        .route("/v1/hash", get(table::hash))
+        .route("/v1/offsets", get(history::offsets))
+        .route("/v1/history/", get(history::of_key))
+        .route("/v1/history/{*key}", get(history::of_key))
         .route("/v1/wait", get(table::wait))
         .route("/v1/members", get(members::list).post(members::change))
         .route("/v1/sql", post(sql::query))

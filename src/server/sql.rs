@@ -1,4 +1,9 @@
 //! `POST /v1/sql`: one statement that reads, its rows as NDJSON.
+//!
+//! Rows are objects, for people. With `rows=arrays` they come for programs, without loss: a line
+//! with the columns' names, then a line for each row. Integers and reals are told apart by the
+//! point or the exponent of a real, infinities are ±9e999, blobs `{"b64":"…"}`. What ends such an
+//! answer early stands as `{"error":…}` on its last line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +11,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Uri;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Kind};
@@ -24,7 +31,14 @@ const MOST_TIME: Duration = Duration::from_secs(60);
 
 /// `POST /v1/sql`: the body is the statement, or `{"sql": "…"}`.
 pub(super) async fn query(State(node): State<Arc<Node>>, uri: Uri, body: Body) -> Answer {
-    let query = Query::read(uri.query(), &["timeout"])?;
+    let query = Query::read(uri.query(), &["timeout", "rows"])?;
+    let arrays = match query.text("rows")? {
+        None | Some("objects") => false,
+        Some("arrays") => true,
+        Some(other) => {
+            return Err(Refusal::bad(format!("expected rows=objects or arrays, found {other:?}")));
+        }
+    };
     let timeout = query.duration("timeout")?.unwrap_or(MOST_TIME).min(MOST_TIME);
     let bytes = body::read(body, MOST_BODY_BYTES).await?;
     let sql = statement(bytes)?;
@@ -37,18 +51,38 @@ pub(super) async fn query(State(node): State<Arc<Node>>, uri: Uri, body: Body) -
             tokio::time::sleep(timeout).await;
             stop.interrupt();
         });
+        let mut begun = false;
         let ran = database.query(&sql, |row| {
-            line(row, out.buffer());
+            match arrays {
+                true => {
+                    if !std::mem::replace(&mut begun, true) {
+                        names(row.columns(), out.buffer());
+                    }
+                    array(row, out.buffer());
+                }
+                false => line(row, out.buffer()),
+            }
             out.flush_if_full()
         });
         clock.abort();
-        match ran {
+        if let (true, false, Ok(columns)) = (arrays, begun, &ran) {
+            names(columns, out.buffer());
+        }
+        let ran = match ran {
             Err(e) if e.kind() == Kind::Interrupted => Err(Error::new(
                 Kind::Interrupted,
                 format!("expected the statement to end within {timeout:?}"),
             )
             .help("narrow it down, or ask for a longer timeout, at most 60s")),
             ran => ran.map(drop),
+        };
+        match ran {
+            // What came before is true, and told.
+            Err(e) if begun && e.kind() != Kind::Interrupted => {
+                Refusal::from(e).write_line(out.buffer());
+                Ok(())
+            }
+            ran => ran,
         }
     };
     stream(&node, "application/x-ndjson", work).await
@@ -65,6 +99,35 @@ fn statement(bytes: Vec<u8>) -> Result<String, Refusal> {
         Some(Json::String(sql)) if body.len() == 1 => Ok(sql.clone()),
         _ => Err(wrong()),
     }
+}
+
+/// The columns' names as a JSON array.
+fn names(columns: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(Json::from(columns).to_string().as_bytes());
+    out.push(b'\n');
+}
+
+/// A row as a JSON array, without loss.
+fn array(row: &Row<'_>, out: &mut Vec<u8>) {
+    for (i, value) in row.values().enumerate() {
+        out.push(if i == 0 { b'[' } else { b',' });
+        let text = match value {
+            Value::Null => "null".to_owned(),
+            Value::Integer(n) => n.to_string(),
+            Value::Real(n) if n.is_infinite() => {
+                if n > 0.0 {
+                    "9e999".into()
+                } else {
+                    "-9e999".into()
+                }
+            }
+            Value::Real(n) => Json::from(n).to_string(),
+            Value::Text(text) => Json::from(text).to_string(),
+            Value::Blob(bytes) => format!("{{\"b64\":\"{}\"}}", STANDARD.encode(bytes)),
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.extend_from_slice(b"]\n");
 }
 
 /// A row as one JSON object; blobs as `name_b64`.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::position::Position;
 use crate::replica::Leader;
+use crate::ship::LinkState;
 
 use super::members;
 use super::node::Node;
@@ -36,6 +37,9 @@ pub(super) struct Status {
     pub(super) disk_full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
+    /// Of a follower with several sources each of them, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) sources: Vec<Link>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) leader: Option<String>,
     pub(super) uptime_s: u64,
@@ -72,6 +76,25 @@ pub(super) struct Row {
     /// What an acknowledgement of a leader means; `member` of a follower that is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mode: Option<String>,
+    /// Where this node itself pulls from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
+}
+
+/// One of several sources.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Link {
+    source: String,
+    in_use: bool,
+    /// Why it was passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+impl From<&LinkState> for Link {
+    fn from(link: &LinkState) -> Self {
+        Link { source: link.place.clone(), in_use: link.in_use, trouble: link.trouble.clone() }
+    }
 }
 
 /// Something that happened.
@@ -126,6 +149,7 @@ impl Status {
             last_contact_seconds: None,
             address: node.address.get().cloned(),
             mode: standing.as_ref().map(|standing| standing.mode.to_string()),
+            source: shown.as_ref().map(|shown| shown.source.clone()),
         };
         if let Some(shown) = &shown {
             own.received = shown.report.received.offset.0;
@@ -168,6 +192,7 @@ impl Status {
                     .as_ref()
                     .filter(|s| s.members.contains(&id))
                     .map(|_| "member".into()),
+                source: None,
             }
         });
         Status {
@@ -191,6 +216,7 @@ impl Status {
             segments: listed.len() as u64,
             poisoned: stats.poisoned,
             disk_full: stats.disk_full,
+            sources: shown.iter().flat_map(|shown| &shown.sources).map(Link::from).collect(),
             source: shown.map(|shown| shown.source),
             leader: node.leader_address(),
             uptime_s: node.started.elapsed().as_secs(),

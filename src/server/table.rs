@@ -1,4 +1,4 @@
-//! `/v1/table`, `/v1/count`, `/v1/wait`: the table's rows, as fresh as a token asks for.
+//! `/v1/table`, `/v1/count`, `/v1/hash`, `/v1/wait`: the table's rows, as fresh as a token asks for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::error::{Error, Kind};
 use crate::log::{Entry, Log};
 use crate::position::{Offset, Token};
 use crate::record::Record;
-use crate::table::{RowRef, Scan, View};
+use crate::table::{RowRef, Scan, Table, View};
 use crate::text::write_envelope;
 
 use super::node::{Node, Work};
@@ -22,6 +22,8 @@ use super::stream::{Out, stream};
 const DEFAULT_ROWS: u64 = 1000;
 const MOST_ROWS: u64 = 1_000_000;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A table of an earlier moment is made in memory, of no more log than this.
+const MOST_REBUILT_BYTES: u64 = 256 << 20;
 
 /// A view that shows what the request's token stands for, or a later state.
 async fn view(node: &Node, query: &Query) -> Result<View, Refusal> {
@@ -96,13 +98,7 @@ pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     if let Some(end) = query.bytes("end") {
         scan = scan.end(end);
     }
-    scan = scan.reverse(match query.text("reverse")? {
-        None | Some("false") => false,
-        Some("" | "true") => true,
-        Some(other) => {
-            return Err(Refusal::bad(format!("expected reverse=true or false, found {other:?}")));
-        }
-    });
+    scan = scan.reverse(query.flag("reverse")?);
     let limit = query.number("limit")?.unwrap_or(DEFAULT_ROWS).min(MOST_ROWS);
     scan = scan.limit(usize::try_from(limit).unwrap_or(usize::MAX));
     let view = view(&node, &query).await?;
@@ -130,6 +126,49 @@ pub(super) async fn count(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     let applied = applied(&view);
     let count = node.blocking(Work::Read, move || view.len()).await??;
     Ok(reply::json(StatusCode::OK, &json!({ "count": count, "applied": applied.0 })))
+}
+
+/// `GET /v1/hash`: what tells two tables apart, now or at an offset.
+pub(super) async fn hash(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
+    let query = Query::read(uri.query(), &["at", "at_least", "timeout"])?;
+    let at = query.number("at")?.map(Offset);
+    let view = view(&node, &query).await?;
+    let log = Arc::clone(&node.log);
+    let kind = if at.is_some() { Work::Rebuild } else { Work::Read };
+    let digest = node.blocking(kind, move || {
+        let view = match at.filter(|at| *at != applied(&view)) {
+            None => view,
+            Some(at) => rebuilt(&log, at)?,
+        };
+        Ok::<_, Error>(json!({
+            "offset": applied(&view).0,
+            "epoch": view.applied().map(|position| position.epoch.number),
+            "rows": view.len()?,
+            "digest": view.digest()?.to_string(),
+        }))
+    });
+    Ok(reply::json(StatusCode::OK, &digest.await??))
+}
+
+/// The table as it was at `end`, made in memory out of the log.
+fn rebuilt(log: &Log, end: Offset) -> crate::error::Result<View> {
+    let segments = log.segments();
+    let behind = segments.iter().find(|segment| segment.base_offset >= end);
+    let log_end = log.durable_position().log_byte;
+    let start = segments.first().map_or(log_end, |first| first.base);
+    let bytes = behind.map_or(log_end, |segment| segment.base).0.saturating_sub(start.0);
+    if bytes > MOST_REBUILT_BYTES {
+        return Err(Error::new(
+            Kind::InvalidInput,
+            format!(
+                "expected at most {MOST_REBUILT_BYTES} bytes of log to make a table of, found {bytes}"
+            ),
+        )
+        .help("hash a copy's directory, or the table as it is now"));
+    }
+    let table = Table::new();
+    table.catch_up_to(log, end)?;
+    Ok(table.view())
 }
 
 /// `GET /v1/wait`: 200 when a record is applied here.

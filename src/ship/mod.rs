@@ -9,6 +9,7 @@
 //! - a source is only read; what it says may be wrong, out of date or hostile.
 
 pub mod archive;
+mod chain;
 mod directory;
 mod evidence;
 #[cfg(feature = "client")]
@@ -23,6 +24,7 @@ pub(crate) mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, Reply};
@@ -61,6 +63,17 @@ pub trait Source: Debug + Send {
     /// Tells the other end how far the follower is, without asking for anything: before a follower
     /// goes away. A source that nobody runs has no use for it.
     fn acknowledge(&mut self, _report: &Report) {}
+
+    /// Of several sources: whether there are others that are preferred to the one that is pulled
+    /// from. They are looked at again the next time.
+    fn turn_back(&mut self) -> bool {
+        false
+    }
+
+    /// Of several sources: each of them, in order.
+    fn links(&self) -> Vec<LinkState> {
+        Vec::new()
+    }
 
     /// Whether what came damaged may come whole the next time: from a network, not from a disk.
     fn is_remote(&self) -> bool {

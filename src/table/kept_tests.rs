@@ -300,7 +300,7 @@ fn retention_keeps_what_the_oldest_checkpoint_needs_and_asks_before_the_table_is
     assert_eq!(log.start(), Offset(0));
     let rows = rows_of(&log, log.end());
     let retained = log.retain(&Retention { table_is_only_copy: true, ..all }).unwrap();
-    let held = retained.held_by.expect("the oldest checkpoint");
+    let held = retained.held_by.as_ref().expect("the oldest checkpoint");
     assert!(held.checkpoint.is_some(), "{retained:?}");
     assert!(log.start() > Offset(0) && log.start() <= held.offset, "{retained:?}");
     let table = small().open(&log).unwrap();
@@ -326,7 +326,7 @@ fn retention_keeps_all_that_a_table_without_a_checkpoint_needs() {
     }
     let all = Retention { keep_bytes: Some(0), table_is_only_copy: true, ..Retention::default() };
     let retained = log.retain(&all).unwrap();
-    let holder = Holder { checkpoint: None, offset: Offset(0) };
+    let holder = Holder { cursor: None, checkpoint: None, offset: Offset(0) };
     assert_eq!((retained.files.len(), retained.held_by), (0, Some(holder)));
     table.catch_up(&log).unwrap();
     check(&table.view(), &rows_of(&log, log.end()), "after retention");

@@ -1,5 +1,7 @@
 //! How a table is opened.
 
+use std::time::Duration;
+
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
 
@@ -23,6 +25,7 @@ pub struct TableOptions {
     pub(super) fan_in: usize,
     pub(super) persist: bool,
     pub(super) warm: bool,
+    pub(crate) apply_delay: Duration,
 }
 
 impl Default for TableOptions {
@@ -34,6 +37,7 @@ impl Default for TableOptions {
             fan_in: DEFAULT_FAN_IN,
             persist: true,
             warm: false,
+            apply_delay: Duration::ZERO,
         }
     }
 }
@@ -71,6 +75,9 @@ impl TableOptions {
         /// slow where a hypervisor has to find it first; this way the first records do not wait
         /// for it. Default: no, memory is touched as it fills.
         warm: bool,
+        /// How long a follower keeps what has arrived before it applies it; after a restart it counts
+        /// from then. Tables that are opened otherwise apply at once. Default: not at all.
+        apply_delay: Duration,
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -14,7 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::log::Entry;
+use crate::log::{Entry, OwnedEntry};
+use crate::position::Offset;
 use crate::record::{Op, Record};
 
 use super::time::{TimeFormat, format_time, parse_time};
@@ -84,10 +85,8 @@ pub fn write_json_bytes(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
-    #[serde(rename = "offset")]
-    _offset: Option<u64>,
-    #[serde(rename = "epoch")]
-    _epoch: Option<u64>,
+    offset: Option<u64>,
+    epoch: Option<u64>,
     #[serde(borrow)]
     ts: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -104,8 +103,28 @@ struct Line<'a> {
 
 /// Reads an envelope. Offset and epoch are the old log's and are not kept.
 pub fn parse_envelope(line: &[u8]) -> Result<OwnedRecord, EnvelopeError> {
-    let line: Line<'_> = serde_json::from_slice(line)
-        .map_err(|e| format!("expected an envelope, found JSON that is none: {e}"))?;
+    record(parse(line)?)
+}
+
+/// Reads an envelope together with its place in the log that it came from: what
+/// [`write_envelope`] was given.
+pub fn parse_entry(line: &[u8]) -> Result<OwnedEntry, EnvelopeError> {
+    let line = parse(line)?;
+    let lacks = |what: &str| format!("expected an envelope with its {what}, found none");
+    let offset = line.offset.ok_or_else(|| lacks("offset"))?;
+    let epoch = line.epoch.ok_or_else(|| lacks("epoch"))?;
+    let record = record(line)?;
+    let timestamp = record.timestamp.ok_or_else(|| lacks("ts"))?;
+    let entry = Entry { offset: Offset(offset), epoch, timestamp, record: record.as_record() };
+    Ok(entry.to_owned())
+}
+
+fn parse(line: &[u8]) -> Result<Line<'_>, EnvelopeError> {
+    serde_json::from_slice(line)
+        .map_err(|e| format!("expected an envelope, found JSON that is none: {e}"))
+}
+
+fn record(line: Line<'_>) -> Result<OwnedRecord, EnvelopeError> {
     let op = match &*line.op {
         "put" => Op::Put,
         "delete" => Op::Delete,
@@ -146,12 +165,14 @@ fn bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::Offset;
 
     fn there_and_back(record: Record<'_>) -> OwnedRecord {
         let entry = Entry { offset: Offset(42), epoch: 1, timestamp: 1_500_000_007, record };
         let mut line = Vec::new();
         write_envelope(&entry, &mut line);
+        let whole = parse_entry(&line).unwrap();
+        assert_eq!((whole.offset, whole.epoch), (Offset(42), 1));
+        assert_eq!(whole.record(), record.at(1_500_000_007));
         parse_envelope(&line).unwrap()
     }
 
@@ -200,6 +221,12 @@ mod tests {
         ] {
             let error = parse_envelope(bad.as_bytes()).unwrap_err();
             assert!(error.starts_with("expected"), "{bad}: {error}");
+        }
+        let line = r#"{"offset":1,"epoch":1,"op":"event","value":""}"#;
+        assert!(parse_envelope(line.as_bytes()).is_ok());
+        for lacking in [line, r#"{"op":"event","value":"","ts":"2020-01-01T00:00:00Z"}"#] {
+            let error = parse_entry(lacking.as_bytes()).unwrap_err();
+            assert!(error.starts_with("expected"), "{lacking}: {error}");
         }
     }
 }

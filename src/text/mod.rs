@@ -10,7 +10,9 @@ mod range;
 mod time;
 mod units;
 
-pub use envelope::{EnvelopeError, OwnedRecord, parse_envelope, write_envelope, write_json_bytes};
+pub use envelope::{
+    EnvelopeError, OwnedRecord, parse_entry, parse_envelope, write_envelope, write_json_bytes,
+};
 pub use input::{BadLine, Fields, Format, MAX_LINE_BYTES, Next, Reader};
 pub use range::{Bound, Range, parse_at};
 pub use time::{TimeFormat, format_time, parse_time};

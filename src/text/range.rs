@@ -1,6 +1,12 @@
 //! Ranges of a log: `10:20`, `:20`, `10:`, `-100`, `@2026-11-23T04:00:00Z:`, `@-48h:-24h`.
 
-use super::time::{TimeFormat, parse_time};
+use std::fmt;
+
+use crate::error::Result as Checked;
+use crate::log::Log;
+use crate::position::Offset;
+
+use super::time::{TimeFormat, format_time, parse_time};
 use super::units::parse_duration;
 
 /// One end of a range.
@@ -65,6 +71,44 @@ impl Range {
             _ => Ok(range),
         }
     }
+
+    /// The offsets that it stands for in a log, as it is now. They may lie outside of what the log
+    /// holds, when offsets were asked for that do.
+    pub fn resolve(&self, log: &Log) -> Checked<std::ops::Range<Offset>> {
+        Ok(self.from.resolve(log, log.start())?..self.to.resolve(log, log.end())?)
+    }
+}
+
+impl Bound {
+    fn resolve(self, log: &Log, open: Offset) -> Checked<Offset> {
+        Ok(match self {
+            Bound::Open => open,
+            Bound::Offset(offset) => Offset(offset),
+            Bound::Last(n) => Offset(log.end().0.saturating_sub(n)).max(log.start()),
+            Bound::Time(time) => log.seek_time(time)?,
+        })
+    }
+}
+
+/// As it is read, its times absolute.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.from, self.to) {
+            (Bound::Last(n), Bound::Open) => write!(f, "-{n}"),
+            (from, to) => write!(f, "{from}:{to}"),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::Open => Ok(()),
+            Bound::Offset(offset) => offset.fmt(f),
+            Bound::Last(n) => write!(f, "-{n}"),
+            Bound::Time(time) => write!(f, "@{}", format_time(*time)),
+        }
+    }
 }
 
 /// Reads one point of a log: an offset, or a time as in ranges, with or without the `@`; `now` is
@@ -109,7 +153,11 @@ mod tests {
 
     #[test]
     fn every_documented_form_is_read() {
-        let parse = |text| Range::parse(text, 100 * HOUR).unwrap();
+        let parse = |text| {
+            let range = Range::parse(text, 100 * HOUR).unwrap();
+            assert_eq!(Range::parse(&range.to_string(), 0), Ok(range), "{text}: {range}");
+            range
+        };
         let range = |from, to| Range { from, to };
         assert_eq!(parse("10:20"), range(Bound::Offset(10), Bound::Offset(20)));
         assert_eq!(parse(":20"), range(Bound::Open, Bound::Offset(20)));

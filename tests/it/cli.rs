@@ -6,32 +6,32 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Place { dir: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, args: &str) -> Command {
+    pub(crate) fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
         command.args(args.split_whitespace()).current_dir(self.dir.path());
         command.env("XDG_CONFIG_HOME", self.path("config")).env_remove("TIDELOG_OUTPUT");
         command
     }
 
-    fn run(&self, args: &str) -> Output {
+    pub(crate) fn run(&self, args: &str) -> Output {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs and holds the exit code; returns stdout.
-    fn expect(&self, code: i32, args: &str) -> String {
+    pub(crate) fn expect(&self, code: i32, args: &str) -> String {
         let out = self.run(args);
         let err = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "tidelog {args}: {err}");
@@ -44,12 +44,12 @@ impl Place {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    fn ok(&self, args: &str) -> String {
+    pub(crate) fn ok(&self, args: &str) -> String {
         self.expect(0, args)
     }
 
     /// A node that serves the small log, and its address.
-    fn node(&self) -> (Child, String) {
+    pub(crate) fn node(&self) -> (Child, String) {
         let serve = "serve mylog --listen 127.0.0.1:0";
         let mut node = self.command(serve).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -57,7 +57,7 @@ impl Place {
         (node, json(&line)["listening"].as_str().unwrap().to_owned())
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
@@ -503,7 +503,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 #[test]
 fn every_example_in_the_help_runs() {
     let place = Place::new();
-    let verbs = "init ingest append tail info segments dump verify repair get scan history count \
+    let verbs = "init ingest append tail info segments dump verify repair get scan history count hash \
                  sql serve members status check wait \
                  follow demo retain bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
@@ -590,7 +590,7 @@ fn every_example_in_the_help_runs() {
         }
         seen += 1;
     }
-    assert!(seen >= 47, "{seen} examples");
+    assert!(seen >= 54, "{seen} examples");
 }
 
 #[test]
@@ -605,6 +605,60 @@ fn the_demo_tells_its_story_and_leaves_logs_that_verify() {
     place.ok("snapshot verify demo/near");
     place.expect(2, "demo");
     assert!(Path::new(&place.path("demo/leader/LOG")).exists());
+}
+
+#[test]
+fn a_named_cursor_goes_on_where_it_stopped_and_holds_what_it_has_not_read() {
+    let place = Place::new();
+    place.write("lines", "a line of some length to fill segments with\n".repeat(5000));
+    place.ok("init log --segment-bytes 64KiB");
+    place.ok("ingest log lines --input lines --batch 100");
+    let offsets = |out: String| -> Vec<u64> {
+        out.lines().map(|line| json(line)["offset"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -n 3")), [0, 1, 2]);
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -n 2")), [3, 4]);
+    let held = json(&place.expect(0, "retain log --keep-bytes 64KiB --yes"));
+    assert_eq!(held["held_by"], serde_json::json!({ "cursor": "mailer", "offset": 5 }));
+    assert_eq!(held["start_offset"], 0);
+    assert_eq!(place.ok("tail log --cursor mailer -o raw").lines().count(), 4995);
+    assert_eq!(place.ok("tail log --cursor mailer"), "");
+    place.ok("append log gate open");
+    place.ok("append log gate shut");
+    // Records that are not wanted were read all the same.
+    assert_eq!(place.ok("tail log --cursor mailer --key door"), "");
+    place.ok("append log door shut");
+    assert_eq!(offsets(place.ok("tail log --cursor mailer -o ndjson")), [5002]);
+    let dropped = json(&place.ok("retain log --keep-bytes 64KiB --yes"));
+    assert!(dropped["start_offset"].as_u64().unwrap() > 1000, "{dropped}");
+
+    // A second reader of the same name has to wait; other names do not.
+    let mut first =
+        place.command("tail log --cursor mailer --follow").stdout(Stdio::piped()).spawn().unwrap();
+    place.ok("append log gate open");
+    let mut line = String::new();
+    BufReader::new(first.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(json(&line)["offset"], 5003);
+    place.expect(5, "tail log --cursor mailer");
+    assert!(place.ok("tail log --cursor other").lines().count() > 1000);
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    place.expect(2, "tail log --cursor ../x");
+    place.expect(2, "tail log --cursor mailer --range 1:2");
+    place.expect(2, "tail http://127.0.0.1:1 --cursor mailer");
+    place.ok("verify log");
+    // A cursor that cannot be read stops retention; it is not passed over.
+    place.write("log/cursors/other.cursor", "nonsense");
+    place.expect(4, "tail log --cursor other");
+    place.expect(4, "retain log --keep-bytes 64KiB --yes");
+    std::fs::remove_file(place.path("log/cursors/other.cursor")).unwrap();
+    // Of another log's directory it is refused.
+    place.ok("init strange");
+    std::fs::create_dir(place.path("strange/cursors")).unwrap();
+    let file = "cursors/mailer.cursor";
+    std::fs::copy(place.path("log").join(file), place.path("strange").join(file)).unwrap();
+    place.expect(4, "tail strange --cursor mailer");
 }
 
 #[test]

@@ -33,3 +33,5 @@ mod table;
 #[cfg(feature = "sim")]
 mod table_crash;
 mod tidy;
+#[cfg(feature = "cli")]
+mod urls;

@@ -1,5 +1,8 @@
 //! Nodes over HTTP, in this process and as the real binary.
 
+#[cfg(feature = "cli")]
+mod chained;
+mod delayed;
 mod interface;
 mod pulling;
 mod secured;

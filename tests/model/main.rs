@@ -4,7 +4,9 @@
 //! A model's `Guards` switches single rules off. With all of them on, no step at its scope breaks a
 //! property, and what must be possible happens; with one off, the checker must find how.
 
+mod archive;
 mod commit;
+mod promise;
 
 use std::fmt::Debug;
 use std::hash::Hash;

@@ -206,6 +206,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The address that was asked.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// A header, if it is there and text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -1,0 +1,225 @@
+//! Where the reading verbs read: a log's directory, or a node that serves one.
+//!
+//! ```text
+//! tail, get, scan, history, count, sql, hash ── Origin ──┬─ local   a directory, read here
+//!      (ask, and print)                                  └─ node    a node, asked over HTTP
+//! ```
+//!
+//! Invariants:
+//! - verbs print, origins do not: what is printed cannot depend on where it came from;
+//! - a question that one of the two cannot answer is refused in words, never answered in part.
+
+mod lines;
+mod local;
+mod node;
+
+use std::ops::Range as Offsets;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use tidelog::log::NamedCursor;
+use tidelog::ship::Client;
+use tidelog::sql::Value;
+use tidelog::table::{Scan, Walked};
+use tidelog::text::{Bound, Range};
+use tidelog::{Entry, Offset, OwnedEntry, Token};
+
+use crate::access::{NodeAccess, TokenArgs};
+use crate::args;
+use crate::config::Config;
+use crate::exit::{Failure, Outcome};
+use crate::source::is_url;
+
+pub(crate) use local::open_kept;
+
+/// A directory or a node, as the user named it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OriginArgs {
+    /// A log's directory, or a node's address
+    #[arg(value_name = "DIR|URL", value_parser = place())]
+    place: Place,
+    #[command(flatten)]
+    access: NodeAccess,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Directory(PathBuf),
+    Node(String),
+}
+
+fn place() -> impl TypedValueParser<Value = Place> {
+    PathBufValueParser::new().try_map(|path| match path.to_str().filter(|text| is_url(text)) {
+        Some(url) => Ok(Place::Node(url.to_owned())),
+        None => args::local(path).map(Place::Directory),
+    })
+}
+
+/// Where that is.
+pub(crate) enum At<'a> {
+    Directory(&'a Path),
+    Node(Client),
+}
+
+impl OriginArgs {
+    pub(crate) fn at(&self) -> Result<At<'_>, Failure> {
+        Ok(match &self.place {
+            Place::Directory(dir) => At::Directory(dir),
+            Place::Node(url) => At::Node(self.access.client(url, &self.token)?),
+        })
+    }
+
+    /// The settings that hold there: of a node, the user's own.
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
+        Config::load(match &self.place {
+            Place::Directory(dir) => Some(dir),
+            Place::Node(_) => None,
+        })
+    }
+
+    pub(crate) fn open(&self) -> Result<Box<dyn Origin>, Failure> {
+        Ok(match self.at()? {
+            At::Directory(dir) => Box::new(local::Local::open(dir)?),
+            At::Node(client) => Box::new(node::Node::new(client)),
+        })
+    }
+}
+
+/// A range of a log in offsets, and what the log holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) asked: Offsets<Offset>,
+}
+
+/// What a history went through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) records: u64,
+    pub(crate) walked: Walked,
+    pub(crate) lost: Vec<Offsets<Offset>>,
+}
+
+/// Which records of a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HistoryOf<'a> {
+    pub(crate) key: &'a str,
+    /// What was asked for, if anything was.
+    pub(crate) range: Option<Range>,
+    /// Only the last so many, the newest first.
+    pub(crate) last: Option<u64>,
+}
+
+/// Which rows of the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) prefix: Option<String>,
+    pub(crate) start: Option<String>,
+    pub(crate) end: Option<String>,
+    pub(crate) limit: Option<u64>,
+}
+
+impl Rows {
+    /// The same, as the table is asked.
+    fn scan(&self) -> Scan {
+        let mut scan = Scan::all();
+        if let Some(prefix) = &self.prefix {
+            scan = scan.prefix(prefix.as_bytes());
+        }
+        if let Some(start) = &self.start {
+            scan = scan.start(start.as_bytes());
+        }
+        if let Some(end) = &self.end {
+            scan = scan.end(end.as_bytes());
+        }
+        match self.limit {
+            Some(limit) => scan.limit(usize::try_from(limit).unwrap_or(usize::MAX)),
+            None => scan,
+        }
+    }
+}
+
+/// What tells two tables apart.
+#[derive(Clone, Debug)]
+pub(crate) struct TableHash {
+    pub(crate) offset: u64,
+    pub(crate) epoch: Option<u64>,
+    pub(crate) rows: u64,
+    pub(crate) digest: String,
+}
+
+/// What comes next.
+pub(crate) enum Next<'a> {
+    Entry(Entry<'a>),
+    /// Offsets that were lost to damage, in words; the next record lies behind them.
+    Lost(String),
+    /// No more for now.
+    End,
+}
+
+/// Records, one after another.
+pub(crate) trait Entries {
+    fn next(&mut self) -> Result<Next<'_>, Failure>;
+}
+
+/// Records of a log that may grow.
+pub(crate) trait Tail: Entries {
+    /// The next record's offset.
+    fn offset(&self) -> Offset;
+
+    /// Waits until there is more, half a second or a second at most.
+    fn wait(&mut self) -> Outcome;
+}
+
+/// What takes records as they are found.
+pub(crate) type Visit<'a> = dyn FnMut(&Entry<'_>) -> Outcome + 'a;
+/// What takes rows of a query: the columns' names, and a value for each.
+pub(crate) type VisitRow<'a> = dyn FnMut(&[String], &[Value<'_>]) -> Outcome + 'a;
+
+/// A log and its table, wherever they are.
+pub(crate) trait Origin {
+    /// The offsets that a range stands for now.
+    fn span(&self, range: &Range) -> Result<Span, Failure>;
+
+    /// The records of a range.
+    fn read(&self, range: Offsets<Offset>) -> Result<Box<dyn Entries>, Failure>;
+
+    /// The records from an offset on, as they come.
+    fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, Failure>;
+
+    /// A named cursor, which only a directory has.
+    fn cursor(&self, name: &str) -> Result<NamedCursor, Failure>;
+
+    /// The latest record of a key, once the table holds what the token stands for.
+    fn get(
+        &self,
+        key: &str,
+        at_least: Option<(&Token, Duration)>,
+    ) -> Result<Option<OwnedEntry>, Failure>;
+
+    /// The rows of the table, each as the record it came from, in key order.
+    fn scan(&self, rows: &Rows) -> Result<Box<dyn Entries>, Failure>;
+
+    /// Shows the records of a key: oldest first, or the last few, newest first.
+    fn history(&self, asked: HistoryOf<'_>, visit: &mut Visit<'_>) -> Result<Seen, Failure>;
+
+    /// How many keys the table holds.
+    fn count(&self) -> Result<u64, Failure>;
+
+    /// Runs a statement that reads. Returns the columns' names, which an empty result has, too; an
+    /// error after some rows comes when those were shown.
+    fn sql(&self, query: &str, visit: &mut VisitRow<'_>) -> Result<Vec<String>, Failure>;
+
+    /// The digest of the table, now or as it was.
+    fn hash(&self, at: Option<Bound>) -> Result<TableHash, Failure>;
+}
+
+/// An offset was asked for that the log has not reached.
+fn behind_the_end(found: Offset, end: Offset) -> Failure {
+    Failure::no(format!("expected an offset up to {end}, found {found}"))
+}
