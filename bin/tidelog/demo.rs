@@ -350,7 +350,7 @@ fn sample() -> Result<Vec<OwnedRecord>, Failure> {
     }
 }
 
-/// Appends records in batches that are waited for one by one.
+/// Appends records in batches that are waited for one by one, and tells the directory's readers.
 fn append(log: &Log, records: &[OwnedRecord]) -> Result<String, Failure> {
     let started = Instant::now();
     let mut batch = Batch::new();
@@ -361,7 +361,9 @@ fn append(log: &Log, records: &[OwnedRecord]) -> Result<String, Failure> {
         }
         log.append_batch(&batch)?;
     }
-    Ok(rate(records.len() as u64, started))
+    let rate = rate(records.len() as u64, started);
+    log.sync()?;
+    Ok(rate)
 }
 
 /// Key, magnitude and place of the row with the highest magnitude.
