@@ -202,7 +202,8 @@ impl Publisher {
                 }
                 Ok(won)
             }
-            Err(error) if error.kind() == Kind::Unknown => {
+            // What stands at n could not be learned: the same n, the same bytes, next time.
+            Err(error) if !contest.is_decided() => {
                 contest.resume();
                 Err(error)
             }
