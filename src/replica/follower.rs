@@ -322,7 +322,7 @@ impl Follower {
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
         }
-        self.apply(came)?;
+        self.apply(came || shown)?;
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
