@@ -78,6 +78,7 @@ impl Retain {
             "dropped": self.yes && !files.is_empty(), "segments": files, "bytes": retained.bytes,
             "start_offset": retained.start.0,
             "held_by": retained.held_by.as_ref().map(|holder| match &holder.cursor {
+                _ if holder.archive => json!({"archive": true, "offset": holder.offset.0}),
                 Some(cursor) => json!({"cursor": cursor, "offset": holder.offset.0}),
                 None => json!({"checkpoint": holder.checkpoint, "offset": holder.offset.0}),
             }),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use tidelog::frame::{Mode, SyncSet};
-use tidelog::server::{Server, ServerOptions, Tls, Tokens};
+use tidelog::server::{ArchiveOptions, Server, ServerOptions, Tls, Tokens};
 use tidelog::{Follower, Id, Kind, Log, Table};
 
 use crate::access;
@@ -30,6 +30,8 @@ const AGAIN: Duration = Duration::from_secs(1);
   tidelog serve mylog
   tidelog serve mylog --listen 127.0.0.1:0
   tidelog serve mylog --mode async
+  tidelog serve mylog --archive shelf --archive-interval 1s
+  tidelog serve mylog --archive shelf --mode archive
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
   tidelog serve copy --follow http://127.0.0.1:7400 --follow mylog --listen 127.0.0.1:7401
   tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
@@ -63,13 +65,21 @@ pub(crate) struct Serve {
     /// Create the log if there is none
     #[arg(long, conflicts_with = "follow")]
     create: bool,
-    /// What an acknowledgement means: async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms or
-    /// sync:k=1; as it was unless given
+    /// What an acknowledgement means: async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms,
+    /// sync:k=1 or archive; as it was unless given
     #[arg(long, value_name = "MODE", conflicts_with = "follow", value_parser = mode)]
     mode: Option<Mode>,
     /// A member of the mode's set beside this node, by node id; those it has unless given
     #[arg(long, value_name = "NODE", conflicts_with = "follow", value_parser = members::node)]
     member: Vec<Id>,
+    /// Publish the log there all the while: a directory, file:///path, s3://bucket/prefix, gs://… or
+    /// az://…
+    #[arg(long, value_name = "URL", conflicts_with = "follow", value_parser = Place::parse_archive)]
+    archive: Option<Place>,
+    /// What is new waits at most so long before it is published; in the mode archive not at all
+    #[arg(long, value_name = "DURATION", default_value = "10s", requires = "archive",
+          value_parser = tidelog::text::parse_duration)]
+    archive_interval: Duration,
     /// Demand tokens: a file with a role and a token on each line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -106,6 +116,9 @@ impl Serve {
         if self.follow.is_empty() {
             self.source.check_leader()?;
         }
+        if self.mode == Some(Mode::Archive) && self.archive.is_none() {
+            return Err(Failure::usage("expected --archive with --mode archive: it is waited for"));
+        }
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let bound = self.options(&name)?.bind()?;
         let url = bound.url();
@@ -139,6 +152,10 @@ impl Serve {
             .advertise(self.advertise.clone())
             .insecure(self.insecure)
             .connections(self.max_connections.max(1));
+        if let Some(place) = &self.archive {
+            let archive = ArchiveOptions::new(place.store()?).interval(self.archive_interval);
+            options = options.archive(Some(archive));
+        }
         if let Some(path) = &self.token_file {
             let text = access::read(path)?;
             let text = String::from_utf8_lossy(&text);

@@ -136,10 +136,16 @@ const COLUMNS: [&str; 16] = [
     "source",
 ];
 
-/// One row per node.
-fn rows(at: &OriginArgs) -> Result<Vec<Map<String, Value>>, Failure> {
+/// What was found: a row per node.
+struct Found {
+    rows: Vec<Map<String, Value>>,
+    /// What a leader says of its archive.
+    archive: Option<String>,
+}
+
+fn look(at: &OriginArgs) -> Result<Found, Failure> {
     let client = match at.at()? {
-        At::Directory(dir) => return Ok(vec![directory(dir)?]),
+        At::Directory(dir) => return Ok(Found { rows: vec![directory(dir)?], archive: None }),
         At::Node(client) => client,
     };
     let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
@@ -158,7 +164,29 @@ fn rows(at: &OriginArgs) -> Result<Vec<Map<String, Value>>, Failure> {
             |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
         COLUMNS.iter().map(pick).collect()
     };
-    Ok(nodes.iter().map(row).collect())
+    let archive = status.get("archive").map(archive);
+    Ok(Found { rows: nodes.iter().map(row).collect(), archive })
+}
+
+/// An archive in a line: its place and state, where it ends, what it lacks.
+fn archive(archive: &Value) -> String {
+    let text = |name: &str| archive.get(name).and_then(Value::as_str).unwrap_or("?");
+    let number = |name: &str| archive.get(name).map_or("?".to_owned(), Value::to_string);
+    let mut line = format!("archive {} is {}", text("place"), text("state"));
+    if archive.get("archived").is_some_and(Value::is_u64) {
+        line += &format!(
+            ": it holds everything before offset {}, lacks {} records, {} bytes, {} s",
+            number("archived"),
+            number("lag_records"),
+            number("lag_bytes"),
+            number("lag_seconds"),
+        );
+    }
+    line += &format!("; {} requests", number("requests"));
+    if let Some(trouble) = archive.get("trouble").and_then(Value::as_str) {
+        line += &format!("; {trouble}");
+    }
+    line
 }
 
 /// What a directory says of itself, and of the directory that it was copied from.
@@ -228,8 +256,13 @@ impl Status {
         let config = self.at.config()?;
         let format = config.format(self.output)?;
         loop {
-            match rows(&self.at) {
-                Ok(rows) => output::print_rows(format, &rows)?,
+            match look(&self.at) {
+                Ok(Found { rows, archive }) => {
+                    output::print_rows(format, &rows)?;
+                    if let Some(archive) = archive {
+                        say(archive);
+                    }
+                }
                 // Who watches wants to see it come back.
                 Err(failure) if self.watch => {
                     say(failure.message.as_deref().unwrap_or("no answer"));
@@ -253,7 +286,7 @@ impl Status {
 impl Check {
     pub(crate) fn run(self) -> Outcome {
         let mut over = Vec::new();
-        for row in rows(&self.at)? {
+        for row in look(&self.at)?.rows {
             let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
             let unknown = row.get("state").and_then(Value::as_str) == Some("source unknown");
             let why = match unknown {

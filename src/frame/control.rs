@@ -52,21 +52,28 @@ pub enum Mode {
         /// How many members beside the leader.
         k: u32,
     },
+    /// The archive holds it, however long that takes.
+    Archive,
 }
 
 impl Mode {
     /// How many members beside the leader hold what is committed.
     pub fn commit_k(&self) -> usize {
         match *self {
-            Mode::Async | Mode::Bounded { .. } => 0,
+            Mode::Async | Mode::Bounded { .. } | Mode::Archive => 0,
             Mode::Semi { k, .. } | Mode::Sync { k } => k as usize,
         }
+    }
+
+    /// Whether durable is not enough to be committed.
+    pub fn holds_commits(&self) -> bool {
+        self.commit_k() > 0 || *self == Mode::Archive
     }
 
     /// How many members beside the leader it asks for in any way.
     pub fn k(&self) -> usize {
         match *self {
-            Mode::Async => 0,
+            Mode::Async | Mode::Archive => 0,
             Mode::Bounded { k, .. } | Mode::Semi { k, .. } | Mode::Sync { k } => k as usize,
         }
     }
@@ -78,6 +85,7 @@ impl Mode {
             Mode::Bounded { .. } => "bounded",
             Mode::Semi { .. } => "semi",
             Mode::Sync { .. } => "sync",
+            Mode::Archive => "archive",
         }
     }
 }
@@ -91,6 +99,7 @@ impl fmt::Display for Mode {
             }
             Mode::Semi { k, timeout } => write!(f, "semi:k={k},timeout={}", Spelled(*timeout)),
             Mode::Sync { k } => write!(f, "sync:k={k}"),
+            Mode::Archive => f.write_str("archive"),
         }
     }
 }
@@ -115,8 +124,8 @@ impl FromStr for Mode {
             Error::new(
                 Kind::InvalidInput,
                 format!(
-                    "expected async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms or \
-                     sync:k=1, found {text:?}"
+                    "expected async, bounded:k=1,bytes=1MiB,secs=5, semi:k=1,timeout=500ms, \
+                     sync:k=1 or archive, found {text:?}"
                 ),
             )
         };
@@ -132,6 +141,7 @@ impl FromStr for Mode {
         let k = || field("k")?.parse::<u32>().ok().filter(|k| *k > 0).ok_or_else(wrong);
         let mode = match (name, &names[..]) {
             ("async", []) => Mode::Async,
+            ("archive", []) => Mode::Archive,
             ("bounded", [_, _, _]) => Mode::Bounded {
                 k: k()?,
                 bytes: size(field("bytes")?).ok_or_else(wrong)?,
@@ -208,6 +218,7 @@ impl SyncSet {
             Mode::Bounded { bytes, within, .. } => (1, bytes, ms(within)),
             Mode::Semi { timeout, .. } => (2, ms(timeout), 0),
             Mode::Sync { .. } => (3, 0, 0),
+            Mode::Archive => (4, 0, 0),
         };
         let count = |n: usize| u32::try_from(n).expect("at most the limit of members");
         let mut body = vec![0; SET_HEAD];
@@ -236,13 +247,14 @@ impl SyncSet {
             1 => Mode::Bounded { k, bytes: first, within: Duration::from_millis(second) },
             2 => Mode::Semi { k, timeout: Duration::from_millis(first) },
             3 => Mode::Sync { k },
+            4 => Mode::Archive,
             _ => return None,
         };
         let (ids, _) = ids.as_chunks::<16>();
         let members: Vec<Id> = ids.iter().map(|id| Id(*id)).collect();
         let set = SyncSet::new(mode, members).ok()?;
         // What is read back says the same bytes again: nothing is left over or out of order.
-        (set.mode.k() > 0 || mode == Mode::Async).then_some(())?;
+        (set.mode.k() > 0 || matches!(mode, Mode::Async | Mode::Archive)).then_some(())?;
         (set.encode() == body).then_some(set)
     }
 }
@@ -306,13 +318,14 @@ impl Degraded {
 mod tests {
     use super::*;
 
-    fn modes() -> [Mode; 4] {
+    fn modes() -> [Mode; 5] {
         let timeout = Duration::from_millis(500);
         [
             Mode::Async,
             Mode::Bounded { k: 1, bytes: 1 << 20, within: Duration::from_secs(5) },
             Mode::Semi { k: 2, timeout },
             Mode::Sync { k: 1 },
+            Mode::Archive,
         ]
     }
 
@@ -383,6 +396,7 @@ mod tests {
             "sync:k=1,k=1",
             "sync:k=-1",
             "async:k=1",
+            "archive:k=1",
             "semi:k=1",
             "semi:k=1,timeout=0",
             "semi:k=1,timeout=1h",

@@ -10,6 +10,8 @@
 //! - a log whose newest set, or the one before, asks for copies opens with commits held, at an end
 //!   that is known to have been committed.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use crate::error::{Error, Kind, Result};
 use crate::frame::{Draft, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet};
 use crate::position::{Epoch, LogByte, Offset};
@@ -118,6 +120,12 @@ impl Home {
         placed.map(|(_, end)| end)
     }
 
+    /// Retention keeps what lies behind `end`: the log's archive holds what is before it.
+    pub(crate) fn keep_unarchived(&self, end: End) {
+        let mut archived = self.shared().archived();
+        *archived = (*archived).max(Some(end));
+    }
+
     /// Waits until everything below `end` is durable.
     pub(crate) fn sync_to(&self, end: LogByte) -> Result<()> {
         self.shared().wait_durable(end, self.durable().1)
@@ -182,6 +190,11 @@ impl Home {
 }
 
 impl Shared {
+    /// How far the log's archive holds it, if it has one.
+    pub(super) fn archived(&self) -> MutexGuard<'_, Option<End>> {
+        self.archived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a follower or a reader beside a writer learns of the committed end.
     pub(crate) fn learn_committed(&self, holds: bool, durable: LogByte, committed: End) {
         if holds || committed.0 < durable || self.ends.is_held() {

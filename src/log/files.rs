@@ -265,7 +265,7 @@ impl Control {
 
     /// Whether durable is not enough to be shown.
     pub(crate) fn holds_commits(&self) -> bool {
-        self.sets.iter().any(|line| line.set.mode.commit_k() > 0)
+        self.sets.iter().any(|line| line.set.mode.holds_commits())
     }
 
     /// Reads it; every log has one, for it is made before `LOG`. Without it nobody knows where the

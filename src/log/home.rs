@@ -140,6 +140,11 @@ impl Home {
         ends()
     }
 
+    /// The log's directory.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.0.layout.root.clone()
+    }
+
     /// The epoch that appended the record at `offset`.
     pub(crate) fn epoch_at(&self, offset: Offset) -> crate::position::Epoch {
         self.0.epoch_at(offset)

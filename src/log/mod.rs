@@ -123,6 +123,8 @@ pub(crate) struct Shared {
     worker: Worker,
     /// Guards CONTROL and its file.
     control: Mutex<Control>,
+    /// Of a log with an archive: how far that holds it. Nothing behind is dropped.
+    archived: Mutex<Option<commit::End>>,
     state_file: Mutex<Option<Arc<dyn File>>>,
     state_seq: AtomicU64,
     state_written: AtomicU64,

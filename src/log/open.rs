@@ -254,6 +254,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         visible_wake: Wake::default(),
         worker,
         control: Mutex::new(control),
+        archived: Mutex::default(),
         state_file: Mutex::new(parts.state_file),
         state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
         state_written: AtomicU64::new(0),

@@ -7,7 +7,8 @@
 //! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
 //! needs (all of the log, while it has none), and nothing goes at all, without being told so, if
 //! that would leave the table as the only copy of what its rows came from. Nor does anything go that a
-//! named cursor has not read; a cursor that cannot be read stops retention with an error.
+//! named cursor has not read; a cursor that cannot be read stops retention with an error. While whoever
+//! leads this open log publishes it to an archive, nothing goes that the archive does not hold.
 
 use std::path::PathBuf;
 
@@ -57,6 +58,8 @@ pub struct Retained {
 pub struct Holder {
     /// The name of the cursor that stands furthest back, if it is that.
     pub cursor: Option<String>,
+    /// Whether it is the archive, which does not hold the rest yet.
+    pub archive: bool,
     /// The number of the table's oldest checkpoint; none when the table has no checkpoint yet, and
     /// can be made from the log alone.
     pub checkpoint: Option<u64>,
@@ -67,6 +70,7 @@ pub struct Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.cursor, self.checkpoint) {
+            _ if self.archive => f.write_str("the archive"),
             (Some(name), _) => write!(f, "the cursor {name}"),
             (None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
             (None, None) => f.write_str("the table, which has no checkpoint yet,"),
@@ -81,12 +85,12 @@ fn needed(fs: &dyn Fs, layout: &Layout, log: Id, start: Offset) -> Option<(LogBy
     let checkpoints = Applied::read_all(fs, layout, log);
     if let Some(oldest) = checkpoints.iter().min_by_key(|applied| applied.end) {
         let (checkpoint, offset) = (Some(oldest.seq), oldest.offset);
-        let holder = Holder { cursor: None, checkpoint, offset };
+        let holder = Holder { cursor: None, archive: false, checkpoint, offset };
         return Some((oldest.end, holder));
     }
     let kept = fs.list(&layout.table()).is_ok_and(|names| names.iter().any(|name| name == "LOCK"));
     let buildable = kept && start == Offset(0);
-    let holder = Holder { cursor: None, checkpoint: None, offset: Offset(0) };
+    let holder = Holder { cursor: None, archive: false, checkpoint: None, offset: Offset(0) };
     buildable.then_some((LogByte(0), holder))
 }
 
@@ -103,6 +107,7 @@ impl Shared {
         let nothing_asked = policy.keep_bytes.is_none()
             && policy.keep_after.is_none()
             && policy.keep_from.is_none();
+        let archived = *self.archived();
         let mut floor = None;
         let needed = needed(&*self.fs, &self.layout, self.log.id, self.start());
         let cursors = cursors::list(&*self.fs, &self.layout)?;
@@ -123,8 +128,14 @@ impl Shared {
             }
             if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
                 let (name, offset) = (cursor.name.clone(), cursor.offset);
-                let holder = Holder { cursor: Some(name), checkpoint: None, offset };
+                let holder =
+                    Holder { cursor: Some(name), archive: false, checkpoint: None, offset };
                 retained.held_by = Some(holder);
+                break;
+            }
+            if let Some((_, offset)) = archived.filter(|(end, _)| footer.end() > *end) {
+                retained.held_by =
+                    Some(Holder { cursor: None, archive: true, checkpoint: None, offset });
                 break;
             }
             retained.files.push(segment.path.clone());

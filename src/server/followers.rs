@@ -49,6 +49,11 @@ impl Followers {
         self.lock().trail.note(time, end);
     }
 
+    /// How many seconds a copy that ends at `at` is behind at `now`.
+    pub(super) fn behind(&self, at: Offset, now: i64) -> f64 {
+        self.lock().trail.behind(at, now)
+    }
+
     /// Takes note of a fetch, answered at `time` with `durable` (log byte and offset).
     pub(super) fn fetched(
         &self,

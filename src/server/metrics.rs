@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::archive::View;
 use super::node::Node;
 use super::status::Status;
 
@@ -150,6 +151,10 @@ fn gauges(registry: &mut Registry, status: &Status) {
     gauge("disk_full", "1 while a full disk holds records back", u64::from(status.disk_full));
     gauge("uptime_seconds", "Since this node was started", status.uptime_s);
 
+    if let Some(archive) = &status.archive {
+        archived(registry, archive);
+    }
+
     let role = Family::<Role, Gauge>::default();
     for known in ["leader", "follower"] {
         role.get_or_create(&Role { role: known.to_owned() }).set(i64::from(status.role == known));
@@ -173,4 +178,30 @@ fn gauges(registry: &mut Registry, status: &Status) {
     registry.register("lag_bytes", "Bytes of frames a follower lacks", bytes);
     registry.register("lag_seconds", "How long it has lacked them", seconds);
     registry.register("last_contact_seconds", "Since a follower's last fetch", contact);
+}
+
+/// What is told of the archive; where it ends only once it has said so.
+fn archived(registry: &mut Registry, archive: &View) {
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let mut gauge = |name: &str, help: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(whole(value));
+            registry.register(name, help, gauge);
+        }
+    };
+    gauge("archived_offset", "Behind the last record in the archive", archive.archived);
+    gauge("archive_lag_records", "Records the archive lacks", archive.lag_records);
+    gauge("archive_lag_bytes", "Bytes of frames the archive lacks", archive.lag_bytes);
+    let is = |state: &str| Some(u64::from(archive.state == state));
+    gauge("archive_up", "1 while the archive takes entries", is("publishing"));
+    gauge("archive_fenced", "1 after a newer leader has taken over", is("fenced"));
+    if let Some(seconds) = archive.lag_seconds {
+        let gauge: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
+        gauge.set(seconds);
+        registry.register("archive_lag_seconds", "How long it has lacked them", gauge);
+    }
+    let requests: Counter = Counter::default();
+    requests.inc_by(archive.requests);
+    registry.register("archive_requests", "Requests made to the archive's store", requests);
 }

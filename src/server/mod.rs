@@ -16,6 +16,7 @@
 //!   is to be so;
 //! - a follower takes no appends: it names the leader.
 
+mod archive;
 mod auth;
 mod body;
 mod events;
@@ -38,6 +39,7 @@ mod stream;
 mod table;
 mod tls;
 
+pub use archive::{ArchiveOptions, DEFAULT_ARCHIVE_INTERVAL};
 pub use auth::{Role, Tokens};
 pub use tls::Tls;
 
@@ -53,6 +55,7 @@ use crate::log::Log;
 use crate::replica::{Follower, Leader};
 use crate::table::Table;
 
+use archive::Archiving;
 use listen::Listener;
 use node::Node;
 
@@ -73,6 +76,7 @@ pub struct ServerOptions {
     tls: Option<Tls>,
     insecure: bool,
     connections: usize,
+    archive: Option<ArchiveOptions>,
 }
 
 impl Default for ServerOptions {
@@ -85,6 +89,7 @@ impl Default for ServerOptions {
             tls: None,
             insecure: false,
             connections: DEFAULT_CONNECTIONS,
+            archive: None,
         }
     }
 }
@@ -116,6 +121,8 @@ impl ServerOptions {
         insecure: bool,
         /// Connections at a time; more wait to be accepted. Default: 1024.
         connections: usize,
+        /// Where a leader publishes its log all the while. Default: nowhere.
+        archive: Option<ArchiveOptions>,
     }
 
     fn check(&self) -> Result<()> {
@@ -163,7 +170,7 @@ impl Bound {
 
     /// Serves a leader: its log, open for writing, and that log's table, which is kept up to date.
     /// It acknowledges under the newest synchronous set in the log; [`Leader::change`] makes another.
-    pub fn lead(self, log: Log, table: Table) -> Result<Server> {
+    pub fn lead(mut self, log: Log, table: Table) -> Result<Server> {
         if log.follows().is_some() {
             return Err(Error::new(
                 Kind::NotLeader,
@@ -174,18 +181,36 @@ impl Bound {
         let name = self.options.name.clone();
         let log = Arc::new(log);
         let leader = Leader::lead(Arc::clone(&log))?;
-        self.start(Node::new(log, table, name, node::Role::Leads(Box::new(leader))), None)
+        let archive = self.options.archive.take();
+        if archive.is_some() {
+            leader.use_archive();
+        }
+        let mut node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)));
+        node.archive = archive.as_ref().map(|archive| Arc::new(Archiving::new(archive)));
+        self.start(node, None, archive)
     }
 
     /// Serves a follower, and runs it.
     pub fn follow(self, follower: Follower) -> Result<Server> {
+        if self.options.archive.is_some() {
+            return Err(Error::new(
+                Kind::NotLeader,
+                "expected a leader to publish to the archive, found a follower",
+            )
+            .help("publish from the leader; a follower may follow the archive"));
+        }
         let (log, table) = (follower.log(), follower.table().clone());
         let name = self.options.name.clone();
         let node = Node::new(log, table, name, node::Role::Follows(follower.gauge()));
-        self.start(node, Some(follower))
+        self.start(node, Some(follower), None)
     }
 
-    fn start(self, node: Node, follower: Option<Follower>) -> Result<Server> {
+    fn start(
+        self,
+        node: Node,
+        follower: Option<Follower>,
+        archive: Option<ArchiveOptions>,
+    ) -> Result<Server> {
         let (url, address) = (self.url(), self.options.listen);
         let _ = node.address.set(url.clone());
         let node = Arc::new(node);
@@ -201,6 +226,7 @@ impl Bound {
             listening: None,
             threads: Vec::new(),
             following: None,
+            publishing: None,
             url,
             address,
             node,
@@ -215,6 +241,9 @@ impl Bound {
         match follower {
             Some(follower) => server.following = Some(node::follow(&server.node, follower)?),
             None => server.threads.push(node::apply(&server.node)?),
+        }
+        if let Some(archive) = archive {
+            server.publishing = Some(archive::publish(&server.node, archive)?);
         }
         let runtime = server.runtime.as_ref().expect("made above");
         let stopping = server.node.stopping.subscribe();
@@ -232,6 +261,7 @@ pub struct Server {
     listening: Option<tokio::task::JoinHandle<()>>,
     threads: Vec<JoinHandle<()>>,
     following: Option<JoinHandle<Result<()>>>,
+    publishing: Option<JoinHandle<()>>,
     url: String,
     address: SocketAddr,
 }
@@ -293,6 +323,16 @@ impl Server {
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+        if let (Some(thread), Some(archive)) = (self.publishing.take(), &self.node.archive) {
+            // What was appended is to be in the archive, too; of what is not durable `stop` tells.
+            let _ = self.node.log.sync();
+            if let Some(leader) = &self.node.leader {
+                leader.grew();
+            }
+            if archive.finish(FAREWELL) {
+                let _ = thread.join();
+            }
         }
         let panicked = || Error::new(Kind::Io, "the thread tidelog-follow panicked");
         let followed = match self.following.take() {

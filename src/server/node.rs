@@ -1,13 +1,14 @@
 //! The node behind the interface: a leader's log with its table, or a follower that runs.
 //!
 //! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
-//! leader that the log has grown, so that waiting costs nothing), and `tidelog-apply` of a leader or
-//! `tidelog-follow` of a follower.
+//! leader that the log has grown, so that waiting costs nothing), `tidelog-apply` of a leader or
+//! `tidelog-follow` of a follower, and `tidelog-archive` of a leader with an archive.
 //!
 //! Invariants:
 //! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
 //!   through [`blocking`](Node::blocking);
-//! - every thread is joined at the end.
+//! - every thread is joined at the end, but for one whose archive does not answer: it holds nothing
+//!   of the node.
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,6 +25,7 @@ use crate::replica::{Follower, Gauge, Leader, Progress};
 use crate::ship::shelf::Shelf;
 use crate::table::{Applier, Table};
 
+use super::archive::Archiving;
 use super::events::Events;
 use super::followers::Followers;
 use super::metrics::Metrics;
@@ -56,6 +58,8 @@ pub(super) struct Node {
     pub(super) gauge: Option<Gauge>,
     /// Of a leader.
     pub(super) leader: Option<Leader>,
+    /// Of a leader that publishes its log.
+    pub(super) archive: Option<Arc<Archiving>>,
     pub(super) followers: Followers,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
@@ -108,6 +112,7 @@ impl Node {
             name,
             gauge,
             leader,
+            archive: None,
             followers: Followers::default(),
             events: Events::default(),
             metrics: Metrics::default(),
@@ -243,6 +248,9 @@ impl Node {
         if let Some(leader) = &self.leader {
             leader.stop();
         }
+        if let Some(archive) = &self.archive {
+            archive.stop();
+        }
         self.home.wake();
     }
 
@@ -329,7 +337,10 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
         .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread tidelog-follow: {e}")))
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub(super) fn spawn(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)

@@ -52,15 +52,17 @@ fn level(
         Some("durable") => Some(Level::Durable),
         Some("replicated") => Some(Level::Replicated(others()?)),
         Some("applied") => Some(Level::Applied(others()?)),
-        Some("archived") => {
+        Some("archived") if !leader.has_archive() => {
             return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "not_supported",
-                "this node acknowledges buffered, written, durable, replicated and applied, not \
-                 archived",
+                "expected an archive for the level archived, found that this node has none",
             )
-            .help("nothing was appended; ask for replicated, and look at the archive's end"));
+            .help(
+                "nothing was appended; run the node with one: `tidelog serve DIR --archive URL`",
+            ));
         }
+        Some("archived") => Some(Level::Archived),
         Some(other) => {
             return Err(Refusal::bad(format!(
                 "expected level buffered, written, durable, replicated, applied or archived, \

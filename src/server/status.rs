@@ -6,6 +6,7 @@ use crate::position::Position;
 use crate::replica::Leader;
 use crate::ship::LinkState;
 
+use super::archive::View;
 use super::members;
 use super::node::Node;
 
@@ -29,6 +30,9 @@ pub(super) struct Status {
     /// Mode, members and degraded spells, of a leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) replication: Option<serde_json::Value>,
+    /// Of a leader that publishes its log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) archive: Option<View>,
     pub(super) applied: u64,
     pub(super) log_byte: u64,
     pub(super) log_bytes: u64,
@@ -121,6 +125,8 @@ impl Status {
             "poisoned"
         } else if stats.disk_full {
             "disk_full"
+        } else if node.archive.as_ref().is_some_and(|archive| archive.is_fenced()) {
+            "fenced"
         } else if trouble.is_some() {
             "troubled"
         } else if degraded {
@@ -210,6 +216,7 @@ impl Status {
             written: stats.written.0,
             committed: node.home.committed().1.0,
             replication: node.leader.as_ref().map(members::shown),
+            archive: node.archive.as_ref().map(|archive| archive.view(node, durable)),
             applied,
             log_byte: position.log_byte.0,
             log_bytes: listed.iter().map(|segment| segment.bytes).sum(),

@@ -590,7 +590,7 @@ fn every_example_in_the_help_runs() {
         }
         seen += 1;
     }
-    assert!(seen >= 54, "{seen} examples");
+    assert!(seen >= 56, "{seen} examples");
 }
 
 #[test]

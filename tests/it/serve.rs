@@ -1,5 +1,6 @@
 //! Nodes over HTTP, in this process and as the real binary.
 
+mod archived;
 #[cfg(feature = "cli")]
 mod chained;
 mod delayed;

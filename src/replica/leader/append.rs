@@ -10,7 +10,7 @@ use crate::log::{Append, Appended, Ticket};
 use crate::position::LogByte;
 use crate::record::Batch;
 
-use super::{Leader, Level, Outcome, Spell, State};
+use super::{Leader, Level, Outcome, Spell, State, archive};
 
 /// A registration that failed is tried again after this.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -20,10 +20,12 @@ const LOOK: Duration = Duration::from_millis(100);
 impl Leader {
     /// The level that is meant when none is named.
     pub fn level(&self) -> Level {
-        let mode = self.state().rule.mode();
-        match mode.commit_k() {
-            0 => Level::Durable,
-            k => Level::Replicated(k),
+        match self.state().rule.mode() {
+            Mode::Archive => Level::Archived,
+            mode => match mode.commit_k() {
+                0 => Level::Durable,
+                k => Level::Replicated(k),
+            },
         }
     }
 
@@ -46,6 +48,9 @@ impl Leader {
         let level = level.unwrap_or_else(|| self.level());
         // A time too far away to be told is a year.
         let deadline = Instant::now() + timeout.min(Duration::from_secs(365 * 24 * 3600));
+        if level == Level::Archived && !self.has_archive() {
+            return Ok(Outcome::Rejected { why: archive::none() });
+        }
         if let Err(why) = self.wait_started(deadline) {
             return Ok(Outcome::Rejected { why });
         }
@@ -64,6 +69,7 @@ impl Leader {
         self.grew();
         // Behind a roll a retry's end counts a SEAL that is not written yet.
         let end = ticket.end().min(self.home.durable().0);
+        let _wanted = (level == Level::Archived).then(|| self.want_archived());
         self.wait(end, appended, level, deadline)
     }
 
@@ -76,6 +82,9 @@ impl Leader {
                 return Ok(());
             }
             let Some(again) = self.patience(&state, since, deadline) else {
+                if state.rule.waits_for_archive() {
+                    return Err(self.archive_not_fenced(&state));
+                }
                 return Err(Error::new(
                     Kind::Rejected,
                     format!(
@@ -143,15 +152,25 @@ impl Leader {
             if self.reached(&state, end, appended, level) {
                 return Ok(Outcome::Acked { appended, level, copies: copies + 1 });
             }
-            if semi && state.spell == Spell::Degraded && level > Level::Durable {
+            let apart = level == Level::Archived;
+            if semi && state.spell == Spell::Degraded && level > Level::Durable && !apart {
                 // The mark is registered: the acknowledgement says itself that it is a lesser one.
                 let level = Level::Durable;
                 return Ok(Outcome::Acked { appended, level, copies: copies + 1 });
             }
+            // Members that hold it already are not what the archive's slowness is about.
+            let since = match apart && state.rule.committed.0 >= end {
+                true => Instant::now(),
+                false => since,
+            };
             let Some(again) = self.patience(&state, since, deadline) else {
+                let found = match apart {
+                    true => archive::reached(&state),
+                    false => format!("{copies} copies"),
+                };
                 let why = Error::new(
                     Kind::Unknown,
-                    format!("expected the append to be {level} in time, found {copies} copies"),
+                    format!("expected the append to be {level} in time, found {found}"),
                 )
                 .at_offset(appended.first.0)
                 .help("it is on the leader's disk and may yet be committed; a retry must be a safe one");
@@ -169,6 +188,10 @@ impl Leader {
             Level::Durable => self.within(state, end).is_ok(),
             Level::Replicated(k) => {
                 committed && rule.copies(end) >= k && self.within(state, end).is_ok()
+            }
+            Level::Archived => {
+                let archived = rule.archived.is_some_and(|archived| archived.0 >= end);
+                committed && archived && self.within(state, end).is_ok()
             }
             Level::Applied(k) => {
                 let applied = rule.applied(end, appended.last.plus(1));

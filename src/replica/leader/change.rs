@@ -9,16 +9,19 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{FrameKind, SyncSet};
+use crate::frame::{FrameKind, Mode, SyncSet};
 use crate::log::files::SetLine;
 
-use super::{Leader, State, check_member};
+use super::{Leader, State, archive, check_member};
 
 impl Leader {
     /// Rules by another set. Returns whether that is committed within `timeout`; if not, both sets
     /// rule until it is.
     pub fn change(&self, set: &SyncSet, timeout: Duration) -> Result<bool> {
         check_member(self.log.node(), set)?;
+        if set.mode == Mode::Archive && !self.has_archive() {
+            return Err(archive::none());
+        }
         let deadline = Instant::now() + timeout.min(Duration::from_secs(24 * 3600));
         if self.state().rule.newest.as_ref().map(|(_, set)| set).unwrap_or(&SyncSet::default())
             == set
@@ -45,7 +48,7 @@ impl Leader {
         let mut lines = vec![before.unwrap_or(nobody), coming];
         self.home.note_sets(&lines, marked)?;
         let mut state = self.state();
-        if set.mode.commit_k() > 0 {
+        if set.mode.holds_commits() {
             self.hold(&mut state);
         }
         // Under the lock: whoever reports this frame is counted by both rules.

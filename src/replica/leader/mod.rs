@@ -8,6 +8,7 @@
 //!                     │ wakes
 //! append ── admit ── log ── wait for the level ──► Acked | Unknown | Rejected
 //! change ── CONTROL ── sync_set frame ──► rule: both sets, until the new one is committed
+//! archive ── publishable ──► whoever publishes ── archived ──► rule
 //! spell  ── CONTROL ── degraded frame ──► rule: semi-synchronous members are not waited for
 //! ```
 //!
@@ -18,12 +19,14 @@
 //!   lock, so that no report comes in between.
 
 mod append;
+mod archive;
 mod change;
 mod last;
 mod outcome;
 mod rule;
 mod spell;
 
+pub use archive::Due;
 pub use outcome::{Level, Outcome};
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -64,6 +67,7 @@ struct State {
     /// When the durable end passed which offset, by the clock that does not jump.
     trail: Trail,
     spell: Spell,
+    shelf: archive::Shelf,
     /// What CONTROL says of sets.
     lines: Vec<SetLine>,
     /// What CONTROL says of spells.
@@ -132,7 +136,8 @@ impl Leader {
         }
         rule.degraded = marked.is_some();
         let spell = if rule.degraded { Spell::Degraded } else { Spell::None };
-        let state = State { rule, trail: Trail::default(), spell, lines, marked };
+        let (trail, shelf) = (Trail::default(), archive::Shelf::default());
+        let state = State { rule, trail, spell, shelf, lines, marked };
         let leader = Leader {
             log,
             home,

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::error::Error;
 use crate::log::{Appended, Durability};
 
-/// How safe an append is to be before it is acknowledged, each level with those before it.
+/// How safe an append is to be before it is acknowledged, each level with those before it
+/// (`Archived` is apart).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// In the leader's memory.
@@ -18,6 +19,8 @@ pub enum Level {
     Replicated(usize),
     /// In the tables of so many other nodes, too.
     Applied(usize),
+    /// On the leader's disk and in the archive: apart from the levels that count nodes.
+    Archived,
 }
 
 impl Level {
@@ -29,6 +32,7 @@ impl Level {
             Level::Durable => "durable",
             Level::Replicated(_) => "replicated",
             Level::Applied(_) => "applied",
+            Level::Archived => "archived",
         }
     }
 

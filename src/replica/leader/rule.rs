@@ -11,7 +11,8 @@
 //! - a report counts only if its node is clean, its promise is this leader's epoch, its last frame
 //!   is one that this log has, of this epoch, and it does not say less than its node said before;
 //! - an inherited tail is committed only through a frame of this epoch;
-//! - until a new set is committed, the set before must hold the same.
+//! - until a new set is committed, the set before must hold the same;
+//! - under the mode `archive` nothing is committed that the archive does not hold.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,8 @@ pub(super) struct Rule {
     /// Semi-synchronous members are not waited for.
     pub(super) degraded: bool,
     pub(super) durable: End,
+    /// What the archive holds of this leader's history; `None` before it has said so.
+    pub(super) archived: Option<End>,
     pub(super) committed: End,
     nodes: BTreeMap<Id, Held>,
 }
@@ -74,6 +77,7 @@ impl Rule {
             before: None,
             degraded: false,
             durable: committed,
+            archived: None,
             committed,
             nodes: BTreeMap::new(),
         }
@@ -128,6 +132,22 @@ impl Rule {
 
     /// Up to where every set that rules is satisfied.
     fn reach(&self) -> Option<End> {
+        let copied = self.copied()?;
+        match self.ruling().any(|set| set.mode == Mode::Archive) {
+            true => self.archived.map(|archived| archived.min(copied)),
+            false => Some(copied),
+        }
+    }
+
+    /// Up to where the archive may hold it: what is committed, but for what only the archive itself
+    /// is waited for.
+    pub(super) fn publishable(&self) -> End {
+        let copied = self.copied().filter(|end| !self.holds() || end.0 > self.start);
+        copied.unwrap_or(self.committed).max(self.committed)
+    }
+
+    /// Up to where the members that every set asks for hold it.
+    fn copied(&self) -> Option<End> {
         let mut reach = self.durable;
         for set in self.ruling() {
             let k = self.commit_k(set);
@@ -167,14 +187,20 @@ impl Rule {
         self.kth(set, set.mode.k())
     }
 
-    /// Whether copies are needed before anything is committed.
+    /// Whether more than this leader's disk is needed before anything is committed.
     pub(super) fn holds(&self) -> bool {
-        self.ruling().any(|set| self.commit_k(set) > 0)
+        self.ruling().any(|set| self.commit_k(set) > 0 || set.mode == Mode::Archive)
     }
 
     /// Whether a frame of this epoch is committed: before that, nothing is to be appended.
     pub(super) fn has_started(&self) -> bool {
         !self.holds() || self.committed.0 > self.start
+    }
+
+    /// Whether it is the archive alone that commits are waited for.
+    pub(super) fn waits_for_archive(&self) -> bool {
+        let archive = self.ruling().any(|set| set.mode == Mode::Archive);
+        archive && self.copied().is_some_and(|end| end.0 > self.start)
     }
 
     /// The newest set's mode.

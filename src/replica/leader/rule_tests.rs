@@ -220,3 +220,32 @@ fn members_are_not_forgotten_for_strangers() {
     assert_eq!(rule.nodes.len(), MOST_NODES);
     assert_eq!(rule.copies(LogByte(700)), 1);
 }
+
+#[test]
+fn under_archive_nothing_is_committed_that_the_archive_does_not_hold() {
+    let mut rule = rule(set(Mode::Archive, &[]));
+    assert!(rule.holds() && !rule.settle() && !rule.has_started());
+    assert_eq!(rule.publishable(), at(1000), "what only the archive is waited for goes out");
+    // An inherited tail is committed only through a frame of this epoch.
+    rule.archived = Some(at(START));
+    assert!(!rule.settle());
+    rule.archived = Some(at(500));
+    assert!(rule.settle() && rule.has_started());
+    assert_eq!(rule.committed, at(500));
+}
+
+#[test]
+fn what_members_are_waited_for_is_not_published_before_they_hold_it() {
+    let mut rule = rule(sync(1, &[A, B]));
+    assert_eq!(rule.publishable(), at(40));
+    hears(&mut rule, A, 300);
+    assert_eq!(rule.publishable(), at(300));
+    // While the set changes both must hold it: the member, and the archive.
+    rule.change(LogByte(900), set(Mode::Archive, &[]));
+    hears(&mut rule, A, 950);
+    assert_eq!((rule.publishable(), rule.committed), (at(950), at(300)));
+    rule.archived = Some(at(950));
+    rule.settle();
+    assert_eq!((rule.committed, rule.before.is_none()), (at(950), true));
+    assert_eq!(rule.publishable(), at(1000), "the archive alone rules now");
+}

@@ -343,3 +343,61 @@ fn a_retry_after_unknown_has_the_same_place() {
     assert_eq!((retried.first, retried.duplicate), (appended.first, true));
     assert_eq!((level, leader.log.end().0), (Level::Replicated(1), 1));
 }
+
+#[test]
+fn retention_keeps_what_the_archive_does_not_hold() {
+    use crate::log::{MIN_SEGMENT_BYTES, Retention};
+    let dir = tempfile::tempdir().unwrap();
+    let log =
+        Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).open(dir.path()).unwrap();
+    let leader = Leader::lead(Arc::new(log)).unwrap();
+    leader.use_archive();
+    let value = vec![7; 4000];
+    for _ in 0..100 {
+        leader.log.append(&Record::put(b"k", &value)).unwrap();
+    }
+    let end = leader.log.sync().unwrap();
+    let policy = Retention { keep_from: Some(end), ..Retention::default() };
+    let retained = leader.log.retain(&policy).unwrap();
+    let holder = retained.held_by.unwrap();
+    assert!(holder.archive && retained.files.is_empty());
+    assert_eq!(holder.to_string(), "the archive needs the log from offset 0 on");
+    let (byte, offset) = {
+        let list = leader.home.segments();
+        let footer = list[1].footer.get().unwrap();
+        (footer.end(), footer.end_offset)
+    };
+    leader.archived((byte, offset));
+    let retained = leader.log.retain(&policy).unwrap();
+    assert_eq!((retained.files.len(), retained.start), (2, offset), "up to where it holds it");
+    assert_eq!(retained.held_by.map(|holder| holder.offset), Some(offset));
+}
+
+#[test]
+fn archived_waits_for_the_archive_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = lead(dir.path());
+    let refused = append(&leader, Some(Level::Archived), LONG);
+    assert!(matches!(refused, Outcome::Rejected { .. }), "there is none: {refused:?}");
+    assert_eq!(
+        leader.change(&set(&leader, "archive", &[]), SOON).unwrap_err().kind(),
+        Kind::Rejected
+    );
+    leader.use_archive();
+    assert!(matches!(append(&leader, None, LONG), Outcome::Acked { level: Level::Durable, .. }));
+    let outcome = append(&leader, Some(Level::Archived), SOON);
+    let Outcome::Unknown { appended, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(appended.first.0, 1);
+    leader.archived(leader.publishable());
+    // An append that waits makes it due at once, whatever the time.
+    let never = std::time::Instant::now() + LONG;
+    let held = leader.publishable().0;
+    assert_eq!(leader.wait_due(held, never, SOON), Due::NotYet);
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| append(&leader, Some(Level::Archived), LONG));
+        while leader.wait_due(held, never, LONG) != Due::Wanted {}
+        leader.archived(leader.publishable());
+        let outcome = appending.join().unwrap();
+        assert!(matches!(outcome, Outcome::Acked { level: Level::Archived, .. }), "{outcome:?}");
+    });
+}

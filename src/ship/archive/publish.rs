@@ -77,6 +77,8 @@ pub struct Publisher {
     checked: bool,
     /// Whether the store was tried.
     probed: bool,
+    /// How far the archive holds what this log's newest epoch leads, behind that epoch's fence.
+    held: Option<(LogByte, Offset)>,
 }
 
 impl Publisher {
@@ -93,17 +95,45 @@ impl Publisher {
             .in_file(std::path::Path::new(&store.place()))
             .help("each log needs an archive of its own"));
         }
-        Ok(Publisher { store, from, options, state, pending: None, checked: false, probed: false })
+        Ok(Publisher {
+            store,
+            from,
+            options,
+            state,
+            pending: None,
+            checked: false,
+            probed: false,
+            held: None,
+        })
     }
 
     /// Publishes everything that is durable now. Refused: a store that is not atomic, a history
     /// that the archive's is not a part of, a leader that was replaced.
     pub fn push(&mut self) -> Result<Pushed> {
-        let mut offer = self.from.look(&Report::default())?;
+        let offer = self.from.look(&Report::default())?;
         // Readers of the archive see all of it: what is not promised yet is not published.
-        if offer.committed < offer.durable {
-            (offer.durable, offer.durable_offset) = (offer.committed, offer.committed_offset);
-        }
+        let end = match offer.committed < offer.durable {
+            true => (offer.committed, offer.committed_offset),
+            false => (offer.durable, offer.durable_offset),
+        };
+        self.publish_to(offer, end)
+    }
+
+    /// Publishes everything before `end`, of which whoever has the log open knows that it is durable
+    /// and may be shown to readers of the archive; the directory itself says so a little later.
+    pub fn push_to(&mut self, end: (LogByte, Offset)) -> Result<Pushed> {
+        let offer = self.from.look(&Report::default())?;
+        self.publish_to(offer, end)
+    }
+
+    /// How far the archive holds this log, behind the fence of the log's newest epoch; `None` while
+    /// that is not known.
+    pub fn held(&self) -> Option<(LogByte, Offset)> {
+        self.held
+    }
+
+    fn publish_to(&mut self, mut offer: Offer, end: (LogByte, Offset)) -> Result<Pushed> {
+        (offer.durable, offer.durable_offset) = end;
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
         if self.pending.is_none() && self.is_all_there(&offer)? {
             pushed.end = self.state.end_offset;
@@ -125,7 +155,7 @@ impl Publisher {
 
     /// Whether a look at the log alone says that there is nothing to do: idle costs nothing.
     fn is_all_there(&mut self, offer: &Offer) -> Result<bool> {
-        if !self.checked || self.state.end < offer.durable {
+        if !self.checked || self.held.is_none() || self.state.end < offer.durable {
             return Ok(false);
         }
         let known = |name: &&SegmentName| {
@@ -142,6 +172,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, offer: &Offer, pushed: &mut Pushed) -> Result<()> {
+        self.held = None;
         self.settle(pushed)?;
         self.catch_up()?;
         let lead = self.from.leadership()?;
@@ -165,6 +196,7 @@ impl Publisher {
             check_end(&self.state, &mut self.from, offer)?;
             self.checked = true;
         }
+        self.held = Some((self.state.end, self.state.end_offset));
         for (i, name) in offer.segments.iter().enumerate() {
             let base = name.0;
             if base < self.state.floor || base >= offer.durable {
@@ -199,10 +231,12 @@ impl Publisher {
                 if won == Won::Mine {
                     self.state.apply(&head)?;
                     pushed.entries += 1;
+                    self.held = self.held.map(|_| (self.state.end, self.state.end_offset));
                 }
                 Ok(won)
             }
-            Err(error) if error.kind() == Kind::Unknown => {
+            // What stands at n could not be learned: the same n, the same bytes, next time.
+            Err(error) if !contest.is_decided() => {
                 contest.resume();
                 Err(error)
             }

@@ -104,6 +104,11 @@ impl Contest {
         }
     }
 
+    /// Whether the store has said whose n is.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.step, Step::Over(_))
+    }
+
     /// Takes up a contest that was put off. Whether its last create counted is unknown, so it
     /// reads first.
     pub fn resume(&mut self) {
@@ -160,8 +165,8 @@ pub enum Won {
     Passed,
 }
 
-/// Drives a contest against the store. An error of [`Kind::Unknown`] leaves it open: it must be
-/// taken up again before anything else is appended.
+/// Drives a contest against the store. An error may leave it open ([`Contest::is_decided`]): then it
+/// must be taken up again before anything else is appended.
 pub fn run(store: &dyn Store, contest: &mut Contest) -> Result<Won> {
     let name = ObjectName::Log(contest.head.n);
     let mut trouble: Option<Error> = None;

@@ -181,3 +181,38 @@ fn a_store_that_is_not_atomic_is_refused_for_anything_but_reading() {
     assert_eq!(fake.names(), before, "nothing was published");
     follow(&fake, &Sim::new(2), &stages[1], "reading");
 }
+
+/// A publisher dropped its entry when what stood at n could not be read, and went on with another
+/// one at the same n. The first could still arrive: its writer then took its own success for
+/// another process and halted.
+#[test]
+fn what_cannot_be_read_back_is_tried_again_with_the_same_bytes() {
+    let stage = stages().remove(0);
+    let fake = Fake::new();
+    // The call that creates the fence is done; from then on nothing is answered.
+    let fence = ObjectName::Log(1);
+    let mut call = 0;
+    loop {
+        call += 1;
+        let fresh = Fake::new();
+        let store = fresh.failing(call, StoreFault::KilledAfter);
+        let _ = publisher(Arc::new(store), &stage.disk, small()).and_then(|mut to| to.push());
+        if fresh.object(&fence).is_some() {
+            break;
+        }
+    }
+    let store = Arc::new(fake.client());
+    store.fail_at(call, StoreFault::TimeoutAfter);
+    for read in 1..=u64::from(sequence::ATTEMPTS) {
+        store.fail_at(call + read, StoreFault::ServerError);
+    }
+    let mut to = publisher(Arc::clone(&store) as Arc<dyn Store>, &stage.disk, small()).unwrap();
+    assert_eq!(to.push().unwrap_err().kind(), Kind::Unknown);
+    let sent = fake.object(&fence).unwrap();
+    fake.plant(fence, Some(b"not an entry".to_vec()));
+    assert_eq!(to.push().unwrap_err().kind(), Kind::Corrupt);
+    // It was not there yet after all, and is still on its way.
+    fake.plant(fence, None);
+    assert_eq!(to.push().unwrap().end, stage.end);
+    assert_eq!(fake.object(&fence), Some(sent), "the same n, the same bytes");
+}
