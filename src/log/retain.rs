@@ -7,7 +7,8 @@
 //! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
 //! needs (all of the log, while it has none), and nothing goes at all, without being told so, if
 //! that would leave the table as the only copy of what its rows came from. Nor does anything go that a
-//! named cursor has not read; a cursor that cannot be read stops retention with an error.
+//! named cursor has not read, or that a live slot needs; a cursor or slots that cannot be read stop
+//! retention with an error.
 
 use std::path::PathBuf;
 
@@ -15,8 +16,10 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset};
+use crate::segment::Footer;
 
 use super::Shared;
+use super::claims::Kept;
 use super::cursors;
 use super::files::{Applied, Layout};
 
@@ -57,6 +60,8 @@ pub struct Retained {
 pub struct Holder {
     /// The name of the cursor that stands furthest back, if it is that.
     pub cursor: Option<String>,
+    /// The node whose slot needs the most, if it is that.
+    pub slot: Option<Id>,
     /// The number of the table's oldest checkpoint; none when the table has no checkpoint yet, and
     /// can be made from the log alone.
     pub checkpoint: Option<u64>,
@@ -66,10 +71,11 @@ pub struct Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.cursor, self.checkpoint) {
-            (Some(name), _) => write!(f, "the cursor {name}"),
-            (None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
-            (None, None) => f.write_str("the table, which has no checkpoint yet,"),
+        match (&self.cursor, self.slot, self.checkpoint) {
+            (Some(name), ..) => write!(f, "the cursor {name}"),
+            (None, Some(node), _) => write!(f, "the slot of node {node}"),
+            (None, None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
+            (None, None, None) => f.write_str("the table, which has no checkpoint yet,"),
         }?;
         write!(f, " needs the log from offset {} on", self.offset)
     }
@@ -81,12 +87,12 @@ fn needed(fs: &dyn Fs, layout: &Layout, log: Id, start: Offset) -> Option<(LogBy
     let checkpoints = Applied::read_all(fs, layout, log);
     if let Some(oldest) = checkpoints.iter().min_by_key(|applied| applied.end) {
         let (checkpoint, offset) = (Some(oldest.seq), oldest.offset);
-        let holder = Holder { cursor: None, checkpoint, offset };
+        let holder = Holder { cursor: None, slot: None, checkpoint, offset };
         return Some((oldest.end, holder));
     }
     let kept = fs.list(&layout.table()).is_ok_and(|names| names.iter().any(|name| name == "LOCK"));
     let buildable = kept && start == Offset(0);
-    let holder = Holder { cursor: None, checkpoint: None, offset: Offset(0) };
+    let holder = Holder { cursor: None, slot: None, checkpoint: None, offset: Offset(0) };
     buildable.then_some((LogByte(0), holder))
 }
 
@@ -95,6 +101,11 @@ impl Shared {
         if let Some(error) = &self.refuses {
             return Err(error.clone());
         }
+        // Held until the files are gone: no slot is promised what goes meanwhile.
+        self.with_slots(|kept| self.retain_beside(policy, kept))
+    }
+
+    fn retain_beside(&self, policy: &Retention, kept: &mut Kept) -> Result<Retained> {
         let mut control = self.control();
         let list = self.catalog.list();
         let total: u64 =
@@ -107,9 +118,24 @@ impl Shared {
         let needed = needed(&*self.fs, &self.layout, self.log.id, self.start());
         let cursors = cursors::list(&*self.fs, &self.layout)?;
         let cursor = cursors.into_iter().min_by_key(|cursor| cursor.offset);
+        let slot = kept.slots.lowest(&self.reach()).map(|claim| (claim.needs, claim.node));
+        let holder = |footer: &Footer| {
+            if let Some((_, holder)) = needed.as_ref().filter(|(from, _)| footer.end() > *from) {
+                return Some(holder.clone());
+            }
+            let none = Holder { cursor: None, slot: None, checkpoint: None, offset: Offset(0) };
+            if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
+                let (cursor, offset) = (Some(cursor.name.clone()), cursor.offset);
+                return Some(Holder { cursor, offset, ..none });
+            }
+            let (_, node) = slot.filter(|(needs, _)| footer.end() > *needs)?;
+            Some(Holder { slot: Some(node), offset: footer.base_offset, ..none })
+        };
+        // What the limits alone let go.
+        let (mut passed, mut past) = (0, None);
         for segment in list.iter().take(list.len().saturating_sub(1)) {
             let Some(footer) = segment.footer.get().filter(|_| !nothing_asked) else { break };
-            let bytes_left = total - retained.bytes - footer.data_end;
+            let bytes_left = total - passed - footer.data_end;
             let allowed = policy.keep_bytes.is_none_or(|keep| bytes_left >= keep)
                 && policy.keep_after.is_none_or(|after| footer.max_timestamp < after)
                 && policy.keep_from.is_none_or(|from| footer.end_offset <= from)
@@ -117,20 +143,21 @@ impl Shared {
             if !allowed {
                 break;
             }
-            if let Some((_, holder)) = needed.as_ref().filter(|(from, _)| footer.end() > *from) {
-                retained.held_by = Some(holder.clone());
-                break;
+            passed += footer.data_end;
+            past = Some(footer.end());
+            if retained.held_by.is_none() {
+                retained.held_by = holder(footer);
             }
-            if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
-                let (name, offset) = (cursor.name.clone(), cursor.offset);
-                let holder = Holder { cursor: Some(name), checkpoint: None, offset };
-                retained.held_by = Some(holder);
-                break;
+            if retained.held_by.is_some() {
+                continue;
             }
             retained.files.push(segment.path.clone());
             retained.bytes += footer.data_end;
             retained.start = footer.end_offset;
             floor = Some((footer.end(), footer.end_offset));
+        }
+        if !policy.dry_run && !nothing_asked {
+            kept.passed(past.unwrap_or(LogByte(0)));
         }
         let Some((floor, floor_offset)) = floor else { return Ok(retained) };
         let copied = policy.copied_below.is_some_and(|below| floor_offset <= below);

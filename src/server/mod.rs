@@ -30,8 +30,10 @@ mod page;
 mod query;
 mod records;
 mod reply;
+mod retain;
 mod routes;
 mod ship;
+mod slots;
 mod sql;
 mod status;
 mod stream;
@@ -39,6 +41,7 @@ mod table;
 mod tls;
 
 pub use auth::{Role, Tokens};
+pub use retain::Keep;
 pub use tls::Tls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -49,7 +52,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Kind, Result};
-use crate::log::Log;
+use crate::log::{Log, SlotLimits};
 use crate::replica::{Follower, Leader};
 use crate::table::Table;
 
@@ -73,6 +76,8 @@ pub struct ServerOptions {
     tls: Option<Tls>,
     insecure: bool,
     connections: usize,
+    slots: SlotLimits,
+    keep: Keep,
 }
 
 impl Default for ServerOptions {
@@ -85,6 +90,8 @@ impl Default for ServerOptions {
             tls: None,
             insecure: false,
             connections: DEFAULT_CONNECTIONS,
+            slots: SlotLimits::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -116,6 +123,11 @@ impl ServerOptions {
         insecure: bool,
         /// Connections at a time; more wait to be accepted. Default: 1024.
         connections: usize,
+        /// How much of a leader's log those who pull from it may hold. Default: 20 % of the disk, 7
+        /// days.
+        slots: SlotLimits,
+        /// What a leader keeps of its log. Default: everything.
+        keep: Keep,
     }
 
     fn check(&self) -> Result<()> {
@@ -173,8 +185,14 @@ impl Bound {
         }
         let name = self.options.name.clone();
         let log = Arc::new(log);
+        // Slots that cannot be read stop retention, not the node.
+        let limited = log.limit_slots(&self.options.slots);
         let leader = Leader::lead(Arc::clone(&log))?;
-        self.start(Node::new(log, table, name, node::Role::Leads(Box::new(leader))), None)
+        let node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)));
+        if let Err(e) = limited {
+            node.slots_troubled(Some(format!("slots cannot be kept: {e}")));
+        }
+        self.start(node, None)
     }
 
     /// Serves a follower, and runs it.
@@ -214,7 +232,12 @@ impl Bound {
         server.threads.push(node::pulse(&server.node)?);
         match follower {
             Some(follower) => server.following = Some(node::follow(&server.node, follower)?),
-            None => server.threads.push(node::apply(&server.node)?),
+            None => {
+                server.threads.push(node::apply(&server.node)?);
+                if self.options.keep.is_limited() {
+                    server.threads.push(retain::retain(&server.node, self.options.keep)?);
+                }
+            }
         }
         let runtime = server.runtime.as_ref().expect("made above");
         let stopping = server.node.stopping.subscribe();
@@ -292,6 +315,7 @@ impl Server {
             let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, listening).await });
         }
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             let _ = thread.join();
         }
         let panicked = || Error::new(Kind::Io, "the thread tidelog-follow panicked");

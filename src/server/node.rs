@@ -1,8 +1,8 @@
 //! The node behind the interface: a leader's log with its table, or a follower that runs.
 //!
 //! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
-//! leader that the log has grown, so that waiting costs nothing), and `tidelog-apply` of a leader or
-//! `tidelog-follow` of a follower.
+//! leader that the log has grown, so that waiting costs nothing), and `tidelog-apply` and perhaps
+//! `tidelog-retain` of a leader or `tidelog-follow` of a follower.
 //!
 //! Invariants:
 //! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
@@ -68,6 +68,8 @@ pub(super) struct Node {
     /// Set when it is to stop: long polls end then.
     pub(super) stopping: watch::Sender<bool>,
     trouble: Mutex<Option<String>>,
+    /// Why slots cannot be kept, if they cannot.
+    slots_trouble: Mutex<Option<String>>,
     stop: AtomicBool,
     appends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -117,6 +119,7 @@ impl Node {
             applied: watch::Sender::new(applied),
             stopping: watch::Sender::new(false),
             trouble: Mutex::new(None),
+            slots_trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
             appends: Arc::new(Semaphore::new(APPENDS)),
             reads: Arc::new(Semaphore::new(READS)),
@@ -229,6 +232,16 @@ impl Node {
         }
     }
 
+    /// Notes once that slots cannot be kept, and that they can be again.
+    pub(super) fn slots_troubled(&self, trouble: Option<String>) {
+        let mut kept = self.slots_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept != trouble {
+            let text = trouble.clone().unwrap_or_else(|| "slots are kept again".into());
+            self.events.note(self.now(), text);
+            *kept = trouble;
+        }
+    }
+
     /// What is wrong, if anything is.
     pub(super) fn trouble(&self) -> Option<String> {
         if let Some(poison) = self.home.poison() {
@@ -246,7 +259,7 @@ impl Node {
         self.home.wake();
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stop.load(Acquire)
     }
 }
@@ -329,7 +342,10 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
         .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread tidelog-follow: {e}")))
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub(super) fn spawn(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)
