@@ -11,6 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidelog::frame::{Mode, SyncSet};
+use tidelog::log::Append;
+use tidelog::replica::{Level, Outcome as Acknowledged};
 use tidelog::server::{Server, ServerOptions};
 use tidelog::ship::archive::{Archive, PublishOptions, Publisher, open_store};
 use tidelog::ship::{Credentials, Directory, Http};
@@ -29,7 +32,7 @@ const BATCH: usize = 50;
 /// Longer than any step takes on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ingest a real sample, follow it three ways, survive an outage, query, compare
+/// Ingest a real sample, follow it three ways, survive an outage, acknowledge on two disks, compare
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog demo
@@ -112,6 +115,7 @@ impl Demo {
         story.tell(&format!("far: back, {} behind", count(behind, "record")))?;
         let caught_up = catch_up(&mut far)?;
         story.tell(&format!("far: {caught_up}"))?;
+        let far_id = far.node();
         let far = Live::start(far)?;
 
         story.part("A write is read on both")?;
@@ -130,6 +134,30 @@ impl Demo {
             hold(found, || format!("{name} does not have the record"))?;
             story.tell(&format!("{name}: reads it {} after the append began", millis(written)))?;
         }
+
+        story.part("An acknowledgement means two disks")?;
+        let leads = node.leader().expect("it was told to lead");
+        let members = [leader.node(), far_id];
+        let set = SyncSet::new(Mode::Sync { k: 1 }, members)?;
+        hold(leads.change(&set, PATIENCE)?, || "far did not become a member in time".into())?;
+        story.tell("leader: sync(1), far is a member; nothing counts as done on one disk alone")?;
+        let began = Instant::now();
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"demo", b"on two disks"))?;
+        let outcome = leads.append(&batch, &Append::default(), None, PATIENCE, |_| ())?;
+        let Acknowledged::Acked { appended, level, copies } = outcome else {
+            return Err(Failure::no(format!("the write was not acknowledged: {outcome:?}")));
+        };
+        let on_two = copies == 2 && matches!(level, Level::Replicated(_));
+        hold(on_two, || format!("expected two copies, found {copies} at level {level}"))?;
+        story.tell(&format!(
+            "leader: offset {} acknowledged as {level} after {}: {copies} copies, both synced",
+            appended.last,
+            millis(began)
+        ))?;
+        hold(leads.change(&SyncSet::default(), PATIENCE)?, || "far could not be let go".into())?;
+        story.tell("leader: async again")?;
+        far.wait_for(appended.last.plus(1))?;
 
         story.part("An archive takes the log, and a newcomer starts from it alone")?;
         let store = || open_store(&format!("file://{}", absolute(&archive_dir)?.display()), &[]);

@@ -101,8 +101,13 @@ impl Worker {
         result
     }
 
+    /// Wakes the worker, unless it looks within the flush bound anyway: waking costs whoever
+    /// appends, and a roll is soon followed by another only in a stream of appends.
     fn begin_deferred(&self) {
-        if self.deferred.load(SeqCst) && self.deferred.swap(false, SeqCst) {
+        if self.deferred.load(SeqCst)
+            && self.deferred.swap(false, SeqCst)
+            && !self.tick.load(SeqCst)
+        {
             self.wake.all();
         }
     }
@@ -261,7 +266,7 @@ fn run(shared: &Shared) {
         if worker.deferred.load(Acquire) {
             let sleeper = worker.wake.register();
             if worker.deferred.load(SeqCst) && !worker.write.load(Acquire) {
-                sleeper.sleep(Some(QUIET));
+                sleeper.sleep(Some(shared.options.flush_after));
             }
             continue;
         }

@@ -322,7 +322,7 @@ impl Follower {
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
         }
-        self.apply(came)?;
+        self.apply(came || shown)?;
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
@@ -332,7 +332,7 @@ impl Follower {
         pulled
     }
 
-    /// Applies what has arrived, or as much of it as is not held back.
+    /// Applies what has arrived or may be shown now, or as much of it as is not held back.
     fn apply(&mut self, moved: bool) -> Result<()> {
         let Some(hold) = &mut self.hold else {
             return if moved { self.applier.run(&mut self.table).map(drop) } else { Ok(()) };

@@ -186,3 +186,54 @@ fn the_clean_mark_goes_only_when_the_hint_says_what_it_said() {
     let reader = options(&sim.process()).read_only(true).open(DIR).unwrap();
     assert_eq!(reader.end(), Offset(records));
 }
+
+/// A roll has no sync of its own: a power cut may keep the new segment's name and lose its header.
+/// Nothing in it was acknowledged as durable, so the log opens without it; with evidence that
+/// something was, the same file is damage.
+#[test]
+fn a_segment_whose_header_was_never_synced_is_a_torn_tail() {
+    for (kept, torn) in [(0, true), (512, true), (4096, false)] {
+        let sim = Sim::new(7);
+        let (log, _) = written(&sim, 2);
+        log.sync().unwrap();
+        let records = read(&log);
+        let crashed = sim.crash(&Crash::KeepAll);
+        drop(log);
+        let sim = crashed;
+        let fs = sim.shared();
+        let names = fs.list(&Path::new(DIR).join("segments")).unwrap();
+        let last = Path::new(DIR)
+            .join("segments")
+            .join(names.iter().filter(|name| name.ends_with(".seg")).max().unwrap());
+        let page = {
+            let file = fs.open(&last, tidelog::fs::Open::Read).unwrap();
+            let mut page = vec![0; 4096];
+            file.read_full_at(&mut page, 0).unwrap();
+            page
+        };
+        // What is left of it, as if nothing of the last segment had been synced.
+        fs.unlink(&last).unwrap();
+        let file = fs.open(&last, tidelog::fs::Open::Create).unwrap();
+        file.write_all_at(&page[..kept], 0).unwrap();
+        if !torn {
+            // A whole header but for one bit: no cut sync does that.
+            file.write_all_at(&[page[40] ^ 1], 40).unwrap();
+        }
+        // Without STATE nothing says that the last segment was durable.
+        fs.unlink(&Path::new(DIR).join("STATE")).unwrap();
+        match options(&sim).open(DIR) {
+            Ok(log) => {
+                assert!(torn, "damage went unnoticed");
+                let left = read(&log);
+                assert!(!left.is_empty() && records.starts_with(&left));
+                log.append(&Record::event(b"goes on")).unwrap();
+                log.close().unwrap();
+                assert_eq!(verify(&sim).problems, []);
+            }
+            Err(e) => {
+                assert!(!torn, "{e}");
+                assert_eq!(e.kind(), Kind::Corrupt);
+            }
+        }
+    }
+}
