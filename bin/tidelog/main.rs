@@ -30,6 +30,7 @@ mod retain;
 mod segments;
 mod serve;
 mod shell;
+mod slots;
 mod snapshot;
 mod source;
 mod sql;
@@ -72,13 +73,14 @@ enum Verb {
     Sql(sql::Sql),
     Follow(follow::Follow),
     Archive(archive::ArchiveArgs),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Members(members::Members),
     Status(status::Status),
     Check(status::Check),
     Wait(status::Wait),
     Demo(demo::Demo),
     Retain(retain::Retain),
+    Slots(slots::Slots),
     Snapshot(snapshot::SnapshotArgs),
     Restore(restore::Restore),
     Hash(restore::Hash),
@@ -123,6 +125,7 @@ fn main() -> ExitCode {
         Verb::Wait(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Retain(verb) => verb.run(),
+        Verb::Slots(verb) => verb.run(),
         Verb::Snapshot(verb) => verb.run(),
         Verb::Restore(verb) => verb.run(),
         Verb::Hash(verb) => verb.run(),

@@ -22,7 +22,8 @@ use crate::output::{self, count, say};
   tidelog retain mylog --keep-bytes 10GiB --yes
 
 Both limits keep: a segment goes only when neither needs it. The segment being written stays, and \
-what the oldest checkpoint of the table and every named cursor still need. Once the front is gone, the table cannot be made \
+what the oldest checkpoint of the table, every named cursor and every live slot still need \
+(`tidelog slots list`). Once the front is gone, the table cannot be made \
 again from the log: name the snapshots that hold it, or accept that.")]
 pub(crate) struct Retain {
     #[command(flatten)]
@@ -80,6 +81,9 @@ impl Retain {
             "held_by": retained.held_by.as_ref().map(|holder| match &holder.cursor {
                 _ if holder.archive => json!({"archive": true, "offset": holder.offset.0}),
                 Some(cursor) => json!({"cursor": cursor, "offset": holder.offset.0}),
+                None if holder.slot.is_some() => json!({
+                    "slot": holder.slot.map(|node| node.to_string()), "offset": holder.offset.0,
+                }),
                 None => json!({"checkpoint": holder.checkpoint, "offset": holder.offset.0}),
             }),
         }))?;

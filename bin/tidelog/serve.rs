@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use tidelog::frame::{Mode, SyncSet};
-use tidelog::server::{ArchiveOptions, Server, ServerOptions, Tls, Tokens};
+use tidelog::log::SlotLimits;
+use tidelog::server::{ArchiveOptions, Keep, Server, ServerOptions, Tls, Tokens};
 use tidelog::{Follower, Id, Kind, Log, Table};
 
 use crate::access;
@@ -32,13 +33,15 @@ const AGAIN: Duration = Duration::from_secs(1);
   tidelog serve mylog --mode async
   tidelog serve mylog --archive shelf --archive-interval 1s
   tidelog serve mylog --archive shelf --mode archive
+  tidelog serve mylog --keep-bytes 10GiB --slot-bytes 50GiB --slot-age 3d
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
   tidelog serve copy --follow http://127.0.0.1:7400 --follow mylog --listen 127.0.0.1:7401
   tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
 
 It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
 stdout. Ctrl-C ends it cleanly. The mode and the members stand in the log; `tidelog members` changes \
-them while it runs. A token file has a role (read, replicate, write, admin) and a token on \
+them while it runs. A leader drops nothing unless told to keep less; then followers hold what they \
+need (`tidelog slots list`). A token file has a role (read, replicate, write, admin) and a token on \
 each line.")]
 pub(crate) struct Serve {
     /// The log's directory
@@ -80,6 +83,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DURATION", default_value = "10s", requires = "archive",
           value_parser = tidelog::text::parse_duration)]
     archive_interval: Duration,
+    #[command(flatten)]
+    keep: KeepArgs,
     /// Demand tokens: a file with a role and a token on each line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -100,6 +105,48 @@ pub(crate) struct Serve {
     max_connections: usize,
     #[command(flatten)]
     node: NodeArgs,
+}
+
+/// What a leader keeps of its log, and for whom.
+#[derive(Args)]
+struct KeepArgs {
+    /// Drop old segments, but keep at least so much of the newest; everything unless given
+    #[arg(long, value_name = "SIZE", conflicts_with = "follow", value_parser = tidelog::text::parse_bytes)]
+    keep_bytes: Option<u64>,
+    /// Drop old segments, but keep records younger than this; everything unless given
+    #[arg(long, value_name = "DURATION", conflicts_with = "follow", value_parser = tidelog::text::parse_duration)]
+    keep_age: Option<Duration>,
+    /// Let records go that only the table holds, as rows
+    #[arg(long, conflicts_with = "follow")]
+    table_is_only_copy: bool,
+    /// A follower that is away holds at most so much of the log
+    #[arg(long, value_name = "SIZE", conflicts_with = "follow", value_parser = tidelog::text::parse_bytes)]
+    slot_bytes: Option<u64>,
+    /// It holds nothing once it was silent for so long [default: 7d]
+    #[arg(long, value_name = "DURATION", conflicts_with = "follow", value_parser = tidelog::text::parse_duration)]
+    slot_age: Option<Duration>,
+    /// It holds at most this share of the disk, in percent [default: 20]
+    #[arg(long, value_name = "PERCENT", conflicts_with = "follow", value_parser = clap::value_parser!(u8).range(0..=100))]
+    slot_disk: Option<u8>,
+}
+
+impl KeepArgs {
+    fn keep(&self) -> Keep {
+        Keep {
+            bytes: self.keep_bytes,
+            age: self.keep_age,
+            table_is_only_copy: self.table_is_only_copy,
+        }
+    }
+
+    fn slots(&self) -> SlotLimits {
+        let usual = SlotLimits::default();
+        SlotLimits {
+            bytes: self.slot_bytes,
+            age: self.slot_age.unwrap_or(usual.age),
+            disk_percent: self.slot_disk.unwrap_or(usual.disk_percent),
+        }
+    }
 }
 
 fn mode(text: &str) -> Result<Mode, String> {
@@ -151,6 +198,8 @@ impl Serve {
             .name(name.to_owned())
             .advertise(self.advertise.clone())
             .insecure(self.insecure)
+            .keep(self.keep.keep())
+            .slots(self.keep.slots())
             .connections(self.max_connections.max(1));
         if let Some(place) = &self.archive {
             let archive = ArchiveOptions::new(place.store()?).interval(self.archive_interval);

@@ -117,7 +117,7 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 18] = [
     "name",
     "role",
     "state",
@@ -133,6 +133,8 @@ const COLUMNS: [&str; 16] = [
     "node",
     "address",
     "mode",
+    "slot",
+    "slot_bytes_left",
     "source",
 ];
 
@@ -234,6 +236,8 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "node": stats.node.to_string(),
         "address": null,
         "mode": null,
+        "slot": null,
+        "slot_bytes_left": null,
         "source": follows,
     });
     match row {

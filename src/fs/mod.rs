@@ -56,6 +56,8 @@ pub trait Fs: Send + Sync + Debug {
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn Lock>>>;
     /// The absolute path without links.
     fn canonical(&self, path: &Path) -> io::Result<PathBuf>;
+    /// The bytes of the file system that a path is on; `None` where there is no such thing.
+    fn capacity(&self, path: &Path) -> io::Result<Option<u64>>;
     /// What tells this machine from others; the same word for all that have no name.
     fn machine(&self) -> io::Result<String>;
     /// Fills `bytes` with randomness.

@@ -111,6 +111,11 @@ impl Fs for Os {
         path.canonicalize()
     }
 
+    fn capacity(&self, path: &Path) -> io::Result<Option<u64>> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Some(stat.f_blocks.saturating_mul(stat.f_frsize)))
+    }
+
     fn machine(&self) -> io::Result<String> {
         let id = match fs::read_to_string("/etc/machine-id") {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),

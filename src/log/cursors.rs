@@ -168,6 +168,31 @@ impl Log {
         Ok(NamedCursor { name: name.to_owned(), path, offset, _lock: lock, shared })
     }
 
+    /// Removes a named cursor, durably: what it held, retention may drop. Whether there was one.
+    /// [`Kind::Locked`] while a process has it.
+    pub fn drop_cursor(&self, name: &str) -> Result<bool> {
+        if !is_name(name) {
+            return Ok(false);
+        }
+        let fs = &*self.shared.fs;
+        let directory = self.shared.layout.cursors();
+        let path = directory.join(format!("{name}{EXTENSION}"));
+        match fs.open(&path, Open::Read) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io("open", &path, e)),
+        }
+        // The lock's file stays: somebody may be about to take it.
+        let _lock = lock(fs, &directory.join(format!("{name}.lock")), name)?;
+        match fs.unlink(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io("remove", &path, e)),
+        }
+        fs.sync_dir(&directory).map_err(|e| Error::io("sync", &directory, e))?;
+        Ok(true)
+    }
+
     /// The named cursors of this log.
     pub fn cursors(&self) -> Result<Vec<CursorState>> {
         list(&*self.shared.fs, &self.shared.layout)

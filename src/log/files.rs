@@ -62,6 +62,9 @@ impl Layout {
     pub(crate) fn cursors(&self) -> PathBuf {
         self.root.join("cursors")
     }
+    pub(crate) fn slots(&self) -> PathBuf {
+        self.root.join("SLOTS")
+    }
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

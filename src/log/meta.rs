@@ -1,4 +1,4 @@
-//! Small files: `LOG`, `NODE`, `CONTROL`, `STATE`, `EPOCHS`, `PROMISE` share one form.
+//! Small files: `LOG`, `NODE`, `CONTROL`, `STATE`, `EPOCHS`, `PROMISE`, `SLOTS` share one form.
 //!
 //! ```text
 //! tidelog <name> <version>

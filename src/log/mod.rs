@@ -13,6 +13,7 @@
 
 mod append;
 pub(crate) mod catalog;
+mod claims;
 pub(crate) mod commit;
 mod compress;
 mod cursors;
@@ -34,6 +35,7 @@ mod restore;
 mod retain;
 mod rounds;
 pub(crate) mod scan;
+mod slots;
 mod staging;
 mod stamp;
 pub(crate) mod start;
@@ -59,6 +61,7 @@ use crate::position::{Epoch, Id, LogByte, Offset, Position, Token};
 use crate::segment::ProducerState;
 
 use catalog::Catalog;
+use claims::Claims;
 use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
@@ -71,6 +74,7 @@ use worker::Worker;
 use writer::Writer;
 
 pub use append::Ticket;
+pub use claims::Hold;
 pub use cursors::{CursorState, MAX_CURSOR_NAME, NamedCursor};
 pub(crate) use home::Home;
 pub use open::OpenReport;
@@ -81,6 +85,7 @@ pub use options::{
 pub use read::{Cursor, Entries, Entry, OwnedEntry};
 pub use repair::{RepairReport, repair, repair_on};
 pub use retain::{Holder, Retained, Retention};
+pub use slots::{Claim, MOST_SLOTS, SlotLimits, SlotState, SlotStatus};
 pub use tail::Tail;
 pub use verify::{Level, Problem, VerifyReport, verify, verify_on};
 
@@ -125,6 +130,8 @@ pub(crate) struct Shared {
     control: Mutex<Control>,
     /// Of a log with an archive: how far that holds it. Nothing behind is dropped.
     archived: Mutex<Option<commit::End>>,
+    /// Guards the slots and their file.
+    claims: Claims,
     state_file: Mutex<Option<Arc<dyn File>>>,
     state_seq: AtomicU64,
     state_written: AtomicU64,
@@ -474,6 +481,8 @@ impl Shared {
         let closed = self.close_cleanly();
         self.worker.stop();
         let sealed = if closed.is_ok() { self.worker.seal_all(self) } else { Ok(()) };
+        // Best effort: what the file says now asks for more than they need, never for less.
+        let _ = self.save_slots();
         drop(lock);
         closed.and(sealed)
     }

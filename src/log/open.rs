@@ -15,6 +15,7 @@ use crate::segment::{Footer, Link, Producers};
 
 use super::Shared;
 use super::catalog::{Catalog, Segment};
+use super::claims::Claims;
 use super::commit::End;
 use super::ends::Ends;
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
@@ -255,6 +256,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         worker,
         control: Mutex::new(control),
         archived: Mutex::default(),
+        claims: Claims::default(),
         state_file: Mutex::new(parts.state_file),
         state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
         state_written: AtomicU64::new(0),

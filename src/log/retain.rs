@@ -7,8 +7,9 @@
 //! A table in the directory is made from the log. So nothing goes that its oldest checkpoint still
 //! needs (all of the log, while it has none), and nothing goes at all, without being told so, if
 //! that would leave the table as the only copy of what its rows came from. Nor does anything go that a
-//! named cursor has not read; a cursor that cannot be read stops retention with an error. While whoever
-//! leads this open log publishes it to an archive, nothing goes that the archive does not hold.
+//! named cursor has not read, that a live slot needs, or, while whoever leads this open log publishes it to
+//! an archive, that the archive does not hold; a cursor or slots that cannot be read stop retention with an
+//! error.
 
 use std::path::PathBuf;
 
@@ -16,8 +17,10 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset};
+use crate::segment::Footer;
 
 use super::Shared;
+use super::claims::Kept;
 use super::cursors;
 use super::files::{Applied, Layout};
 
@@ -60,6 +63,8 @@ pub struct Holder {
     pub cursor: Option<String>,
     /// Whether it is the archive, which does not hold the rest yet.
     pub archive: bool,
+    /// The node whose slot needs the most, if it is that.
+    pub slot: Option<Id>,
     /// The number of the table's oldest checkpoint; none when the table has no checkpoint yet, and
     /// can be made from the log alone.
     pub checkpoint: Option<u64>,
@@ -67,13 +72,21 @@ pub struct Holder {
     pub offset: Offset,
 }
 
+impl Holder {
+    /// Everything from the first record on, and on whose behalf is yet to be said.
+    fn nothing() -> Self {
+        Holder { cursor: None, slot: None, archive: false, checkpoint: None, offset: Offset(0) }
+    }
+}
+
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.cursor, self.checkpoint) {
+        match (&self.cursor, self.slot, self.checkpoint) {
             _ if self.archive => f.write_str("the archive"),
-            (Some(name), _) => write!(f, "the cursor {name}"),
-            (None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
-            (None, None) => f.write_str("the table, which has no checkpoint yet,"),
+            (Some(name), ..) => write!(f, "the cursor {name}"),
+            (None, Some(node), _) => write!(f, "the slot of node {node}"),
+            (None, None, Some(seq)) => write!(f, "checkpoint {seq} of the table"),
+            (None, None, None) => f.write_str("the table, which has no checkpoint yet,"),
         }?;
         write!(f, " needs the log from offset {} on", self.offset)
     }
@@ -85,12 +98,12 @@ fn needed(fs: &dyn Fs, layout: &Layout, log: Id, start: Offset) -> Option<(LogBy
     let checkpoints = Applied::read_all(fs, layout, log);
     if let Some(oldest) = checkpoints.iter().min_by_key(|applied| applied.end) {
         let (checkpoint, offset) = (Some(oldest.seq), oldest.offset);
-        let holder = Holder { cursor: None, archive: false, checkpoint, offset };
+        let holder = Holder { checkpoint, offset, ..Holder::nothing() };
         return Some((oldest.end, holder));
     }
     let kept = fs.list(&layout.table()).is_ok_and(|names| names.iter().any(|name| name == "LOCK"));
     let buildable = kept && start == Offset(0);
-    let holder = Holder { cursor: None, archive: false, checkpoint: None, offset: Offset(0) };
+    let holder = Holder::nothing();
     buildable.then_some((LogByte(0), holder))
 }
 
@@ -99,6 +112,11 @@ impl Shared {
         if let Some(error) = &self.refuses {
             return Err(error.clone());
         }
+        // Held until the files are gone: no slot is promised what goes meanwhile.
+        self.with_slots(|kept| self.retain_beside(policy, kept))
+    }
+
+    fn retain_beside(&self, policy: &Retention, kept: &mut Kept) -> Result<Retained> {
         let mut control = self.control();
         let list = self.catalog.list();
         let total: u64 =
@@ -112,9 +130,27 @@ impl Shared {
         let needed = needed(&*self.fs, &self.layout, self.log.id, self.start());
         let cursors = cursors::list(&*self.fs, &self.layout)?;
         let cursor = cursors.into_iter().min_by_key(|cursor| cursor.offset);
+        let slot = kept.slots.lowest(&self.reach()).map(|claim| (claim.needs, claim.node));
+        let holder = |footer: &Footer| {
+            if let Some((_, holder)) = needed.as_ref().filter(|(from, _)| footer.end() > *from) {
+                return Some(holder.clone());
+            }
+            let none = Holder::nothing();
+            if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
+                let (cursor, offset) = (Some(cursor.name.clone()), cursor.offset);
+                return Some(Holder { cursor, offset, ..none });
+            }
+            if let Some((_, node)) = slot.filter(|(needs, _)| footer.end() > *needs) {
+                return Some(Holder { slot: Some(node), offset: footer.base_offset, ..none });
+            }
+            let (_, offset) = archived.filter(|(end, _)| footer.end() > *end)?;
+            Some(Holder { archive: true, offset, ..none })
+        };
+        // What the limits alone let go.
+        let (mut passed, mut past) = (0, None);
         for segment in list.iter().take(list.len().saturating_sub(1)) {
             let Some(footer) = segment.footer.get().filter(|_| !nothing_asked) else { break };
-            let bytes_left = total - retained.bytes - footer.data_end;
+            let bytes_left = total - passed - footer.data_end;
             let allowed = policy.keep_bytes.is_none_or(|keep| bytes_left >= keep)
                 && policy.keep_after.is_none_or(|after| footer.max_timestamp < after)
                 && policy.keep_from.is_none_or(|from| footer.end_offset <= from)
@@ -122,26 +158,21 @@ impl Shared {
             if !allowed {
                 break;
             }
-            if let Some((_, holder)) = needed.as_ref().filter(|(from, _)| footer.end() > *from) {
-                retained.held_by = Some(holder.clone());
-                break;
+            passed += footer.data_end;
+            past = Some(footer.end());
+            if retained.held_by.is_none() {
+                retained.held_by = holder(footer);
             }
-            if let Some(cursor) = cursor.as_ref().filter(|at| footer.end_offset > at.offset) {
-                let (name, offset) = (cursor.name.clone(), cursor.offset);
-                let holder =
-                    Holder { cursor: Some(name), archive: false, checkpoint: None, offset };
-                retained.held_by = Some(holder);
-                break;
-            }
-            if let Some((_, offset)) = archived.filter(|(end, _)| footer.end() > *end) {
-                retained.held_by =
-                    Some(Holder { cursor: None, archive: true, checkpoint: None, offset });
-                break;
+            if retained.held_by.is_some() {
+                continue;
             }
             retained.files.push(segment.path.clone());
             retained.bytes += footer.data_end;
             retained.start = footer.end_offset;
             floor = Some((footer.end(), footer.end_offset));
+        }
+        if !policy.dry_run && !nothing_asked {
+            kept.passed(past.unwrap_or(LogByte(0)));
         }
         let Some((floor, floor_offset)) = floor else { return Ok(retained) };
         let copied = policy.copied_below.is_some_and(|below| floor_offset <= below);

@@ -198,6 +198,8 @@ mod tests {
             (Method::GET, "/v1/segments/0", [403, 200, 403, 200]),
             (Method::GET, "/v1/members", [200, 200, 200, 200]),
             (Method::POST, "/v1/members", [403, 403, 403, 200]),
+            (Method::GET, "/v1/slots", [200, 200, 200, 200]),
+            (Method::POST, "/v1/slots", [403, 403, 403, 200]),
             (Method::POST, "/v1/promote", [403, 403, 403, 200]),
         ] {
             for (role, expected) in roles.iter().zip(allowed) {

@@ -31,8 +31,10 @@ mod page;
 mod query;
 mod records;
 mod reply;
+mod retain;
 mod routes;
 mod ship;
+mod slots;
 mod sql;
 mod status;
 mod stream;
@@ -41,6 +43,7 @@ mod tls;
 
 pub use archive::{ArchiveOptions, DEFAULT_ARCHIVE_INTERVAL};
 pub use auth::{Role, Tokens};
+pub use retain::Keep;
 pub use tls::Tls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -51,7 +54,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Kind, Result};
-use crate::log::Log;
+use crate::log::{Log, SlotLimits};
 use crate::replica::{Follower, Leader};
 use crate::table::Table;
 
@@ -77,6 +80,8 @@ pub struct ServerOptions {
     insecure: bool,
     connections: usize,
     archive: Option<ArchiveOptions>,
+    slots: SlotLimits,
+    keep: Keep,
 }
 
 impl Default for ServerOptions {
@@ -90,6 +95,8 @@ impl Default for ServerOptions {
             insecure: false,
             connections: DEFAULT_CONNECTIONS,
             archive: None,
+            slots: SlotLimits::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -123,6 +130,11 @@ impl ServerOptions {
         connections: usize,
         /// Where a leader publishes its log all the while. Default: nowhere.
         archive: Option<ArchiveOptions>,
+        /// How much of a leader's log those who pull from it may hold. Default: 20 % of the disk, 7
+        /// days.
+        slots: SlotLimits,
+        /// What a leader keeps of its log. Default: everything.
+        keep: Keep,
     }
 
     fn check(&self) -> Result<()> {
@@ -180,12 +192,17 @@ impl Bound {
         }
         let name = self.options.name.clone();
         let log = Arc::new(log);
+        // Slots that cannot be read stop retention, not the node.
+        let limited = log.limit_slots(&self.options.slots);
         let leader = Leader::lead(Arc::clone(&log))?;
         let archive = self.options.archive.take();
         if archive.is_some() {
             leader.use_archive();
         }
         let mut node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)));
+        if let Err(e) = limited {
+            node.slots_troubled(Some(format!("slots cannot be kept: {e}")));
+        }
         node.archive = archive.as_ref().map(|archive| Arc::new(Archiving::new(archive)));
         self.start(node, None, archive)
     }
@@ -240,7 +257,12 @@ impl Bound {
         server.threads.push(node::pulse(&server.node)?);
         match follower {
             Some(follower) => server.following = Some(node::follow(&server.node, follower)?),
-            None => server.threads.push(node::apply(&server.node)?),
+            None => {
+                server.threads.push(node::apply(&server.node)?);
+                if self.options.keep.is_limited() {
+                    server.threads.push(retain::retain(&server.node, self.options.keep)?);
+                }
+            }
         }
         if let Some(archive) = archive {
             server.publishing = Some(archive::publish(&server.node, archive)?);
@@ -322,6 +344,7 @@ impl Server {
             let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, listening).await });
         }
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             let _ = thread.join();
         }
         if let (Some(thread), Some(archive)) = (self.publishing.take(), &self.node.archive) {

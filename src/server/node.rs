@@ -1,8 +1,8 @@
 //! The node behind the interface: a leader's log with its table, or a follower that runs.
 //!
 //! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
-//! leader that the log has grown, so that waiting costs nothing), `tidelog-apply` of a leader or
-//! `tidelog-follow` of a follower, and `tidelog-archive` of a leader with an archive.
+//! leader that the log has grown, so that waiting costs nothing); of a leader `tidelog-apply`, and perhaps
+//! `tidelog-retain` and `tidelog-archive`; of a follower `tidelog-follow`.
 //!
 //! Invariants:
 //! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
@@ -72,6 +72,8 @@ pub(super) struct Node {
     /// Set when it is to stop: long polls end then.
     pub(super) stopping: watch::Sender<bool>,
     trouble: Mutex<Option<String>>,
+    /// Why slots cannot be kept, if they cannot.
+    slots_trouble: Mutex<Option<String>>,
     stop: AtomicBool,
     appends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -122,6 +124,7 @@ impl Node {
             applied: watch::Sender::new(applied),
             stopping: watch::Sender::new(false),
             trouble: Mutex::new(None),
+            slots_trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
             appends: Arc::new(Semaphore::new(APPENDS)),
             reads: Arc::new(Semaphore::new(READS)),
@@ -234,6 +237,16 @@ impl Node {
         }
     }
 
+    /// Notes once that slots cannot be kept, and that they can be again.
+    pub(super) fn slots_troubled(&self, trouble: Option<String>) {
+        let mut kept = self.slots_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept != trouble {
+            let text = trouble.clone().unwrap_or_else(|| "slots are kept again".into());
+            self.events.note(self.now(), text);
+            *kept = trouble;
+        }
+    }
+
     /// What is wrong, if anything is.
     pub(super) fn trouble(&self) -> Option<String> {
         if let Some(poison) = self.home.poison() {
@@ -254,7 +267,7 @@ impl Node {
         self.home.wake();
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stop.load(Acquire)
     }
 }

@@ -102,6 +102,7 @@ fn answer(
             node.events.note(now, format!("{name} pulls from offset {}", report.durable.offset));
         }
     }
+    let slot = super::slots::claim(node, request, report, &served.answer);
     node.metrics.shipped(served.bytes.len() as u64);
     let Served { epoch, durable, committed, floor, answer, parts, bytes, crc } = served;
     let mut upstream: Vec<String> = node.upstream().iter().map(ToString::to_string).collect();
@@ -117,7 +118,12 @@ fn answer(
         committed,
         durable,
         floor,
-        slot: if matches!(answer, Fetched::Gone) { "lost" } else { "none" }.into(),
+        slot: match (slot, &answer) {
+            (Some(state), _) => state.word(),
+            (None, Fetched::Gone) => "lost",
+            (None, _) => "none",
+        }
+        .into(),
         answer,
         parts,
     };

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::position::Position;
 use crate::replica::Leader;
 use crate::ship::LinkState;
+use crate::text::slot_row;
 
 use super::archive::View;
 use super::members;
@@ -51,6 +52,8 @@ pub(super) struct Status {
     pub(super) version: &'static str,
     /// This node first.
     pub(super) nodes: Vec<Row>,
+    /// What holds a leader's log, also for those that have not been heard of since it started.
+    pub(super) slots: Vec<serde_json::Value>,
     pub(super) events: Vec<Event>,
 }
 
@@ -80,6 +83,12 @@ pub(super) struct Row {
     /// What an acknowledgement of a leader means; `member` of a follower that is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mode: Option<String>,
+    /// Of a leader's follower: what has become of what it needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) slot: Option<&'static str>,
+    /// How many more bytes its slot may hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) slot_bytes_left: Option<u64>,
     /// Where this node itself pulls from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
@@ -155,6 +164,8 @@ impl Status {
             last_contact_seconds: None,
             address: node.address.get().cloned(),
             mode: standing.as_ref().map(|standing| standing.mode.to_string()),
+            slot: None,
+            slot_bytes_left: None,
             source: shown.as_ref().map(|shown| shown.source.clone()),
         };
         if let Some(shown) = &shown {
@@ -174,6 +185,9 @@ impl Status {
         }
         let durable = (position.log_byte.0, position.offset.0);
         let followers = node.followers.list(now, durable);
+        // An error is among the events.
+        let slots = if node.leads() { node.log.slots().unwrap_or_default() } else { Vec::new() };
+        let slot_of = |id| slots.iter().find(|slot| slot.claim.node == id);
         let followers = followers.into_iter().map(|(id, seen, lags)| {
             let offset = |at: Position| at.offset.0;
             Row {
@@ -198,6 +212,8 @@ impl Status {
                     .as_ref()
                     .filter(|s| s.members.contains(&id))
                     .map(|_| "member".into()),
+                slot: slot_of(id).map(|slot| slot.state.word()),
+                slot_bytes_left: slot_of(id).and_then(|slot| slot.bytes_left),
                 source: None,
             }
         });
@@ -230,6 +246,7 @@ impl Status {
             time: crate::text::format_time(now),
             version: env!("CARGO_PKG_VERSION"),
             nodes: std::iter::once(own).chain(followers).collect(),
+            slots: slots.iter().map(|slot| slot_row(slot).into()).collect(),
             events: node
                 .events
                 .list()

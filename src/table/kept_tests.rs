@@ -326,7 +326,8 @@ fn retention_keeps_all_that_a_table_without_a_checkpoint_needs() {
     }
     let all = Retention { keep_bytes: Some(0), table_is_only_copy: true, ..Retention::default() };
     let retained = log.retain(&all).unwrap();
-    let holder = Holder { cursor: None, archive: false, checkpoint: None, offset: Offset(0) };
+    let holder =
+        Holder { cursor: None, slot: None, archive: false, checkpoint: None, offset: Offset(0) };
     assert_eq!((retained.files.len(), retained.held_by), (0, Some(holder)));
     table.catch_up(&log).unwrap();
     check(&table.view(), &rows_of(&log, log.end()), "after retention");

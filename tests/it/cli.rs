@@ -202,6 +202,10 @@ fn wrong_calls_exit_2_and_change_nothing() {
         "init log",
         "retain log",
         "retain log --keep-bytes many",
+        "serve log --slot-disk 101",
+        "serve log --slot-bytes many",
+        "serve copy --follow log --keep-bytes 1MiB",
+        "slots drop log",
         "bench append --seconds 0",
         "bench apply --keys 0",
         "follow copy --from ftp://leader --once",
@@ -505,7 +509,7 @@ fn every_example_in_the_help_runs() {
     let place = Place::new();
     let verbs = "init ingest append tail info segments dump verify repair get scan history count hash \
                  sql serve members status check wait \
-                 follow demo retain bench config completions man version";
+                 follow demo retain slots bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");
     place.write("tokens", "read 0123456789abcdef\n");
@@ -517,6 +521,7 @@ fn every_example_in_the_help_runs() {
         let help = match verb {
             "config" => place.ok("config show --help"),
             "members" => place.ok("members list --help"),
+            "slots" => place.ok("slots list --help"),
             _ => place.ok(&format!("{verb} --help")),
         };
         let found: Vec<String> = help
@@ -590,7 +595,7 @@ fn every_example_in_the_help_runs() {
         }
         seen += 1;
     }
-    assert!(seen >= 56, "{seen} examples");
+    assert!(seen >= 59, "{seen} examples");
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod delayed;
 mod interface;
 mod pulling;
 mod secured;
+#[cfg(feature = "cli")]
+mod slots;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -97,6 +97,9 @@ impl Fs for Shaky {
         self.inner.canonical(path)
     }
 
+    fn capacity(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.inner.capacity(path)
+    }
     fn machine(&self) -> io::Result<String> {
         self.inner.machine()
     }

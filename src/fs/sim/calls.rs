@@ -129,6 +129,11 @@ impl Fs for Sim {
         Ok(absolute(path)?.into_owned())
     }
 
+    /// Its disk is as large as the memory that it takes.
+    fn capacity(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn machine(&self) -> io::Result<String> {
         Ok("sim".to_owned())
     }
