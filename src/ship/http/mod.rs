@@ -167,7 +167,7 @@ impl Http {
             address: self.address.clone(),
             report: WireReport::from(report),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            part_bytes: self.block,
+            part_bytes: self.block(),
         };
         let mut headers = vec![("content-type", "application/json")];
         if self.packed {
@@ -273,6 +273,11 @@ impl Http {
             return Err(lied("bytes whose checksum does not hold"));
         }
         Ok(Some(Range { bytes: body, total, sealed }))
+    }
+
+    /// How much to ask for.
+    fn block(&self) -> u64 {
+        self.block.min(self.throttle.block(LEAST_BLOCK_BYTES, BLOCK_BYTES))
     }
 
     /// Learns from what a request came to.
@@ -479,7 +484,7 @@ impl Source for Http {
                 done += take;
                 continue;
             }
-            let Some(range) = self.range(segment, at, self.block)? else { break };
+            let Some(range) = self.range(segment, at, self.block())? else { break };
             if range.bytes.is_empty() {
                 break;
             }

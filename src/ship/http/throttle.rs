@@ -21,6 +21,12 @@ impl Throttle {
         usize::try_from(step).unwrap_or(4096)
     }
 
+    /// The most bytes to ask for at a time: what is paid for in two seconds. What comes is synced and
+    /// said after each answer, so a slow copy is seen to move, and stops soon.
+    pub(super) fn block(&self, least: u64, most: u64) -> u64 {
+        self.bytes_per_s.map_or(most, |rate| rate.saturating_mul(2).clamp(least, most))
+    }
+
     /// Waits as long as `bytes` cost.
     pub(super) fn take(&mut self, bytes: usize) {
         if let Some(wait) = self.cost(bytes, Instant::now()) {
@@ -57,5 +63,14 @@ mod tests {
         assert_eq!(Throttle::new(None).cost(usize::MAX, start), None);
         assert_eq!(Throttle::new(Some(0)).cost(1, start), None);
         assert_eq!(throttle.step(), 64 << 10);
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_is_paid_for_soon() {
+        let block = |rate| Throttle::new(rate).block(64 << 10, 4 << 20);
+        assert_eq!(block(None), 4 << 20);
+        assert_eq!(block(Some(1)), 64 << 10);
+        assert_eq!(block(Some(1_000_000)), 2_000_000);
+        assert_eq!(block(Some(u64::MAX)), 4 << 20);
     }
 }
