@@ -157,7 +157,10 @@ impl Demo {
         ))?;
         hold(leads.change(&SyncSet::default(), PATIENCE)?, || "far could not be let go".into())?;
         story.tell("leader: async again")?;
-        far.wait_for(appended.last.plus(1))?;
+        leader.sync()?;
+        for follower in [&near, &far] {
+            follower.wait_for(appended.last.plus(1))?;
+        }
 
         story.part("An archive takes the log, and a newcomer starts from it alone")?;
         let store = || open_store(&format!("file://{}", absolute(&archive_dir)?.display()), &[]);

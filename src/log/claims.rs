@@ -245,7 +245,9 @@ mod tests {
     }
 
     fn filled(path: &std::path::Path) -> Log {
-        let log = Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).open(path).unwrap();
+        // Without a worker what was rolled is sealed when an append returns.
+        let options = Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).worker(false);
+        let log = options.open(path).unwrap();
         for _ in 0..60 {
             log.append(&Record::event(&[7; 8 << 10])).unwrap();
         }

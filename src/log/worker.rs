@@ -33,6 +33,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// sealing at most until this many segments wait: an open after a crash has to walk them.
 const MOST_UNSEALED: usize = 16;
 
+/// On a full disk there is no use in trying at once.
+const FULL: Duration = Duration::from_millis(100);
+
 /// A segment to be sealed.
 #[derive(Debug)]
 pub(crate) struct SealJob {
@@ -278,6 +281,13 @@ fn run(shared: &Shared) {
         rested_at = quiet.then_some(end);
         let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
+        if ticking && waiting > 1 {
+            // Rolls come faster than the flush bound: sealing keeps up with them.
+            if worker.work(shared).is_err() {
+                std::thread::sleep(FULL);
+            }
+            continue;
+        }
         let sleeper = worker.wake.register();
         if !filled && !worker.write.load(Acquire) && !worker.stop.load(Acquire) {
             if ticking {
@@ -303,8 +313,7 @@ fn run(shared: &Shared) {
             shared.flush_old();
         }
         if worker.work(shared).is_err() {
-            // A full disk: no use in trying at once.
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(FULL);
         }
     }
 }

@@ -348,9 +348,9 @@ fn a_retry_after_unknown_has_the_same_place() {
 fn retention_keeps_what_the_archive_does_not_hold() {
     use crate::log::{MIN_SEGMENT_BYTES, Retention};
     let dir = tempfile::tempdir().unwrap();
-    let log =
-        Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).open(dir.path()).unwrap();
-    let leader = Leader::lead(Arc::new(log)).unwrap();
+    // Without a worker what was rolled is sealed when an append returns.
+    let options = Log::options().create(true).segment_bytes(MIN_SEGMENT_BYTES).worker(false);
+    let leader = Leader::lead(Arc::new(options.open(dir.path()).unwrap())).unwrap();
     leader.use_archive();
     let value = vec![7; 4000];
     for _ in 0..100 {
