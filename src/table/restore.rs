@@ -23,6 +23,7 @@ use crate::fs::{Fs, Open, Os};
 use crate::log::files::{CHECKPOINT, Epochs, Layout};
 use crate::log::{Log, SegmentInfo, open};
 use crate::position::{Id, LogByte, Offset, Position};
+use crate::segment::SEAL_BYTES;
 
 use super::manifest::{Manifest, checkpoint_name};
 use super::snapshot::{SNAPSHOT, Snapshots, fetch};
@@ -252,7 +253,8 @@ impl Source {
         }
         let begin = start.map_or(LogByte(0), |at| at.log_byte);
         let mut pieces = nothing(start.unwrap_or_default());
-        for segment in log.segments() {
+        let list = log.segments();
+        for (i, segment) in list.iter().enumerate() {
             let ends_before = segment.data_bytes.is_some_and(|data| {
                 segment.base.0 + data.saturating_sub(crate::segment::HEADER_BYTES) <= begin.0
             });
@@ -262,9 +264,16 @@ impl Source {
             if pieces.segments.is_empty() {
                 (pieces.floor, pieces.floor_offset) = (segment.base, segment.base_offset);
             }
-            let bytes = match segment.end_offset.filter(|end| segment.sealed && *end <= target) {
-                Some(_) => file_bytes(&*self.fs, &segment.path)?,
-                None => self.cut(log, &segment, target, &mut pieces.end)?,
+            // Rolled and not sealed yet: its frames end where the SEAL before the next will begin.
+            let next = list.get(i + 1).filter(|next| next.base_offset <= target);
+            let bytes = if segment.sealed && segment.end_offset.is_some_and(|end| end <= target) {
+                file_bytes(&*self.fs, &segment.path)?
+            } else if let Some(next) = next.filter(|_| !segment.sealed) {
+                let log_byte = LogByte(next.base.0.saturating_sub(SEAL_BYTES));
+                pieces.end = Position { epoch: segment.epoch, log_byte, offset: next.base_offset };
+                crate::segment::HEADER_BYTES + log_byte.0.saturating_sub(segment.base.0)
+            } else {
+                self.cut(log, segment, target, &mut pieces.end)?
             };
             if let Some((end, data)) = segment.end_offset.zip(segment.data_bytes)
                 && end <= target
@@ -272,7 +281,7 @@ impl Source {
                 let log_byte = LogByte(segment.base.0 + data - crate::segment::HEADER_BYTES);
                 pieces.end = Position { epoch: segment.epoch, log_byte, offset: end };
             }
-            pieces.segments.push((segment, bytes));
+            pieces.segments.push((segment.clone(), bytes));
         }
         Ok(pieces)
     }

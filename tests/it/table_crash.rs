@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use tidelog::fs::sim::{Crash, Sim};
-use tidelog::log::Level;
+use tidelog::log::{Append, Level};
 use tidelog::table::{self, Digest, RestoreAt, Snapshots};
-use tidelog::{Batch, Kind, Log, Offset, Options, Record, Table};
+use tidelog::{Batch, Durability, Kind, Log, Offset, Options, Record, Table};
 
 const DIR: &str = "/log";
 const FORK: &str = "/fork";
@@ -171,4 +171,46 @@ fn segments_without_a_log_are_somebodys_and_no_restore_takes_them_away() {
         assert_eq!(refused.kind(), Kind::AlreadyExists, "{refused}");
     }
     assert!(sim.paths().contains(&segment));
+}
+
+/// A segment that was rolled and not sealed yet was read on into the next one: a restore asked its
+/// file for more bytes than it has.
+#[test]
+fn a_restore_goes_through_segments_that_are_rolled_and_not_sealed_yet() {
+    let sim = Sim::new(17);
+    let log = options(&sim).isolate_groups(true).open(DIR).unwrap();
+    let append = |durability| {
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"k", &[7; 3000])).unwrap();
+        let how = Append { durability: Some(durability), ..Append::default() };
+        log.append_with(&batch, &how).unwrap().last
+    };
+    // The first segment is sealed by the sync that rolls it; then two are rolled with one sync, the
+    // earlier of them durable already.
+    while log.segments().len() < 2 {
+        append(Durability::Durable);
+    }
+    let per_segment = log.segments()[1].base_offset.0;
+    while log.end().0 < 2 * per_segment {
+        append(Durability::Durable);
+    }
+    while log.segments().len() < 4 {
+        append(Durability::Written);
+    }
+    log.sync().unwrap();
+    let list = log.segments();
+    let waiting = list.iter().position(|segment| !segment.sealed).unwrap();
+    assert!(waiting < list.len() - 1, "{list:?}");
+    let disk = sim.crash(&Crash::KeepAll);
+    let next = list[waiting + 1].base_offset;
+    for at in [Offset(next.0 - 1), next, next.plus(1)] {
+        let to = format!("/restored-{at}");
+        let to = Path::new(&to);
+        let at_offset = RestoreAt::Offset(at);
+        let restored = table::restore_on(&disk.shared(), Path::new(DIR), to, at_offset);
+        assert_eq!(restored.unwrap().end, at);
+        let restored = options(&disk).create(false).open(to).unwrap();
+        assert_eq!(restored.end(), at);
+        assert_eq!(restored.get(Offset(at.0 - 1)).unwrap().unwrap().record().value, [7; 3000]);
+    }
 }
