@@ -24,6 +24,7 @@ mutants! {
     SkipDataSync "skip-data-sync",
     SkipRolledSync "skip-rolled-sync",
     SkipDirectorySync "skip-directory-sync",
+    SkipHeaderSync "skip-header-sync",
     AckBeforeSync "ack-before-sync",
     RetryFailedSync "retry-failed-sync",
     WatermarkTooHigh "watermark-too-high",

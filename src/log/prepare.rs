@@ -4,14 +4,14 @@
 //! frames do: they are written while the appends leave it time, that is behind small groups and in
 //! quiet moments; docs/decisions/0003-zeros-ahead.md has the figures.
 //!
-//! Invariant: a file gets its segment's name only after its header is written. Header and name
-//! become durable with the first frames behind them: a roll costs no sync of its own.
+//! Invariant: a file gets its segment's name only after its header is durable.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Open};
+use crate::mutant::{self, Mutant};
 use crate::position::LogByte;
 use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
 
@@ -86,7 +86,7 @@ impl Prepared {
     }
 }
 
-/// Makes a segment file that is ready for frames: header written, named.
+/// Makes a segment file that is ready for frames: header durable, named.
 pub(crate) fn create_segment(
     shared: &Shared,
     header: &SegmentHeader,
@@ -108,6 +108,10 @@ pub(crate) fn create_segment(
     };
     let made = (|| {
         file.write_all_at(&header.encode(), 0).map_err(io("write the header of"))?;
+        // Closes the crash that leaves a named segment without a valid header.
+        if !mutant::on(Mutant::SkipHeaderSync) {
+            file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
+        }
         shared.fs.rename(&temporary, &path).map_err(io("rename into place"))
     })();
     match made {

@@ -208,18 +208,8 @@ impl Known<'_> {
         let read = file.read_full_at(&mut page, 0).map_err(io)?;
         let header = match SegmentHeader::decode(&page[..read]) {
             Ok(header) => header,
-            // The first sync of the segment was cut. Whether anything in it was acknowledged is for
-            // the evidence to say: without a header its frames say nothing.
-            Err(_) if SegmentHeader::is_torn(&page[..read]) => {
-                let bytes = behind(&*file, 0, file_bytes).map_err(io)?;
-                scan.broken.get_or_insert_with(|| Break {
-                    path: path.clone(),
-                    byte: 0,
-                    what: "a torn segment header".to_owned(),
-                });
-                scan.beyond.push(Beyond { path, from: 0, bytes });
-                return Ok(());
-            }
+            // The header is durable before the file gets its name, so this is damage, whether
+            // or not anything in the file was acknowledged.
             Err(e) => return Err(e.in_file(&path).help(REPAIR)),
         };
         self.check_identity(header.log, header.base, name, &path)?;

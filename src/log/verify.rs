@@ -256,8 +256,6 @@ fn check_segment(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     };
     let header = match SegmentHeader::decode(&page[..read]) {
         Ok(header) => header,
-        // A first sync that was cut: `scan` weighs whether anything in it was durable.
-        Err(_) if footer.is_none() && SegmentHeader::is_torn(&page[..read]) => return Ok(report),
         Err(e) => {
             found(0, None, e.message().to_owned());
             match &footer {

@@ -6,14 +6,13 @@
 //! ```text
 //! flush:  line up what is staged → drain
 //! drain:  per buffer: stamp, unless that was done ahead → pwrite pages → roll, if the segment ends
-//! roll:   the next segment's header → rename
+//! roll:   the next segment's header → sync → rename
 //! ```
 //!
 //! Invariants:
 //! - whole 4 KiB pages are written; the last partial page is carried over and written again with
 //!   its bytes unchanged;
-//! - a new segment gets its first frame only after its header is written and its name is there; they
-//!   are durable before anything in it is acknowledged as durable;
+//! - a new segment gets its first frame only after its header is durable and its name is there;
 //! - what a full disk refused stays in memory and is tried again, the same bytes at the same place;
 //! - any other failed write, and any failed sync, poisons the log.
 

@@ -1,5 +1,4 @@
-//! The header page of a segment file: 4096 bytes, checksummed, written before any frame and durable
-//! before any frame is acknowledged as durable.
+//! The header page of a segment file: 4096 bytes, checksummed, written before any frame.
 //!
 //! ```text
 //!   0 magic "TIDELOGS"      8 u32 version          12 u32 flags (0)        16 log id (16 bytes)
@@ -104,16 +103,6 @@ impl SegmentHeader {
         Ok(Self::fields(b))
     }
 
-    /// Whether a page that is no header may be one whose first sync was cut: sectors are old,
-    /// that is zeros, or new, and the first, with the identity, or the last, with the checksum, is
-    /// old. Damage to a header that was there looks different, unless it makes a sector zeros.
-    pub(crate) fn is_torn(b: &[u8]) -> bool {
-        const SECTOR_BYTES: usize = 512;
-        let zeros = |sector: &[u8]| sector.iter().all(|&byte| byte == 0);
-        let (first, last) = (SECTOR_BYTES.min(b.len()), (4096 - SECTOR_BYTES).min(b.len()));
-        zeros(&b[..first]) || zeros(&b[last..])
-    }
-
     /// The fields of a page whose checksum does not hold; for salvage, which proves them by the
     /// frames that hold with them.
     pub(crate) fn decode_unchecked(b: &[u8]) -> Option<Self> {
@@ -189,24 +178,8 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(SegmentHeader::decode(&bad).unwrap_err().kind(), Kind::Corrupt);
-            assert!(!SegmentHeader::is_torn(&bad), "bit {bit} is damage, no cut sync");
         }
         assert!(SegmentHeader::decode(&good[..4095]).is_err());
-    }
-
-    #[test]
-    fn a_page_whose_first_sync_was_cut_is_told_from_damage() {
-        let good = sample().encode();
-        // Every sector is there or not; those in the middle hold nothing.
-        let torn = |keep: std::ops::Range<usize>| {
-            let mut page = vec![0; 4096];
-            page[keep.clone()].copy_from_slice(&good[keep]);
-            page
-        };
-        for page in [torn(0..0), torn(0..512), torn(512..4096), Vec::new(), good[..512].to_vec()] {
-            assert!(SegmentHeader::decode(&page).is_err());
-            assert!(SegmentHeader::is_torn(&page));
-        }
     }
 
     #[test]
