@@ -281,8 +281,9 @@ fn run(shared: &Shared) {
         rested_at = quiet.then_some(end);
         let waiting = lock(&worker.queue).len();
         let ticking = worker.tick.load(Acquire);
-        if ticking && waiting > 1 {
-            // Rolls come faster than the flush bound: sealing keeps up with them.
+        if ticking && waiting > 1 && worker.sealing_is_cheap(shared) {
+            // Durable rolls come faster than the flush bound: sealing keeps up with them. Behind
+            // unsynced bulk it waits, as ever.
             if worker.work(shared).is_err() {
                 std::thread::sleep(FULL);
             }

@@ -125,7 +125,7 @@ pub(super) async fn append(
         Outcome::Acked { appended, level, copies } => (appended, level, copies),
         Outcome::Unknown { appended, why } => return Err(unknown(&node, appended, why.message())),
         Outcome::Rejected { why } => {
-            // Not a condition of the request that failed, but the mode's, for now.
+            // No condition of the request failed, but one of the mode, which passes.
             let mut refusal = Refusal::from(why);
             refusal.0.status = StatusCode::SERVICE_UNAVAILABLE;
             return Err(refusal.header(header::RETRY_AFTER, "1"));

@@ -158,7 +158,7 @@ pub(crate) enum Next<'a> {
     Entry(Entry<'a>),
     /// Offsets that were lost to damage, in words; the next record lies behind them.
     Lost(String),
-    /// No more for now.
+    /// The end, as the log is; a tail may be asked again.
     End,
 }
 
@@ -183,7 +183,7 @@ pub(crate) type VisitRow<'a> = dyn FnMut(&[String], &[Value<'_>]) -> Outcome + '
 
 /// A log and its table, wherever they are.
 pub(crate) trait Origin {
-    /// The offsets that a range stands for now.
+    /// The offsets that a range stands for: its end and its times are those of this moment.
     fn span(&self, range: &Range) -> Result<Span, Failure>;
 
     /// The records of a range.
