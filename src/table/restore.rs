@@ -269,6 +269,7 @@ impl Source {
             let bytes = if segment.sealed && segment.end_offset.is_some_and(|end| end <= target) {
                 file_bytes(&*self.fs, &segment.path)?
             } else if let Some(next) = next.filter(|_| !segment.sealed) {
+                // Every checksum in it was looked at when the log was opened.
                 let log_byte = LogByte(next.base.0.saturating_sub(SEAL_BYTES));
                 pieces.end = Position { epoch: segment.epoch, log_byte, offset: next.base_offset };
                 crate::segment::HEADER_BYTES + log_byte.0.saturating_sub(segment.base.0)

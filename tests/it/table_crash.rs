@@ -213,4 +213,10 @@ fn a_restore_goes_through_segments_that_are_rolled_and_not_sealed_yet() {
         assert_eq!(restored.end(), at);
         assert_eq!(restored.get(Offset(at.0 - 1)).unwrap().unwrap().record().value, [7; 3000]);
     }
+    // No hash stands for such a segment yet; what its checksums refuse is not restored.
+    let fs = disk.shared();
+    let file = fs.open(&list[waiting].path, tidelog::fs::Open::Write).unwrap();
+    file.write_all_at(b"x", 4096 + 1000).unwrap();
+    let damaged = Path::new("/restored-damaged");
+    table::restore_on(&fs, Path::new(DIR), damaged, RestoreAt::Offset(next)).unwrap_err();
 }
