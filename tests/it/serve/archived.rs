@@ -385,14 +385,9 @@ mod fake {
             let leader = Leader::archiving(Arc::clone(&store) as Arc<dyn Store>, HOUR);
             leader.until_archived();
             let now = store.calls();
-            let faults = [
-                StoreFault::Conflict,
-                StoreFault::OwnPrecondition,
-                StoreFault::TimeoutAfter,
-                StoreFault::TimeoutBefore,
-                StoreFault::Late(3),
-                StoreFault::ServerError,
-            ];
+            let kills = [StoreFault::KilledBefore, StoreFault::KilledAfter];
+            let faults: Vec<_> =
+                StoreFault::ALL.into_iter().filter(|fault| !kills.contains(fault)).collect();
             for call in (1..200).step_by(3 + seed) {
                 store.fail_at(now + call as u64, faults[call * seed % faults.len()]);
             }
