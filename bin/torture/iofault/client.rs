@@ -317,7 +317,11 @@ impl Client {
             dry_run,
             ..Default::default()
         };
-        let plan = log.retain(&policy(true)).map_err(|e| format!("a plan failed: {e}"))?;
+        let plan = match log.retain(&policy(true)) {
+            Ok(plan) => plan,
+            Err(error) => return self.judge(Asked::Upkeep, &error),
+        };
+        let Some(log) = self.log()? else { return Ok(()) };
         let done = log.retain(&policy(false));
         self.told.may_start = self.told.may_start.max(plan.start.0);
         match done {
