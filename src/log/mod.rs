@@ -65,6 +65,7 @@ use claims::Claims;
 use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
+use prepare::Naming;
 use rounds::Rounds;
 use staging::Staging;
 use stamp::Stamper;
@@ -122,6 +123,8 @@ pub(crate) struct Shared {
     poison: OnceLock<Error>,
     /// A full disk holds bytes back.
     stalled: AtomicBool,
+    /// Where the segment begins whose file waits for its name; `u64::MAX` if none does.
+    unnamed_from: AtomicU64,
     /// Bytes of a durable group, lately. A hint.
     group_bytes: AtomicU64,
     visible_wake: Wake,
@@ -502,9 +505,10 @@ impl Shared {
         })?;
         let mut writer = self.writer();
         writer.closed = true;
-        if let Some(prepared) = self.worker.prepared().take() {
-            // Left behind, it would be swept at the next open.
-            let _ = self.fs.unlink(&prepared.path);
+        {
+            let mut next_file = self.worker.next_file();
+            next_file.name(self, Naming::Now)?;
+            next_file.discard(self);
         }
         let Some((segment, file)) = writer.current() else { return Ok(()) };
         let tally = self.stamper().tally().expect("the current segment's");

@@ -251,6 +251,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         rounds: Rounds::default(),
         poison: OnceLock::new(),
         stalled: AtomicBool::new(false),
+        unnamed_from: AtomicU64::new(u64::MAX),
         group_bytes: AtomicU64::new(0),
         visible_wake: Wake::default(),
         worker,

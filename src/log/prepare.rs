@@ -4,10 +4,14 @@
 //! frames do: they are written while the appends leave it time, that is behind small groups and in
 //! quiet moments; docs/decisions/0003-zeros-ahead.md has the figures.
 //!
-//! Invariant: a file gets its segment's name only after its header is durable.
+//! Invariants:
+//! - a file gets its segment's name only after its header is durable;
+//! - a frame counts as written, or as durable, only when its segment has its name: whatever ends the
+//!   process, the next open sweeps files under a temporary one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Open};
@@ -28,11 +32,136 @@ const FILL_LEAD_BYTES: u64 = 8 << 20;
 const FILL_PACE: u64 = 2;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The next segment's file, under a temporary name.
+/// The files about a roll; at most one of them has the temporary name.
+#[derive(Debug, Default)]
+pub(crate) struct NextFile {
+    /// Made ahead of the next roll.
+    prepared: Option<Prepared>,
+    /// The newest segment's, which is written and synced before it gets its name.
+    unnamed: Option<Unnamed>,
+    /// A name was given that is not synced yet.
+    names_unsynced: bool,
+}
+
+/// A segment's file under the temporary name, with its header and perhaps frames.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+struct Unnamed {
+    file: Arc<dyn File>,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+/// When a new segment's file gets its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// At once, and a sync of the header before it.
+    Now,
+    /// After the sync of its first frames, which is then the header's, too.
+    WhenSynced,
+}
+
+/// A segment's file that frames can be written to.
+#[derive(Debug)]
+pub(crate) struct Ready {
     pub(crate) file: Arc<dyn File>,
     pub(crate) path: PathBuf,
+    /// It holds blocks up to here.
+    pub(crate) filled_to: u64,
+}
+
+impl NextFile {
+    /// Makes the next segment's file ahead of its use, unless it is there.
+    pub(crate) fn prepare(&mut self, shared: &Shared) {
+        // The temporary name may be taken. Who gives that file its own asks again.
+        if self.prepared.is_none() && self.unnamed.is_none() {
+            // Only a head start: the roll makes the file itself if this fails.
+            self.prepared = Prepared::new(shared, true).ok();
+        }
+    }
+
+    /// Fills it a piece further; `false` if there is nothing to do now.
+    pub(crate) fn fill_on(&mut self, shared: &Shared, quiet: bool) -> bool {
+        match self.prepared.as_mut().map(|prepared| prepared.fill_on(shared, quiet)) {
+            Some(Ok(filled)) => filled,
+            None => false,
+            Some(Err(_)) => {
+                // Only a head start: the roll makes another file.
+                self.prepared = None;
+                false
+            }
+        }
+    }
+
+    /// Removes what was made ahead: left behind, it would be swept at the next open.
+    pub(crate) fn discard(&mut self, shared: &Shared) {
+        if let Some(prepared) = self.prepared.take() {
+            let _ = shared.fs.unlink(&prepared.path);
+        }
+    }
+
+    /// Makes a segment's file ready for frames: with its header and, unless that waits, its name.
+    pub(crate) fn create(
+        &mut self,
+        shared: &Shared,
+        header: &SegmentHeader,
+        naming: Naming,
+    ) -> Result<Ready> {
+        self.name(shared, Naming::Now)?;
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => Prepared::new(shared, false)?,
+        };
+        let Prepared { file, path: temporary, mut filled_to, filling } = prepared;
+        if filling.is_some() && shared.options.preallocate == Preallocate::Zero {
+            filled_to = fill(&*file, filled_to, shared.options.segment_bytes);
+        }
+        let filled_to = filled_to.max(HEADER_BYTES);
+        let path = SegmentName(header.base).path(&shared.layout.segments());
+        let headed = file.write_all_at(&header.encode(), 0);
+        if let Err(e) = headed {
+            let _ = shared.fs.unlink(&temporary);
+            return Err(Error::io("write the header of", &path, e));
+        }
+        self.unnamed = Some(Unnamed { file: Arc::clone(&file), temporary, path: path.clone() });
+        if naming == Naming::WhenSynced && !mutant::on(Mutant::SkipHeaderSync) {
+            shared.unnamed_from.store(header.base.0, Release);
+        } else if let Err(error) = self.name(shared, Naming::Now) {
+            if let Some(unnamed) = self.unnamed.take() {
+                let _ = shared.fs.unlink(&unnamed.temporary);
+            }
+            return Err(error);
+        }
+        Ok(Ready { file, path, filled_to })
+    }
+
+    /// Gives the newest segment's file its name, if it still lacks it.
+    pub(crate) fn name(&mut self, shared: &Shared, naming: Naming) -> Result<()> {
+        let Some(Unnamed { file, temporary, path }) = &self.unnamed else { return Ok(()) };
+        // Closes the crash that leaves a named segment without a valid header.
+        if naming == Naming::Now && !mutant::on(Mutant::SkipHeaderSync) {
+            file.sync_data().map_err(|e| Error::io("sync", path, e).with_kind(Kind::Io))?;
+        }
+        shared.fs.rename(temporary, path).map_err(|e| Error::io("rename into place", path, e))?;
+        self.unnamed = None;
+        self.names_unsynced = true;
+        shared.unnamed_from.store(u64::MAX, Release);
+        if naming == Naming::WhenSynced {
+            shared.worker.prepare_soon();
+        }
+        Ok(())
+    }
+
+    /// Whether a name has to be synced; whoever asks does it.
+    pub(crate) fn take_unsynced(&mut self) -> bool {
+        std::mem::take(&mut self.names_unsynced)
+    }
+}
+
+/// A file made ahead of its use, under the temporary name.
+#[derive(Debug)]
+struct Prepared {
+    file: Arc<dyn File>,
+    path: PathBuf,
     /// It holds blocks up to here.
     filled_to: u64,
     /// Zeros are still being written; what the log's written end was when that began.
@@ -41,7 +170,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Makes the file. `ahead` of its use, there is time to fill it with zeros, if that is wanted.
-    pub(crate) fn new(shared: &Shared, ahead: bool) -> Result<Self> {
+    fn new(shared: &Shared, ahead: bool) -> Result<Self> {
         let path = shared.layout.segments().join("next.tmp");
         match shared.fs.unlink(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -63,7 +192,7 @@ impl Prepared {
     /// Writes and syncs the next piece of zeros: in step with small groups, because all at once
     /// they would stand between the appends and the disk; while it is `quiet`, piece after piece.
     /// `false` if there is nothing to do now.
-    pub(crate) fn fill_on(&mut self, shared: &Shared, quiet: bool) -> std::io::Result<bool> {
+    fn fill_on(&mut self, shared: &Shared, quiet: bool) -> std::io::Result<bool> {
         let Some(from) = self.filling else { return Ok(false) };
         let appended = shared.ends.written().0.0.saturating_sub(from.0);
         let in_step = shared.options.preallocate == Preallocate::Zero || shared.has_small_groups();
@@ -83,43 +212,6 @@ impl Prepared {
             self.filling = None;
         }
         Ok(true)
-    }
-}
-
-/// Makes a segment file that is ready for frames: header durable, named.
-pub(crate) fn create_segment(
-    shared: &Shared,
-    header: &SegmentHeader,
-) -> Result<(Arc<dyn File>, PathBuf, u64)> {
-    let path = SegmentName(header.base).path(&shared.layout.segments());
-    let mut slot = shared.worker.prepared();
-    let prepared = match slot.take() {
-        Some(prepared) => prepared,
-        None => Prepared::new(shared, false)?,
-    };
-    let Prepared { file, path: temporary, mut filled_to, filling } = prepared;
-    if filling.is_some() && shared.options.preallocate == Preallocate::Zero {
-        filled_to = fill(&*file, filled_to, shared.options.segment_bytes);
-    }
-    let filled_to = filled_to.max(HEADER_BYTES);
-    let io = |what: &'static str| {
-        let path = path.clone();
-        move |e| Error::io(what, &path, e)
-    };
-    let made = (|| {
-        file.write_all_at(&header.encode(), 0).map_err(io("write the header of"))?;
-        // Closes the crash that leaves a named segment without a valid header.
-        if !mutant::on(Mutant::SkipHeaderSync) {
-            file.sync_data().map_err(|e| Error::io("sync", &path, e).with_kind(Kind::Io))?;
-        }
-        shared.fs.rename(&temporary, &path).map_err(io("rename into place"))
-    })();
-    match made {
-        Ok(()) => Ok((file, path, filled_to)),
-        Err(error) => {
-            let _ = shared.fs.unlink(&temporary);
-            Err(error)
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::position::{LogByte, Offset};
 use super::Shared;
 use super::files::State;
 use super::options::{Preallocate, Visibility};
+use super::prepare::Naming;
 use super::rounds::Part;
 use super::writer::{Writer, unknown};
 
@@ -101,19 +102,32 @@ impl Shared {
         }
     }
 
+    /// Whether everything below `end` is in the page cache, in files that the next open finds.
+    fn is_written(&self, end: LogByte) -> bool {
+        // In this order: a segment without a name is known before its frames are.
+        self.ends.written_byte.load(Acquire) >= end.0 && self.unnamed_from.load(Acquire) >= end.0
+    }
+
     /// Waits until everything below `end` is in the page cache.
     pub(crate) fn wait_written(&self, end: LogByte, first: Offset) -> Result<()> {
-        if self.ends.written_byte.load(Acquire) >= end.0 {
+        if self.is_written(end) {
             return Ok(());
         }
         let mut writer = self.writer();
-        if self.ends.written().0 >= end {
+        if self.is_written(end) {
             return Ok(());
         }
         if let Some(error) = self.poison.get() {
             return Err(error.clone());
         }
-        writer.flush(self, false).map_err(|e| unknown(e, first))
+        if self.ends.written().0 < end {
+            writer.flush(self, false).map_err(|e| unknown(e, first))?;
+        }
+        let named = self.worker.next_file().name(self, Naming::Now);
+        named.map_err(|e| match e.kind() {
+            Kind::DiskFull => unknown(e, first),
+            _ => self.poisoned(e),
+        })
     }
 
     /// Waits until everything below `end` is durable. `first` names the records in errors.
@@ -184,7 +198,11 @@ impl Shared {
             true => synced.or_else(|_| set.sync(self)),
             false => synced,
         };
-        synced.map_err(|e| self.poisoned(e))?;
+        synced.map_err(|e| match e.kind() {
+            // A name did not fit any more. It and what it stands for are tried again.
+            Kind::DiskFull => e,
+            _ => self.poisoned(e),
+        })?;
         self.ends.set_durable(set.end, set.end_offset);
         self.visible_wake.all();
         self.hint_state(false);

@@ -24,7 +24,7 @@ use crate::segment::{Tally, seal};
 
 use super::Shared;
 use super::catalog::Segment;
-use super::prepare::Prepared;
+use super::prepare::NextFile;
 use super::wake::Wake;
 
 /// While unsynced bulk streams in, sealing would only force it to disk early, and filling ahead
@@ -52,8 +52,8 @@ pub(crate) struct Worker {
     /// sealing keeps its order.
     sealing: Mutex<Sealing>,
     queue: Mutex<VecDeque<SealJob>>,
-    /// Guards the next segment's file; held while it is made.
-    prepared: Mutex<Option<Prepared>>,
+    /// Guards the next segment's file; held while it is made, filled and named.
+    next_file: Mutex<NextFile>,
     /// Somebody wants the next segment's file made.
     prepare: AtomicBool,
     /// A durable round is being written and synced,
@@ -88,7 +88,7 @@ impl Worker {
     /// Queues a rolled segment, and the preparation of the next.
     pub(crate) fn seal(&self, job: SealJob) {
         lock(&self.queue).push_back(job);
-        self.prepare.store(true, Release);
+        self.prepare_soon();
         self.deferred.store(true, SeqCst);
         if !self.committing.load(SeqCst) {
             self.begin_deferred();
@@ -115,6 +115,11 @@ impl Worker {
         }
     }
 
+    /// Asks for the next segment's file, when there is time.
+    pub(crate) fn prepare_soon(&self) {
+        self.prepare.store(true, Release);
+    }
+
     /// Asks for the closed buffer to be written.
     pub(crate) fn write_soon(&self) {
         self.write.store(true, Release);
@@ -129,10 +134,10 @@ impl Worker {
         }
     }
 
-    /// The next segment's file, if it was made ahead. While the guard is held, nobody makes
-    /// another under the same temporary name.
-    pub(crate) fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
-        lock(&self.prepared)
+    /// The next segment's file. While the guard is held, nobody makes another under the same
+    /// temporary name.
+    pub(crate) fn next_file(&self) -> MutexGuard<'_, NextFile> {
+        lock(&self.next_file)
     }
 
     pub(crate) fn set_previous_hash(&self, hash: [u8; 32]) {
@@ -207,11 +212,7 @@ impl Worker {
     /// Makes the next segment's file, if that was asked for.
     fn prepare(&self, shared: &Shared) {
         if self.prepare.swap(false, AcqRel) {
-            let mut prepared = lock(&self.prepared);
-            if prepared.is_none() {
-                // Only a head start: the roll makes the file itself if this fails.
-                *prepared = Prepared::new(shared, true).ok();
-            }
+            self.next_file().prepare(shared);
         }
     }
 
@@ -221,16 +222,7 @@ impl Worker {
         if quiet && shared.fill_active(ahead) {
             return true;
         }
-        let mut prepared = lock(&self.prepared);
-        match prepared.as_mut().map(|prepared| prepared.fill_on(shared, quiet)) {
-            Some(Ok(filled)) => filled,
-            None => false,
-            Some(Err(_)) => {
-                // Only a head start: the roll makes another file.
-                *prepared = None;
-                false
-            }
-        }
+        self.next_file().fill_on(shared, quiet)
     }
 
     /// Ends the thread and waits for it.

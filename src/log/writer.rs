@@ -16,7 +16,7 @@
 //! - what a full disk refused stays in memory and is tried again, the same bytes at the same place;
 //! - any other failed write, and any failed sync, poisons the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
@@ -30,7 +30,8 @@ use crate::segment::{HEADER_BYTES, PAGE_BYTES, Producers, SegmentHeader, Tally};
 
 use super::Shared;
 use super::catalog::Segment;
-use super::prepare::{create_segment, fill};
+use super::options::Visibility;
+use super::prepare::{Naming, Ready, fill};
 use super::staging;
 use super::stamp::{Roll, Stamped};
 use super::start::Start;
@@ -54,7 +55,8 @@ pub(crate) struct Writer {
     pub(crate) producers: Producers,
     /// Rolled files whose frames may not be synced yet, with the log byte behind them.
     unsynced: Vec<(Arc<dyn File>, PathBuf, LogByte)>,
-    names_unsynced: bool,
+    /// A sync follows what is being written.
+    syncing: bool,
     pub(crate) closed: bool,
 }
 
@@ -71,7 +73,6 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct SyncSet {
     files: Vec<(Arc<dyn File>, PathBuf)>,
-    names: bool,
     pub(crate) end: LogByte,
     pub(crate) end_offset: Offset,
 }
@@ -88,23 +89,34 @@ impl SyncSet {
     }
 
     /// Makes everything durable: older segments, then names, then the active segment, so that
-    /// no frame is durable before all that precede it.
+    /// no frame is durable before all that precede it. A name that waited for this comes last.
     pub(crate) fn sync(&self, shared: &Shared) -> Result<()> {
         let (active, rolled) = self.files.split_last().expect("the active file is always there");
         let rolled = if mutant::on(Mutant::SkipRolledSync) { &[] } else { rolled };
         for (file, path) in rolled {
-            file.sync_data().map_err(|e| Error::io("sync", path, e))?;
+            file.sync_data().map_err(|e| unsynced(path, e))?;
         }
-        if self.names && !mutant::on(Mutant::SkipDirectorySync) {
-            // Closes the crash that forgets a new segment's name.
-            let segments = shared.layout.segments();
-            shared.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e))?;
+        sync_names(shared)?;
+        if !mutant::on(Mutant::SkipDataSync) {
+            active.0.sync_data().map_err(|e| unsynced(&active.1, e))?;
         }
-        if mutant::on(Mutant::SkipDataSync) {
-            return Ok(());
-        }
-        active.0.sync_data().map_err(|e| Error::io("sync", &active.1, e))
+        shared.worker.next_file().name(shared, Naming::WhenSynced)?;
+        sync_names(shared)
     }
+}
+
+/// Closes the crash that forgets a new segment's name.
+fn sync_names(shared: &Shared) -> Result<()> {
+    if !shared.worker.next_file().take_unsynced() || mutant::on(Mutant::SkipDirectorySync) {
+        return Ok(());
+    }
+    let segments = shared.layout.segments();
+    shared.fs.sync_dir(&segments).map_err(|e| unsynced(&segments, e))
+}
+
+/// A failed sync, for whatever reason, leaves in doubt what the disk holds: a full one, too.
+fn unsynced(path: &Path, error: std::io::Error) -> Error {
+    Error::io("sync", path, error).with_kind(Kind::Io)
 }
 
 /// A frame as its producer made it: header draft and the body's pieces.
@@ -165,7 +177,7 @@ impl Writer {
             rolling: None,
             producers,
             unsynced: Vec::new(),
-            names_unsynced: false,
+            syncing: false,
             closed: false,
         }
     }
@@ -199,13 +211,18 @@ impl Writer {
         }
         let now = shared.fs.now_coarse();
         let isolate = durable && shared.options.isolate_groups;
-        loop {
-            self.drain(shared)?;
+        self.syncing = durable;
+        let flushed = loop {
+            if let Err(e) = self.drain(shared) {
+                break Err(e);
+            }
             let pad = isolate.then_some(|bytes: &mut [u8]| pad(bytes, now));
             if shared.intake().line_up(durable, pad) {
-                return self.drain(shared);
+                break self.drain(shared);
             }
-        }
+        };
+        self.syncing = false;
+        flushed
     }
 
     /// Appends one frame by the writer's own hand, behind everything taken in: control frames,
@@ -347,8 +364,13 @@ impl Writer {
     /// Makes the new segment's file ready and lets the old one be sealed.
     fn finish_roll(&mut self, shared: &Shared) -> Result<()> {
         let Some(Roll { header, .. }) = self.rolling else { return Ok(()) };
-        let (file, path, filled_to) = create_segment(shared, &header)?;
-        self.names_unsynced = true;
+        // What was shown, or called written, survives a kill: then the name cannot wait.
+        let naming = match self.syncing && shared.options.visibility == Visibility::Durable {
+            true => Naming::WhenSynced,
+            false => Naming::Now,
+        };
+        let ready = shared.worker.next_file().create(shared, &header, naming)?;
+        let Ready { file, path, filled_to } = ready;
         let segment = Arc::new(Segment::unsealed(header, path, Arc::clone(&file)));
         shared.catalog.update(|segments| segments.push(Arc::clone(&segment)));
         let old = self.active.replace(Active { segment, file, filled_to });
@@ -413,12 +435,11 @@ impl Writer {
         let active = self.active.as_ref()?;
         let (durable, _) = shared.ends.durable();
         let unsynced = std::mem::take(&mut self.unsynced);
-        let names = std::mem::take(&mut self.names_unsynced);
         // Behind durable appends a segment is often durable to its last frame when it is rolled.
         let lacking = unsynced.into_iter().filter(|(_, _, end)| *end > durable);
         let mut files: Vec<_> = lacking.map(|(file, path, _)| (file, path)).collect();
         files.push((Arc::clone(&active.file), active.segment.path.clone()));
-        Some(SyncSet { files, names, end, end_offset })
+        Some(SyncSet { files, end, end_offset })
     }
 
     /// The segment being written and its file, for a clean close.
@@ -441,7 +462,7 @@ fn pad(bytes: &mut [u8], now: i64) {
     bytes[..FRAME_HEADER].copy_from_slice(&draft.header());
 }
 
-fn full(path: &std::path::Path) -> Error {
+fn full(path: &Path) -> Error {
     Error::io("write", path, std::io::ErrorKind::StorageFull.into())
 }
 
