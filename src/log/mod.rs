@@ -125,6 +125,8 @@ pub(crate) struct Shared {
     stalled: AtomicBool,
     /// Where the segment begins whose file waits for its name; `u64::MAX` if none does.
     unnamed_from: AtomicU64,
+    /// A segment was given its name, and that is not synced yet.
+    names_unsynced: AtomicBool,
     /// Bytes of a durable group, lately. A hint.
     group_bytes: AtomicU64,
     visible_wake: Wake,

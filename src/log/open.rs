@@ -252,6 +252,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         poison: OnceLock::new(),
         stalled: AtomicBool::new(false),
         unnamed_from: AtomicU64::new(u64::MAX),
+        names_unsynced: AtomicBool::new(false),
         group_bytes: AtomicU64::new(0),
         visible_wake: Wake::default(),
         worker,

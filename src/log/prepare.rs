@@ -22,8 +22,12 @@ use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
 use super::Shared;
 use super::options::Preallocate;
 
-/// Zeros written and synced at a time, ahead of their use: at least,
+/// Zeros written and synced at a time in quiet moments.
 const FILL_BYTES: u64 = 2 << 20;
+/// Beside appends, whose syncs wait meanwhile: this share of what is lacking,
+const FILL_SHARE: u64 = 16;
+/// at least,
+const LEAST_FILL_BYTES: u64 = 64 << 10;
 /// and at most, when the appends are fast.
 const MOST_FILL_BYTES: u64 = 16 << 20;
 /// Zeros written before the appends have come any further,
@@ -39,8 +43,6 @@ pub(crate) struct NextFile {
     prepared: Option<Prepared>,
     /// The newest segment's, which is written and synced before it gets its name.
     unnamed: Option<Unnamed>,
-    /// A name was given that is not synced yet.
-    names_unsynced: bool,
 }
 
 /// A segment's file under the temporary name, with its header and perhaps frames.
@@ -79,17 +81,17 @@ impl NextFile {
         }
     }
 
-    /// Fills it a piece further; `false` if there is nothing to do now.
-    pub(crate) fn fill_on(&mut self, shared: &Shared, quiet: bool) -> bool {
-        match self.prepared.as_mut().map(|prepared| prepared.fill_on(shared, quiet)) {
-            Some(Ok(filled)) => filled,
-            None => false,
-            Some(Err(_)) => {
-                // Only a head start: the roll makes another file.
-                self.prepared = None;
-                false
-            }
-        }
+    /// Fills it a piece further. Returns the file, to be synced; none if there is nothing to do.
+    pub(crate) fn fill_on(&mut self, shared: &Shared, quiet: bool) -> Option<Arc<dyn File>> {
+        let prepared = self.prepared.as_mut()?;
+        prepared.fill_on(shared, quiet).then(|| Arc::clone(&prepared.file))
+    }
+
+    /// A sync of this file failed. Ahead of its use it was only a head start, and the roll makes
+    /// another; `false` if it holds frames meanwhile.
+    pub(crate) fn give_up(&mut self, file: &Arc<dyn File>) -> bool {
+        let ahead = self.prepared.take_if(|prepared| Arc::ptr_eq(&prepared.file, file));
+        ahead.is_some()
     }
 
     /// Removes what was made ahead: left behind, it would be swept at the next open.
@@ -143,17 +145,12 @@ impl NextFile {
         }
         shared.fs.rename(temporary, path).map_err(|e| Error::io("rename into place", path, e))?;
         self.unnamed = None;
-        self.names_unsynced = true;
+        shared.names_unsynced.store(true, Release);
         shared.unnamed_from.store(u64::MAX, Release);
         if naming == Naming::WhenSynced {
             shared.worker.prepare_soon();
         }
         Ok(())
-    }
-
-    /// Whether a name has to be synced; whoever asks does it.
-    pub(crate) fn take_unsynced(&mut self) -> bool {
-        std::mem::take(&mut self.names_unsynced)
     }
 }
 
@@ -189,29 +186,29 @@ impl Prepared {
         Ok(Prepared { file, path, filled_to: if wanted { 0 } else { HEADER_BYTES }, filling })
     }
 
-    /// Writes and syncs the next piece of zeros: in step with small groups, because all at once
+    /// Writes the next piece of zeros, to be synced: in step with small groups, because all at once
     /// they would stand between the appends and the disk; while it is `quiet`, piece after piece.
     /// `false` if there is nothing to do now.
-    fn fill_on(&mut self, shared: &Shared, quiet: bool) -> std::io::Result<bool> {
-        let Some(from) = self.filling else { return Ok(false) };
+    fn fill_on(&mut self, shared: &Shared, quiet: bool) -> bool {
+        let Some(from) = self.filling else { return false };
         let appended = shared.ends.written().0.0.saturating_sub(from.0);
         let in_step = shared.options.preallocate == Preallocate::Zero || shared.has_small_groups();
+        let target = FILL_LEAD_BYTES.min(shared.options.segment_bytes);
         let behind = match in_step {
-            true => (FILL_LEAD_BYTES + FILL_PACE * appended).saturating_sub(self.filled_to),
+            true => (target + FILL_PACE * appended).saturating_sub(self.filled_to),
             false => 0,
         };
-        let behind = if quiet { behind.max(FILL_BYTES) } else { behind };
-        if behind == 0 {
-            return Ok(false);
-        }
-        let piece = behind.next_multiple_of(FILL_BYTES).min(MOST_FILL_BYTES);
-        let to = (self.filled_to + piece).min(shared.options.segment_bytes);
+        let piece = match (quiet, behind) {
+            (true, _) => FILL_BYTES,
+            (false, 0) => return false,
+            (false, _) => (behind / FILL_SHARE).next_multiple_of(LEAST_FILL_BYTES),
+        };
+        let to = (self.filled_to + piece.min(MOST_FILL_BYTES)).min(shared.options.segment_bytes);
         self.filled_to = fill(&*self.file, self.filled_to, to);
-        self.file.sync_data()?;
         if self.filled_to < to || to == shared.options.segment_bytes {
             self.filling = None;
         }
-        Ok(true)
+        true
     }
 }
 

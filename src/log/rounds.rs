@@ -6,14 +6,17 @@
 //! ```text
 //! waiter: next = started + 1 → first to claim `next`? lead it : sleep on its group
 //! leader: wait for the baton → started = next → flush → sync → durable → wake group → baton on
+//! worker: ask for the baton → sync → baton on
 //! ```
 //!
 //! Invariants:
 //! - a frame published before `started` reached r is covered by round r or an earlier one;
 //! - every round that somebody sleeps on has exactly one claimant, who leads it;
-//! - at most one thread leads, and at most one waits for the baton.
+//! - at most one thread leads, and at most one waits for the baton;
+//! - a leader that waits and the worker take turns, and the worker does not wait for ever.
 
 use std::sync::atomic::Ordering::*;
+use std::time::Duration;
 
 use super::primitives::{AtomicBool, AtomicU32, pause, yield_now};
 use super::wake::Wake;
@@ -23,12 +26,23 @@ use super::wake::Wake;
 const CROWD: u32 = 16;
 const YIELDS: u32 = 10;
 
+/// So often, and each time at most so long, the worker waits for the end of a round.
+const TRIES: u32 = 4;
+const PATIENCE: Duration = Duration::from_millis(5);
+
 /// The rounds of group commit.
 #[derive(Debug, Default)]
 pub(crate) struct Rounds {
     /// Whether somebody leads just now.
     busy: AtomicBool,
     baton: Wake,
+    /// A leader waits for the baton.
+    queued: AtomicBool,
+    /// The worker wants the baton, and sleeps here.
+    aside: AtomicBool,
+    turn: Wake,
+    /// It had the baton last.
+    had: AtomicBool,
     /// The newest round that has begun; a frame published before it did is covered.
     started: AtomicU32,
     /// The newest round that is over.
@@ -87,18 +101,55 @@ impl Rounds {
 
     /// Leads the round that was joined so: waits for the baton, commits, wakes, passes it on.
     pub(crate) fn lead<T>(&self, round: u32, commit: impl FnOnce() -> T) -> T {
-        while self.busy.swap(true, SeqCst) {
+        let gives_way = || self.aside.load(SeqCst) && !self.had.load(SeqCst);
+        while gives_way() || self.busy.swap(true, SeqCst) {
+            self.queued.store(true, SeqCst);
             let sleeper = self.baton.register();
-            if self.busy.load(SeqCst) {
+            if gives_way() || self.busy.load(SeqCst) {
                 sleeper.sleep(None);
             }
         }
+        self.queued.store(false, SeqCst);
+        self.had.store(false, SeqCst);
         self.started.store(round, SeqCst);
         let result = commit();
         let group = self.group(round);
         self.crowd.store(group.sleepers() + 1, Relaxed);
         self.finished.store(round, SeqCst);
         group.all();
+        self.busy.store(false, SeqCst);
+        match self.aside.load(SeqCst) {
+            true => self.turn.all(),
+            false => self.baton.one(),
+        }
+        result
+    }
+
+    /// A sync of the worker's, between two rounds: of two syncs at once each takes longer than
+    /// both one after the other, where a journal is committed for one of them. Goes on without
+    /// the baton if that does not come: its holder may be waiting for the worker.
+    pub(crate) fn between<T>(&self, sync: impl FnOnce() -> T) -> T {
+        self.aside.store(true, SeqCst);
+        let gives_way = || self.had.load(SeqCst) && self.queued.load(SeqCst);
+        let take = || !gives_way() && !self.busy.swap(true, SeqCst);
+        let mut mine = take();
+        for _ in 0..TRIES {
+            if mine {
+                break;
+            }
+            let sleeper = self.turn.register();
+            if gives_way() || self.busy.load(SeqCst) {
+                sleeper.sleep(Some(PATIENCE));
+            }
+            mine = take();
+        }
+        self.aside.store(false, SeqCst);
+        if !mine {
+            self.baton.one();
+            return sync();
+        }
+        let result = sync();
+        self.had.store(true, SeqCst);
         self.busy.store(false, SeqCst);
         self.baton.one();
         result
@@ -110,6 +161,7 @@ impl Rounds {
             group.all();
         }
         self.baton.all();
+        self.turn.all();
     }
 
     fn group(&self, round: u32) -> &Wake {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
 use crate::mutant::{self, Mutant};
-use crate::segment::{Tally, seal};
+use crate::segment::{Tally, seal_with};
 
 use super::Shared;
 use super::catalog::Segment;
@@ -170,14 +170,20 @@ impl Worker {
         }
         let Some(job) = lock(&self.queue).pop_front() else { return Ok(false) };
         let SealJob { segment, file, tally } = &job;
-        if !is_durable(&job, shared) && !mutant::on(Mutant::SealUnnamed) {
+        let durable = is_durable(&job, shared);
+        if !durable && !mutant::on(Mutant::SealUnnamed) {
             // Closes the crash that keeps this segment's name and forgets an earlier one's: the
             // footer is proof that everything before it is there.
             let segments = shared.layout.segments();
             let named = shared.fs.sync_dir(&segments);
             named.map_err(|e| shared.poisoned(Error::io("sync", &segments, e)))?;
         }
-        match seal(file, &segment.path, &segment.header, tally, sealing.previous_hash) {
+        // What is durable to its last frame syncs a few pages: that fits between two rounds.
+        let sync = |file: &dyn File| match durable {
+            true => shared.rounds.between(|| file.sync_data()),
+            false => file.sync_data(),
+        };
+        match seal_with(file, &segment.path, &segment.header, tally, sealing.previous_hash, sync) {
             Ok(sealed) => {
                 segment.seal(sealed.footer);
                 sealing.previous_hash = sealed.footer.hash;
@@ -222,7 +228,20 @@ impl Worker {
         if quiet && shared.fill_active(ahead) {
             return true;
         }
-        self.next_file().fill_on(shared, quiet)
+        let filled = self.next_file().fill_on(shared, quiet);
+        let Some(file) = filled else { return false };
+        // Not with the file's lock: who rolls holds the baton, and wants that.
+        let synced = match quiet {
+            true => file.sync_data(),
+            false => shared.rounds.between(|| file.sync_data()),
+        };
+        if let Err(e) = synced
+            && !self.next_file().give_up(&file)
+        {
+            let segments = shared.layout.segments();
+            shared.poisoned(Error::io("sync the newest segment in", &segments, e));
+        }
+        true
     }
 
     /// Ends the thread and waits for it.

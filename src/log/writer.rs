@@ -39,7 +39,7 @@ use super::worker::SealJob;
 
 /// Zeros written ahead of small durable groups, so that their syncs overwrite written blocks; and
 /// at a time in quiet moments.
-const STEP_BYTES: u64 = 1 << 20;
+const STEP_BYTES: u64 = 256 << 10;
 
 /// Everything the writer's lock guards.
 #[derive(Debug)]
@@ -100,14 +100,16 @@ impl SyncSet {
         if !mutant::on(Mutant::SkipDataSync) {
             active.0.sync_data().map_err(|e| unsynced(&active.1, e))?;
         }
-        shared.worker.next_file().name(shared, Naming::WhenSynced)?;
+        if shared.unnamed_from.load(Acquire) != u64::MAX {
+            shared.worker.next_file().name(shared, Naming::WhenSynced)?;
+        }
         sync_names(shared)
     }
 }
 
 /// Closes the crash that forgets a new segment's name.
 fn sync_names(shared: &Shared) -> Result<()> {
-    if !shared.worker.next_file().take_unsynced() || mutant::on(Mutant::SkipDirectorySync) {
+    if !shared.names_unsynced.swap(false, AcqRel) || mutant::on(Mutant::SkipDirectorySync) {
         return Ok(());
     }
     let segments = shared.layout.segments();

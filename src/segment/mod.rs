@@ -31,7 +31,7 @@ pub use index::{Index, IndexEntry, STEP_BYTES};
 pub use name::SegmentName;
 pub use producers::{ProducerState, Producers};
 pub use seal::{Sealed, seal};
-pub(crate) use seal::{hash as hash_of, seal_frame};
+pub(crate) use seal::{hash as hash_of, seal_frame, seal_with};
 pub use walk::{End, Tally, search, walk};
 pub use window::Window;
 

@@ -39,6 +39,18 @@ pub fn seal(
     tally: &Tally,
     previous_hash: [u8; 32],
 ) -> Result<Sealed> {
+    seal_with(file, path, header, tally, previous_hash, |file| file.sync_data())
+}
+
+/// The same; `sync` syncs the file.
+pub(crate) fn seal_with(
+    file: &Arc<dyn File>,
+    path: &Path,
+    header: &SegmentHeader,
+    tally: &Tally,
+    previous_hash: [u8; 32],
+    sync: impl Fn(&dyn File) -> std::io::Result<()>,
+) -> Result<Sealed> {
     let io = |what: &'static str| move |e| Error::io(what, path, e);
     let data_end = tally.end + SEAL_BYTES;
     let mut tail = seal_frame(header, tally);
@@ -79,17 +91,17 @@ pub fn seal(
     footer.hash = hash(&**file, data_end).map_err(io("read back for the seal hash"))?;
     // A failed sync, for want of space too, leaves pages that never landed marked clean: it is
     // never a reason to try again.
-    let sync = || file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io));
+    let synced = || sync(&**file).map_err(|e| io("sync")(e).with_kind(Kind::Io));
     if mutant::on(Mutant::FooterBeforeData) {
         file.write_all_at(&footer.encode(), footer_byte).map_err(io("write the footer"))?;
     }
     // Closes the crash in which a footer persists before the data it vouches for.
     if !mutant::on(Mutant::SkipFirstSealSync) {
-        sync()?;
+        synced()?;
     }
     file.write_all_at(&footer.encode(), footer_byte).map_err(io("write the footer"))?;
     // Closes the crash that would make recovery walk this segment again.
-    sync()?;
+    synced()?;
     Ok(Sealed { footer })
 }
 

@@ -180,3 +180,39 @@ fn a_round_that_fails_on_a_full_disk_leaves_nobody_asleep() {
         assert!(mine.is_ok() || its.is_ok(), "one round failed, so one at most is told");
     });
 }
+
+/// The worker's syncs; each has the disk to itself.
+fn spawn_worker(log: &Arc<Log>, syncs: u64) -> loom::thread::JoinHandle<()> {
+    let log = Arc::clone(log);
+    loom::thread::spawn(move || {
+        for _ in 0..syncs {
+            log.rounds.between(|| log.sync.touch(0, 8));
+        }
+    })
+}
+
+#[test]
+fn the_worker_and_a_leader_take_turns() {
+    bounded("rounds, the worker's two syncs", Some(4), || {
+        let log = Log::new(None);
+        let worker = spawn_worker(&log, 2);
+        for _ in 0..2 {
+            log.wait(log.append()).unwrap();
+        }
+        worker.join().unwrap();
+        assert_eq!(log.durable.load(Acquire), 2);
+    });
+}
+
+#[test]
+fn the_worker_syncs_beside_two_who_wait() {
+    bounded("rounds, 2 threads and the worker", Some(3), || {
+        let log = Log::new(None);
+        let worker = spawn_worker(&log, 1);
+        let other = spawn_appends(&log, 1);
+        log.wait(log.append()).unwrap();
+        other.join().unwrap().unwrap();
+        worker.join().unwrap();
+        assert_eq!(log.durable.load(Acquire), 2);
+    });
+}
