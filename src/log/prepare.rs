@@ -201,7 +201,7 @@ impl Prepared {
         let piece = match (quiet, behind) {
             (true, _) => FILL_BYTES,
             (false, 0) => return false,
-            (false, _) => (behind / FILL_SHARE).next_multiple_of(LEAST_FILL_BYTES),
+            (false, _) => (behind / FILL_SHARE).max(1).next_multiple_of(LEAST_FILL_BYTES),
         };
         let to = (self.filled_to + piece.min(MOST_FILL_BYTES)).min(shared.options.segment_bytes);
         self.filled_to = fill(&*self.file, self.filled_to, to);
