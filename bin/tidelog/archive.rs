@@ -137,6 +137,12 @@ fn list(url: &Place, format: Option<Format>) -> Outcome {
         };
         rows.push(row(what, base.0, (piece.base_offset().0, end.0), piece.epoch(), bytes, object));
     }
+    for (_, snapshot) in &state.snapshots {
+        let (name, offset) = (snapshot.name, snapshot.name.offset.0);
+        let object = ObjectName::Manifest(name, snapshot.manifest).to_string();
+        let at = (offset, offset);
+        rows.push(row("snapshot", snapshot.log_byte.0, at, name.epoch, snapshot.bytes, object));
+    }
     for cut in &state.cut {
         let (base, offsets, epoch, bytes, object) = match cut {
             Cut::Sealed(held) => {
@@ -225,6 +231,7 @@ fn verify(url: &Place) -> Outcome {
         "tombstones": report.tombstones,
         "segments": report.segments,
         "tails": report.tails,
+        "snapshots": report.snapshots,
         "bytes": report.bytes,
         "seconds": progress::seconds(started),
     }))?;

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A source that was not there at the start is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How often a copy whose log is gone is begun anew before that is an error.
+const ANEW: u32 = 3;
+
 /// Run a node: appends, reads, queries and followers over HTTP
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -166,8 +169,25 @@ impl Serve {
         if self.mode == Some(Mode::Archive) && self.archive.is_none() {
             return Err(Failure::usage("expected --archive with --mode archive: it is waited for"));
         }
+        let mut listen = self.listen;
+        let mut again = ANEW;
+        loop {
+            match self.serve(&mut listen) {
+                // What it needs was dropped meanwhile: opened again it begins with a snapshot.
+                Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
+                    let what = failure.message.unwrap_or_default();
+                    say(format_args!("{what}; looking for a snapshot"));
+                    again -= 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Serves until it is told to end, or cannot go on; `listen` is where, from the first time on.
+    fn serve(&self, listen: &mut SocketAddr) -> Outcome {
         let name = source::name(self.name.as_deref(), &self.at.dir);
-        let bound = self.options(&name)?.bind()?;
+        let bound = self.options(&name)?.listen(*listen).bind()?;
         let url = bound.url();
         let server = match self.follow.is_empty() {
             true => {
@@ -189,6 +209,7 @@ impl Serve {
                 bound.follow(follower)?
             }
         };
+        *listen = server.address();
         self.until_told(server)
     }
 

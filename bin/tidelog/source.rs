@@ -12,7 +12,7 @@ use clap::Args;
 use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
-use tidelog::table::TableOptions;
+use tidelog::table::{Beginning, TableOptions};
 
 use crate::access::NodeAccess;
 use crate::exit::Failure;
@@ -39,6 +39,20 @@ pub(crate) struct SourceArgs {
     /// Keep what arrives so long before it is applied, such as 1h: time to stop a mistake
     #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
     apply_delay: Option<Duration>,
+    /// What a new copy begins with: log (the first record), needed (a snapshot where that is gone),
+    /// cheaper (and where it costs much less), snapshot (wherever there is one)
+    #[arg(long, value_name = "WHAT", default_value = "cheaper", value_parser = beginning)]
+    begin: Beginning,
+}
+
+fn beginning(text: &str) -> Result<Beginning, String> {
+    Ok(match text {
+        "log" => Beginning::Log,
+        "needed" => Beginning::Needed,
+        "cheaper" => Beginning::Cheaper,
+        "snapshot" => Beginning::Snapshot,
+        _ => return Err(format!("expected log, needed, cheaper or snapshot, found {text}")),
+    })
 }
 
 impl Place {
@@ -96,6 +110,23 @@ impl Place {
         }
     }
 
+    /// Whether it is an archive, or can be nothing else.
+    pub(crate) fn is_archive(&self) -> bool {
+        match self {
+            Place::Local(path) => is_archive(path),
+            Place::Store(_) => true,
+            Place::Node(_) => false,
+        }
+    }
+
+    /// Whether a log's directory or snapshots lie there, rather than an archive.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Place::Local(path) if !is_archive(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Whether looking costs a request to a store, which somebody may pay for.
     pub(crate) fn is_store(&self) -> bool {
         matches!(self, Place::Store(_))
@@ -138,7 +169,7 @@ impl SourceArgs {
 
     /// How the follower's table is opened.
     pub(crate) fn table(&self) -> TableOptions {
-        Table::options().apply_delay(self.apply_delay.unwrap_or_default())
+        Table::options().apply_delay(self.apply_delay.unwrap_or_default()).begin(self.begin)
     }
 
     /// Opens what a follower pulls from: of several places each when it is needed, in their order.

@@ -14,6 +14,9 @@
 //! - what was copied is durable here before STATE says so and before it is read or applied;
 //! - a history that differs is refused: nothing is cut, nothing is overwritten.
 
+mod bootstrap;
+#[cfg(test)]
+mod bootstrap_tests;
 mod copy;
 mod fetch;
 mod follower;
@@ -23,6 +26,7 @@ mod hold;
 pub mod leader;
 mod pull;
 mod recover;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -31,4 +35,5 @@ pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
 pub use recover::FollowerReport;
+pub use restore::restore_from;
 pub use trail::Trail;

@@ -19,6 +19,8 @@ use crate::segment::{
     HEADER_BYTES, Index, PAGE_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
 };
 
+use crate::table::SnapshotName;
+
 use super::copy::{Active, Copy};
 
 /// What opening a follower found.
@@ -29,6 +31,8 @@ pub struct FollowerReport {
     pub bytes_cut: u64,
     /// Whether anything that was durable here has been lost.
     pub unclean: bool,
+    /// The snapshot that this copy began with just now.
+    pub snapshot: Option<SnapshotName>,
     /// What else was found, in words.
     pub findings: Vec<String>,
 }

@@ -21,7 +21,9 @@ use crate::fs::Fs;
 use crate::position::{LogByte, Offset};
 use crate::replica::leader::Due;
 use crate::ship::Directory;
-use crate::ship::archive::{Create, ObjectName, Prefix, PublishOptions, Publisher, Store};
+use crate::ship::archive::{
+    Create, ObjectName, Prefix, PublishOptions, Publisher, ReadPart, Store,
+};
 
 use super::node::{Node, spawn};
 
@@ -390,6 +392,10 @@ impl Store for Counted {
 
     fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.count()?.put(name, bytes)
+    }
+
+    fn put_from(&self, name: &ObjectName, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
+        self.count()?.put_from(name, len, read)
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {

@@ -35,6 +35,7 @@ mod retain;
 mod routes;
 mod ship;
 mod slots;
+mod snapshots;
 mod sql;
 mod status;
 mod stream;

@@ -30,6 +30,7 @@ use super::events::Events;
 use super::followers::Followers;
 use super::metrics::Metrics;
 use super::reply::Refusal;
+use super::snapshots::Lending;
 
 /// Appends that wait for the disk at a time; more wait in line.
 const APPENDS: usize = 256;
@@ -60,6 +61,8 @@ pub(super) struct Node {
     pub(super) leader: Option<Leader>,
     /// Of a leader that publishes its log.
     pub(super) archive: Option<Arc<Archiving>>,
+    /// Snapshots for followers that begin with one.
+    pub(super) lending: Lending,
     pub(super) followers: Followers,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
@@ -115,6 +118,7 @@ impl Node {
             gauge,
             leader,
             archive: None,
+            lending: Lending::default(),
             followers: Followers::default(),
             events: Events::default(),
             metrics: Metrics::default(),

@@ -26,6 +26,21 @@ pub struct TableOptions {
     pub(super) persist: bool,
     pub(super) warm: bool,
     pub(crate) apply_delay: Duration,
+    pub(super) begin: Beginning,
+}
+
+/// What a follower's copy begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beginning {
+    /// The log's first record, or not at all.
+    Log,
+    /// The log's first record; a snapshot where that is gone.
+    Needed,
+    /// The same, and a snapshot where it costs less than half of the bytes of a log of 64 MiB or more.
+    #[default]
+    Cheaper,
+    /// A snapshot wherever there is one.
+    Snapshot,
 }
 
 impl Default for TableOptions {
@@ -38,6 +53,7 @@ impl Default for TableOptions {
             persist: true,
             warm: false,
             apply_delay: Duration::ZERO,
+            begin: Beginning::default(),
         }
     }
 }
@@ -78,6 +94,19 @@ impl TableOptions {
         /// How long a follower keeps what has arrived before it applies it; after a restart it counts
         /// from then. Tables that are opened otherwise apply at once. Default: not at all.
         apply_delay: Duration,
+        /// What a follower's copy begins with; a table that is not kept on disk always with the log. One
+        /// that applies with a delay takes a snapshot, which shows what it shows at once, only where it
+        /// must. Default: a snapshot where the log's beginning is gone or costs much more.
+        begin: Beginning,
+    }
+
+    /// The same, for this table.
+    pub(crate) fn begins(&self) -> Beginning {
+        match self.begin {
+            _ if !self.persist => Beginning::Log,
+            Beginning::Cheaper if !self.apply_delay.is_zero() => Beginning::Needed,
+            begin => begin,
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "object-store")]
 mod s3;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -4,7 +4,8 @@
 //! data/<log byte>-<hash>.seg    immutable, named by content: nobody contends
 //! log/<n>                       THE contested namespace: contiguous n, create-if-absent
 //! epoch/<number>                one owner each
-//! snap/<offset>-<epoch>/…       manifest last
+//! snap/<hash>.run               pieces of snapshots, named by content
+//! snap/<offset>-<epoch>/<hash>.snapshot   a manifest, behind what it names
 //! pin/<id>, head                retention pins; a hint
 //! ```
 //!
@@ -34,6 +35,7 @@ mod publish;
 mod remote;
 mod rollup;
 mod sequence;
+mod snapshot;
 mod source;
 mod state;
 mod store;
@@ -47,7 +49,7 @@ pub use entry::{
 };
 pub use epoch::Owner;
 pub use local::LocalStore;
-pub use name::{Hash, ObjectName, Prefix, SnapshotName};
+pub use name::{Hash, ObjectName, Prefix};
 pub use probe::probe;
 pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
@@ -55,7 +57,8 @@ pub use publish::{PublishOptions, Publisher, Pushed};
 pub use remote::RemoteStore;
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
-pub use store::{Create, Store};
+pub use snapshot::{Placed, snapshots};
+pub use store::{Create, ReadPart, Store};
 pub use walk::load;
 
 use std::sync::Arc;

@@ -12,13 +12,14 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::position::LogByte;
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Report, Shipped, Source};
+use crate::ship::{Offer, Report, Shipped, SnapshotOffer, Source};
+use crate::table::RunId;
 
 use super::entry::Sealed;
 use super::name::{Hash, ObjectName};
 use super::state::{Held, Piece, State, TailRef};
 use super::store::Store;
-use super::walk;
+use super::{snapshot, walk};
 
 /// Read from a sealed object at a time.
 const BLOCK_BYTES: u64 = 8 << 20;
@@ -303,6 +304,26 @@ impl Source for Archive {
             done += read;
         }
         Ok(done)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        Ok(snapshot::offers(&self.state))
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        let found = self.state.snapshots.iter().find(|(_, of)| of.name == offer.name);
+        let Some((_, of)) = found else { return Err(offer.gone(&self.place())) };
+        snapshot::manifest(&*self.store, &self.state, of)
+    }
+
+    fn read_run(
+        &mut self,
+        _: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        snapshot::read_run(&*self.store, run, byte, buf)
     }
 
     /// Waits a little, and longer each time there was nothing new.

@@ -17,7 +17,7 @@ mod throttle;
 pub use client::{Client, Credentials, Reply};
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -27,9 +27,10 @@ use crate::error::{Error, Kind, Result};
 use crate::log::files::Repaired;
 use crate::position::{Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::table::RunId;
 
 use super::protocol::{self, Answer, Head, PROTOCOL_VERSION, Request, WireReport};
-use super::{Offer, Report, Shipped, Source};
+use super::{Offer, Report, Shipped, SnapshotOffer, Source};
 use throttle::Throttle;
 
 /// How long the other side keeps a fetch that has nothing to say.
@@ -40,6 +41,12 @@ const LEAST_BLOCK_BYTES: u64 = 64 << 10;
 /// A source that cannot be reached is tried again after this, then twice that, and so on.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const MOST_BACK_OFF: Duration = Duration::from_secs(2);
+/// A range of a run is tried again so often.
+const RUN_TRIES: u32 = 6;
+/// A node may write a checkpoint before it says which snapshots it has.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
+/// No manifest is larger.
+const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// A log of more segments than this is no log of ours.
 const MOST_SEGMENTS: usize = 4 << 20;
 
@@ -223,23 +230,27 @@ impl Http {
 
     /// Bytes of a segment's file, fewer when it ends; `None` when nothing of it is there yet.
     fn range(&mut self, segment: SegmentName, byte: u64, bytes: u64) -> Result<Option<Range>> {
-        let ranged = self.try_range(segment, byte, bytes);
+        self.range_of(&format!("/v1/segments/{}", segment.0), byte, bytes)
+    }
+
+    /// The same, of any file that is served by ranges.
+    fn range_of(&mut self, path: &str, byte: u64, bytes: u64) -> Result<Option<Range>> {
+        let ranged = self.try_range(path, byte, bytes);
         self.note(ranged.is_ok());
         ranged
     }
 
-    fn try_range(&mut self, segment: SegmentName, byte: u64, bytes: u64) -> Result<Option<Range>> {
+    fn try_range(&mut self, file: &str, byte: u64, bytes: u64) -> Result<Option<Range>> {
         let last = byte.saturating_add(bytes) - 1;
-        let base = segment.0;
+        let place = PathBuf::from(format!("{}{file}", self.client.url()));
         let reply = match self.packed {
             true => {
-                let path = format!("/v1/segments/{base}?from={byte}&bytes={bytes}&packed=zstd");
+                let path = format!("{file}?from={byte}&bytes={bytes}&packed=zstd");
                 self.client.get(&path, &[], Duration::ZERO)?
             }
             false => {
                 let range = format!("bytes={byte}-{last}");
-                let path = format!("/v1/segments/{base}");
-                self.client.get(&path, &[("range", &range)], Duration::ZERO)?
+                self.client.get(file, &[("range", &range)], Duration::ZERO)?
             }
         };
         if reply.status == 416 {
@@ -248,7 +259,7 @@ impl Http {
         let reply = reply.ok()?;
         let lied = |what: &str| {
             Error::new(Kind::Io, format!("expected bytes {byte} to {last}, found {what}"))
-                .in_file(&self.file(segment))
+                .in_file(&place)
                 .help("it is asked for again; if this stays, look at what is between the two nodes")
         };
         let number = |name: &str| reply.header(name).and_then(|text| text.parse::<u64>().ok());
@@ -264,7 +275,7 @@ impl Http {
         let body = self.body(reply, packed, limit)?;
         let lied = |what: &str| {
             Error::new(Kind::Io, format!("expected bytes {byte} to {last}, found {what}"))
-                .in_file(&self.file(segment))
+                .in_file(&place)
         };
         if body.len() as u64 != expected {
             return Err(lied("another number of bytes"));
@@ -273,6 +284,30 @@ impl Http {
             return Err(lied("bytes whose checksum does not hold"));
         }
         Ok(Some(Range { bytes: body, total, sealed }))
+    }
+
+    /// A range of a run, tried again when the network fails: a snapshot is long on its way.
+    fn run_range(&mut self, path: &str, byte: u64, bytes: u64) -> Result<Vec<u8>> {
+        let mut tries = 0;
+        loop {
+            let want = bytes.min(self.block());
+            match self.range_of(path, byte, want) {
+                Ok(Some(range)) if !range.bytes.is_empty() => return Ok(range.bytes),
+                Ok(_) => {
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        format!("expected bytes from {byte} on, found the file's end"),
+                    )
+                    .in_file(Path::new(&format!("{}{path}", self.client.url()))));
+                }
+                Err(e) if e.kind() == Kind::Io && tries < RUN_TRIES => {
+                    let back_off = BACK_OFF * 2u32.pow(tries.min(6));
+                    std::thread::sleep(back_off.min(MOST_BACK_OFF));
+                    tries += 1;
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// How much to ask for.
@@ -491,6 +526,65 @@ impl Source for Http {
             self.ahead = Some(Piece { segment, byte: at, bytes: range.bytes, file_bytes: None });
         }
         Ok(done)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            name: String,
+            log: String,
+            log_byte: u64,
+            bytes: u64,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            snapshots: Vec<Listed>,
+        }
+        let reply = self.client.get("/v1/snapshots?fresh=true", &[], SNAPSHOT_WAIT)?;
+        if reply.status == 404 {
+            // A node of a version that lends none.
+            return Ok(Vec::new());
+        }
+        let page: Page = reply.ok()?.json()?;
+        let read = |listed: Listed| {
+            Some(SnapshotOffer {
+                name: listed.name.parse().ok()?,
+                log: listed.log.parse().ok()?,
+                log_byte: LogByte(listed.log_byte),
+                bytes: listed.bytes,
+                link: 0,
+            })
+        };
+        page.snapshots.into_iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            Error::new(
+                Kind::Io,
+                format!("expected snapshots from {}, found something else", self.client.url()),
+            )
+        })
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        let path = format!("/v1/snapshots/{}", offer.name);
+        self.client.get(&path, &[], Duration::ZERO)?.ok()?.bytes(MAX_MANIFEST_BYTES)
+    }
+
+    fn read_run(
+        &mut self,
+        offer: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let path = format!("/v1/snapshots/{}/{run}", offer.name);
+        let mut done = 0;
+        while done < buf.len() {
+            let left = (buf.len() - done) as u64;
+            let bytes = self.run_range(&path, byte + done as u64, left)?;
+            let take = bytes.len().min(buf.len() - done);
+            buf[done..done + take].copy_from_slice(&bytes[..take]);
+            done += take;
+        }
+        Ok(())
     }
 
     fn wait(&mut self, timeout: Duration) {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::rollup;
 use super::*;
 use crate::position::{Epoch, Fingerprint, Id, LogByte};
+use crate::table::SnapshotName;
 
 fn epoch() -> Epoch {
     Epoch { number: 3, nonce: 0x1122_3344_5566_7788 }

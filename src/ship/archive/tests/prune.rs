@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Kind;
+use crate::table::SnapshotName;
 
 #[test]
 fn pruning_takes_what_nobody_needs_and_followers_see_no_difference() {
