@@ -89,9 +89,11 @@ impl Restore {
                 format!("expected --fork with a log's directory, found the archive {}", self.from),
             )
             .help("restore from the archive first, then `restore --fork` from what that made")),
-            (None, false) => self.from.store().and_then(Archive::open).and_then(|archive| {
-                restore_from(Log::options(), Box::new(archive), &self.dir, at)
-            }),
+            (None, false) => {
+                self.from.store().and_then(Archive::open).and_then(|archive| {
+                    restore_from(Log::options(), Box::new(archive), &self.dir, at)
+                })
+            }
         };
         spinner.finish_and_clear();
         let restored = restored?;

@@ -8,9 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tidelog::Kind;
 use tidelog::ship::Directory;
-use tidelog::ship::archive::{
-    Archive, PublishOptions, Publisher, SnapshotRef, Store, snapshots,
-};
+use tidelog::ship::archive::{Archive, PublishOptions, Publisher, SnapshotRef, Store, snapshots};
 use tidelog::table::{OpenSnapshot, Snapshot, Snapshots};
 use tidelog::text::{format_bytes, format_time};
 

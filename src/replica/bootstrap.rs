@@ -226,12 +226,7 @@ impl Bootstrap<'_> {
     }
 
     /// Fetches what the log has up to the snapshot's position, of the segment that holds it.
-    fn start(
-        &self,
-        source: &mut dyn Source,
-        there: &Offer,
-        manifest: &Manifest,
-    ) -> Result<Start> {
+    fn start(&self, source: &mut dyn Source, there: &Offer, manifest: &Manifest) -> Result<Start> {
         let place = source.place();
         let at = manifest.mark.position;
         if there.log != self.log {
@@ -245,8 +240,11 @@ impl Bootstrap<'_> {
         if promised.is_some_and(|promised| there.epoch.number < promised.number) {
             return Err(Error::new(
                 Kind::NotLeader,
-                format!("expected epoch {} or a later one at {place}, found {}",
-                    promised.unwrap_or_default(), there.epoch),
+                format!(
+                    "expected epoch {} or a later one at {place}, found {}",
+                    promised.unwrap_or_default(),
+                    there.epoch
+                ),
             )
             .help("follow the leader of the newer epoch; this one was replaced"));
         }

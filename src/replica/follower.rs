@@ -11,9 +11,7 @@ use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Report, Source};
-use crate::table::{
-    Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare,
-};
+use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
 
 use super::bootstrap::{self, Begun, Bootstrap};
 use super::copy::Copy;

@@ -151,9 +151,10 @@ fn cut(
 ) -> Result<(LogByte, Offset)> {
     let header: SegmentHeader = shipped.header;
     let after = offer.segments.partition_point(|other| *other <= name);
-    let roll = offer.segments.get(after).map_or(u64::MAX, |next| {
-        next.0.0.saturating_sub(crate::segment::SEAL_BYTES)
-    });
+    let roll = offer
+        .segments
+        .get(after)
+        .map_or(u64::MAX, |next| next.0.0.saturating_sub(crate::segment::SEAL_BYTES));
     let limit = match &shipped.footer {
         Some(footer) => footer.frames_end(),
         None => header.file_byte(offer.durable.0.min(roll)),

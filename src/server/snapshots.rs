@@ -163,8 +163,10 @@ async fn find(node: &Arc<Node>, name: &str) -> Result<Arc<OpenSnapshot>, Refusal
     let opened = node.blocking(Work::Read, move || -> Result<Arc<OpenSnapshot>> {
         match published(&worker).open(&parsed.to_string())? {
             Some(open) => Ok(worker.lending.add(open, None)),
-            None => Err(Error::new(Kind::NotFound, format!("expected snapshot {parsed}, found none"))
-                .help("one that is lent ends when nobody asks for it: ask which there are")),
+            None => {
+                Err(Error::new(Kind::NotFound, format!("expected snapshot {parsed}, found none"))
+                    .help("one that is lent ends when nobody asks for it: ask which there are"))
+            }
         }
     });
     Ok(opened.await??)
@@ -194,9 +196,8 @@ pub(super) async fn run(
     uri: Uri,
 ) -> Answer {
     let query = Query::read(uri.query(), &["from", "bytes", "packed"])?;
-    let id: RunId = run
-        .parse()
-        .map_err(|()| Refusal::bad(format!("expected a run's name, found {run:?}")))?;
+    let id: RunId =
+        run.parse().map_err(|()| Refusal::bad(format!("expected a run's name, found {run:?}")))?;
     let snapshot = find(&node, &name).await?;
     let Some((file, bytes)) = snapshot.file(id) else {
         let message = format!("expected a run of snapshot {name}, found none named {run}");

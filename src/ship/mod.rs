@@ -166,8 +166,11 @@ impl SnapshotOffer {
     }
 
     pub(crate) fn gone(&self, place: &str) -> Error {
-        Error::new(Kind::NotFound, format!("expected snapshot {} at {place}, found none", self.name))
-            .help("ask again which there are")
+        Error::new(
+            Kind::NotFound,
+            format!("expected snapshot {} at {place}, found none", self.name),
+        )
+        .help("ask again which there are")
     }
 }
 

@@ -107,12 +107,7 @@ fn is_run(fs: &dyn Fs, path: &Path, log: Id, entry: &RunEntry) -> Result<bool> {
 }
 
 /// Brings `target` up to the content that `read` gives; whether that has the right hash.
-fn copy(
-    read: &mut ReadRun<'_>,
-    target: &dyn File,
-    to: &Path,
-    entry: &RunEntry,
-) -> Result<bool> {
+fn copy(read: &mut ReadRun<'_>, target: &dyn File, to: &Path, entry: &RunEntry) -> Result<bool> {
     let hashed = entry.bytes.saturating_sub(FOOTER_BYTES as u64);
     let there = target.len().map_err(|e| Error::io("read", to, e))?;
     let mut hasher = blake3::Hasher::new();

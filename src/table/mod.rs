@@ -62,22 +62,22 @@ pub use history::{History, HistoryQuery, Walked, history};
 pub(crate) use manifest::{Manifest, checkpoint_name};
 pub use opened::OpenSnapshot;
 pub use options::{
-    Beginning, DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
-    TableOptions,
+    Beginning, DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN,
+    DEFAULT_KEEP_CHECKPOINTS, TableOptions,
 };
 pub use problem::RunProblem;
 pub use repair::{TableRepair, repair, repair_on};
 pub use restore::{RestoreAt, Restored, restore, restore_on};
 pub(crate) use restore::{finished, prepare, unmake};
-pub(crate) use store::run_path;
 pub use row::{Row, RowRef};
 #[cfg(feature = "fuzz")]
 pub(crate) use run::fuzz as fuzz_run;
 pub use run::{RunId, RunLine, dump_run, is_run};
 pub use scan::Scan;
-pub use snapshot::{Published, Snapshot, SnapshotName, Snapshots};
 pub(crate) use snapshot::SNAPSHOT;
+pub use snapshot::{Published, Snapshot, SnapshotName, Snapshots};
 pub use store::TableReport;
+pub(crate) use store::run_path;
 pub use verify::{TableVerify, verify, verify_on};
 pub use view::{Rows, View};
 pub use wait::AtLeast;

@@ -28,8 +28,8 @@ use crate::position::{Epoch, Id, Offset, Position};
 use super::Table;
 use super::arrive::fetch_file;
 use super::digest::Digest;
-use super::opened::OpenSnapshot;
 use super::manifest::{Manifest, RunEntry};
+use super::opened::OpenSnapshot;
 use super::run::Run;
 use super::store::{RUN, run_path};
 
@@ -171,7 +171,9 @@ impl Snapshots {
         let mut found = Vec::new();
         for name in self.names()? {
             let name = name.strip_suffix(SNAPSHOT).and_then(|name| name.strip_suffix('.'));
-            let Some(name) = name.and_then(|name| name.parse::<SnapshotName>().ok()) else { continue };
+            let Some(name) = name.and_then(|name| name.parse::<SnapshotName>().ok()) else {
+                continue;
+            };
             if let Some(manifest) = self.manifest(&name.to_string())? {
                 found.push(describe(name.to_string(), &manifest));
             }

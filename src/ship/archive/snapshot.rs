@@ -128,8 +128,9 @@ pub(super) fn manifest(store: &dyn Store, state: &State, of: &SnapshotRef) -> Re
     let read = Manifest::parse(&bytes, SNAPSHOT).map_err(|e| e.in_file(&file))?;
     let said = (read.log, read.name(), read.mark.position.log_byte, read.bytes());
     if said != (state.log, of.name, of.log_byte, of.bytes) {
-        return Err(Error::new(Kind::Corrupt, "expected the snapshot that its entry says")
-            .in_file(&file));
+        return Err(
+            Error::new(Kind::Corrupt, "expected the snapshot that its entry says").in_file(&file)
+        );
     }
     Ok(bytes)
 }
@@ -175,7 +176,9 @@ pub fn snapshots(store: &dyn Store, verify: bool) -> Result<Vec<(SnapshotRef, Ve
     for (_, of) in &state.snapshots {
         let mut problems = Vec::new();
         if verify {
-            check(store, &state, of, &mut |name, problem| problems.push(format!("{name}: {problem}")))?;
+            check(store, &state, of, &mut |name, problem| {
+                problems.push(format!("{name}: {problem}"))
+            })?;
         }
         checked.push((*of, problems));
     }

@@ -316,13 +316,7 @@ impl Source for Archive {
         snapshot::manifest(&*self.store, &self.state, of)
     }
 
-    fn read_run(
-        &mut self,
-        _: &SnapshotOffer,
-        run: RunId,
-        byte: u64,
-        buf: &mut [u8],
-    ) -> Result<()> {
+    fn read_run(&mut self, _: &SnapshotOffer, run: RunId, byte: u64, buf: &mut [u8]) -> Result<()> {
         snapshot::read_run(&*self.store, run, byte, buf)
     }
 

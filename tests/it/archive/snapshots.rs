@@ -23,9 +23,13 @@ impl Place {
 
     /// Leaves the log nothing but its newest segment, and the table.
     fn drop_old(&self, log: &str) {
-        self.ok(&format!("count {log}"));
+        // Two checkpoints are kept: both must be young.
+        for _ in 0..2 {
+            self.ok(&format!("append {log} marker here"));
+            self.ok(&format!("snapshot create {log}"));
+        }
         self.ok(&format!("retain {log} --keep-bytes 1 --table-is-only-copy --yes"));
-        let first = self.json(&format!("info {log} -o json"));
+        let first = self.json(&format!("info {log} -o ndjson"));
         assert_ne!(first["start_offset"], 0, "{first}");
     }
 }
@@ -139,7 +143,7 @@ fn a_copy_whose_log_is_gone_begins_with_a_snapshot_however_often_it_is_killed() 
         place.ok(&format!("follow {copy} --from log --once"));
         assert_eq!(place.digest(copy), place.digest("log"), "{copy}");
         place.ok(&format!("verify {copy}"));
-        assert_ne!(place.json(&format!("info {copy} -o json"))["start_offset"], 0);
+        assert_ne!(place.json(&format!("info {copy} -o ndjson"))["start_offset"], 0);
         // It goes on like any other.
         place.ingest("log", 24_000, 3000);
         place.ok(&format!("follow {copy} --from log --once"));
@@ -150,5 +154,54 @@ fn a_copy_whose_log_is_gone_begins_with_a_snapshot_however_often_it_is_killed() 
             let shared = bytes.len().min(same.len());
             assert_eq!(bytes[..shared], same[..shared], "{name}");
         }
+    }
+}
+
+/// What `info` says: where the log begins and ends.
+fn span(place: &Place, log: &str) -> Option<(u64, u64)> {
+    let out = place.run(&format!("info {log} -o ndjson"));
+    let info: serde_json::Value = serde_json::from_slice(&out.stdout).ok()?;
+    Some((info["start_offset"].as_u64()?, info["end_offset"].as_u64()?))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_copy_that_runs_while_its_log_goes_begins_anew_by_itself() {
+    let place = Place::new();
+    place.ingest("log", 0, 3000);
+    for (i, args) in ["follow copy0 --from log", "serve copy1 --follow log --listen 127.0.0.1:0"]
+        .iter()
+        .enumerate()
+    {
+        let copy = format!("copy{i}");
+        let mut command = place.command(args);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let pid = child.id();
+        let signal = |what: &str| {
+            let sent = std::process::Command::new("kill").arg(what).arg(pid.to_string()).status();
+            assert!(sent.unwrap().success());
+        };
+        let end = span(&place, "log").unwrap().1;
+        until("it has copied all", || span(&place, &copy).is_some_and(|(_, to)| to == end));
+        let before = span(&place, &copy).unwrap().0;
+        signal("-STOP");
+        place.ingest("log", 3000 + 12_000 * i, 12_000);
+        place.drop_old("log");
+        signal("-CONT");
+        let end = span(&place, "log").unwrap().1;
+        until("it has begun anew", || {
+            assert!(child.try_wait().unwrap().is_none(), "{args} has ended");
+            span(&place, &copy).is_some_and(|(from, to)| from > before && to == end)
+        });
+        signal("-TERM");
+        child.wait().unwrap();
+        assert_eq!(place.digest(&copy), place.digest("log"));
     }
 }

@@ -400,3 +400,30 @@ mod fake {
         }
     }
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_snapshot_is_published_beside_a_node_that_publishes_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, store) = gate(&dir);
+    let mut leader = Leader::archiving(store, SOON);
+    leader.append(60, 1000);
+    let end = leader.server().log().durable_end();
+    until("all is applied", || {
+        leader.server().table().applied().is_some_and(|position| position.offset >= end)
+    });
+    leader.server().table().checkpoint().unwrap();
+    leader.until_archived();
+    let place = crate::cli::Place::new();
+    let (log, shelf) = (leader.path("leader"), dir.path().join("archive"));
+    let (log, shelf) = (log.display(), shelf.display());
+    let made = place.ok(&format!("snapshot create {log} --to {shelf}"));
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["offset"], end.0, "{made}");
+    // The node finds the entry that it did not write, and goes on.
+    leader.append(60, 1000);
+    leader.until_archived();
+    place.ok(&format!("snapshot verify {shelf}"));
+    place.ok(&format!("archive verify {shelf}"));
+    place.ok(&format!("restore back --from {shelf}"));
+}

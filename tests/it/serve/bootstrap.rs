@@ -133,7 +133,7 @@ fn a_snapshot_over_a_bad_link_arrives_whole_or_is_gone_on_with() {
     let proxy = Proxy::new(leader.server().address());
     let url = proxy.url();
     let copy = leader.path("copy");
-    let (mut failed, mut seed) = (0, 1u64);
+    let (mut failed, mut seed) = (0, 2u64);
     let mut follower = loop {
         // Each try meets another fault; what came before it is kept.
         proxy.set(match seed % 3 {
