@@ -1,19 +1,22 @@
 //! `archive`: a log in a shared store, and what is there.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
+use tidelog::Id;
+use tidelog::fs::{Fs, Os};
 use tidelog::ship::Directory;
 use tidelog::ship::archive::{
-    Archive, Cut, ObjectName, Piece, PublishOptions, Publisher, State, plan_prune, prune,
-    verify_archive,
+    Archive, Cut, ObjectName, Piece, Pin, PublishOptions, Publisher, State, drop_pin, pins,
+    plan_prune, prune, set_pin, verify_archive,
 };
-use tidelog::text::format_bytes;
+use tidelog::text::{format_bytes, format_time};
 
 use crate::args::directory;
 use crate::exit::{Failure, Outcome};
+use crate::members;
 use crate::output::{self, Format, count, say};
 use crate::progress;
 use crate::source::Place;
@@ -65,6 +68,36 @@ enum What {
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
     },
+    /// Keep everything in it from being pruned, for a while; prints the pin's id
+    Pin {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// Who wants it so: words for people
+        #[arg(long, value_name = "WORDS")]
+        owner: String,
+        /// For how long, such as 12h
+        #[arg(long = "for", value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+        during: Duration,
+    },
+    /// Take a pin away; exit 1 when there is none
+    Unpin {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// Its id
+        #[arg(value_name = "ID", value_parser = members::node)]
+        id: Id,
+    },
+    /// Print the pins there are
+    Pins {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// How to print them
+        #[arg(short = 'o', value_name = "FORMAT")]
+        output: Option<Format>,
+    },
     /// Print what nobody needs any more; with --yes, free it
     Prune {
         /// The archive
@@ -82,6 +115,9 @@ impl ArchiveArgs {
             What::Push { dir, to, accept_loss } => push(&dir, &to, accept_loss),
             What::List { url, output } => list(&url, output),
             What::Verify { url } => verify(&url),
+            What::Pin { url, owner, during } => pin(&url, &owner, during),
+            What::Unpin { url, id } => unpin(&url, id),
+            What::Pins { url, output } => list_pins(&url, output),
             What::Prune { url, yes } => take_away(&url, yes),
         }
     }
@@ -255,10 +291,49 @@ fn verify(url: &Place) -> Outcome {
     )))
 }
 
+/// This machine's time.
+fn now() -> i64 {
+    Os::shared().now()
+}
+
+fn told(id: Id, pin: Option<&Pin>) -> Map<String, Value> {
+    let value = json!({
+        "id": id.to_string(),
+        "owner": pin.map(|pin| pin.owner.clone()),
+        "made": pin.map(|pin| format_time(pin.made)),
+        "expires": pin.map(|pin| format_time(pin.expires)),
+        "counts": pin.is_none_or(|pin| !pin.has_ended(now())),
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn pin(url: &Place, owner: &str, during: Duration) -> Outcome {
+    state(url)?;
+    let (id, pin) = set_pin(&*url.store()?, &*Os::shared(), owner, during)?;
+    output::line(Value::from(told(id, Some(&pin))))
+}
+
+fn unpin(url: &Place, id: Id) -> Outcome {
+    match drop_pin(&*url.store()?, id)? {
+        true => {
+            say(format_args!("the pin {id} is gone"));
+            Ok(())
+        }
+        false => Err(Failure::no(format!("expected a pin {id}, found none"))),
+    }
+}
+
+fn list_pins(url: &Place, format: Option<Format>) -> Outcome {
+    state(url)?;
+    let all = pins(&*url.store()?)?;
+    let rows: Vec<_> = all.iter().map(|(id, pin)| told(*id, pin.as_ref())).collect();
+    output::print_rows(format.unwrap_or_else(output::default_format), &rows)
+}
+
 fn take_away(url: &Place, yes: bool) -> Outcome {
     state(url)?;
     let store = url.store()?;
-    let plan = plan_prune(&*store)?;
+    let plan = plan_prune(&*store, now())?;
     if yes {
         prune(&*store, &plan)?;
     }
@@ -269,9 +344,13 @@ fn take_away(url: &Place, yes: bool) -> Outcome {
         "objects": objects,
         "bytes": plan.bytes(),
         "pins": plan.pins,
+        "ended_pins": plan.ended.len(),
     }))?;
     if plan.pins > 0 {
-        say(format_args!("nothing goes while there are pins: {} there", plan.pins));
+        say(format_args!(
+            "nothing goes while there are pins: {} there (`tidelog archive pins`)",
+            plan.pins
+        ));
         return Ok(());
     }
     let room = format!(

@@ -28,6 +28,7 @@ pub(crate) mod fuzz;
 mod history;
 mod local;
 mod name;
+mod pin;
 mod probe;
 mod prune;
 mod publish;
@@ -50,14 +51,15 @@ pub use entry::{
 pub use epoch::Owner;
 pub use local::LocalStore;
 pub use name::{Hash, ObjectName, Prefix};
+pub use pin::{GRACE, Pin, drop_pin, pins, set_pin};
 pub use probe::probe;
 pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 #[cfg(feature = "object-store")]
 pub use remote::RemoteStore;
+pub use snapshot::{Placed, snapshots};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
-pub use snapshot::{Placed, snapshots};
 pub use store::{Create, ReadPart, Store};
 pub use walk::load;
 

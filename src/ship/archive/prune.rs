@@ -6,14 +6,16 @@
 //! - only entries below the newest rollup that no live piece needs are overwritten;
 //! - what a fence cut stays: it is for somebody to look at;
 //! - a data object goes only when no entry's segment is it and named segments cover its range;
-//! - while anything is pinned, nothing goes.
+//! - while anything is pinned, nothing goes; pins that have ended go first.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
+use crate::position::Id;
 
 use super::entry::{HEAD_BYTES, What};
 use super::name::{ObjectName, Prefix};
+use super::pin::pins;
 use super::state::{Cut, Piece, State};
 use super::store::Store;
 use super::walk;
@@ -26,8 +28,10 @@ pub struct PrunePlan {
     pub entries: Vec<(u64, u64)>,
     /// Data objects that go, and their bytes.
     pub data: Vec<(ObjectName, u64)>,
-    /// Pins that are there: with any, nothing goes.
+    /// Pins that count: with any, nothing goes.
     pub pins: usize,
+    /// Pins that have ended: they go.
+    pub ended: Vec<Id>,
 }
 
 impl PrunePlan {
@@ -39,14 +43,21 @@ impl PrunePlan {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.data.is_empty()
+        self.entries.is_empty() && self.data.is_empty() && self.ended.is_empty()
     }
 }
 
-/// What could go now. Lists may be late: what they leave out stays until the next time.
-pub fn plan_prune(store: &dyn Store) -> Result<PrunePlan> {
+/// What could go now, at `now` in nanoseconds since the Unix epoch. Lists may be late: what they leave
+/// out stays until the next time.
+pub fn plan_prune(store: &dyn Store, now: i64) -> Result<PrunePlan> {
     let state = walk::load(store)?;
-    let mut plan = PrunePlan { pins: store.list(Prefix::Pin)?.len(), ..PrunePlan::default() };
+    let mut plan = PrunePlan::default();
+    for (id, pin) in pins(store)? {
+        match pin.is_some_and(|pin| pin.has_ended(now)) {
+            true => plan.ended.push(id),
+            false => plan.pins += 1,
+        }
+    }
     if plan.pins > 0 {
         return Ok(plan);
     }
@@ -73,6 +84,9 @@ pub fn plan_prune(store: &dyn Store) -> Result<PrunePlan> {
 
 /// Does what the plan says.
 pub fn prune(store: &dyn Store, plan: &PrunePlan) -> Result<()> {
+    for id in &plan.ended {
+        store.delete(&ObjectName::Pin(*id))?;
+    }
     let state = walk::load(store)?;
     let needed = needed_entries(&state);
     for (n, _) in &plan.entries {
