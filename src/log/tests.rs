@@ -278,3 +278,28 @@ fn zeros_of_a_quiet_moment_leave_every_record_and_a_failed_sync_of_them_poisons(
     assert!(!log.shared.fill_active(MIN_SEGMENT_BYTES));
     assert_eq!(append(&log, b"more").unwrap_err().kind(), Kind::Poisoned);
 }
+
+#[test]
+fn what_a_round_wrote_into_a_segment_without_a_name_is_not_called_written() {
+    // The round's leader has written and not synced yet: killed here, the next open sweeps the file.
+    let sim = crate::fs::sim::Sim::new(1);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    let shared = &log.shared;
+    let buffered = Append { durability: Some(Durability::Buffered), ..Append::default() };
+    let mut last = None;
+    while shared.unnamed_from.load(Acquire) == u64::MAX {
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"k", &[7; 3000])).unwrap();
+        last = Some(log.append_with(&batch, &buffered).unwrap());
+        shared.writer().flush(shared, true).unwrap();
+    }
+    let last = last.unwrap();
+    assert!(sim.exists("/log/segments/next.tmp"));
+    let end = shared.ends.written().0;
+    shared.wait_written(end, last.first).unwrap();
+    assert!(!sim.exists("/log/segments/next.tmp"));
+    sim.kill();
+    drop(log);
+    let log = small().fs(sim.process().shared()).worker(false).open("/log").unwrap();
+    assert_eq!(log.durable_end(), last.first.plus(1));
+}
