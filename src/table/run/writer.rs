@@ -1,7 +1,7 @@
 //! Writing a run: rows in key order become blocks, sections, and a file named by its content.
 //!
 //! ```text
-//! push ─► rows of a block ─► frame ─► 1 MiB of output ─► blake3, file
+//! push ─► rows of a block ─► frame ─► 2 MiB of output ─► blake3, file
 //!     └─► a section's hashes and first keys ─► its index, behind its frames
 //! ```
 //!
@@ -27,8 +27,10 @@ use super::block::{self, LONE_OVERHEAD, ROW_BYTES};
 use super::footer::{Footer, HEAD_BYTES, RunId, Span, Top, encode_head, index_byte};
 use super::section;
 
-/// Output is gathered to this size.
-const OUTPUT_BYTES: usize = 1 << 20;
+/// Output is gathered to this size, and written where the file has a multiple of it: as one large
+/// page of the cache where the file system has those, which a map then shows as one, too. Gets spend much of
+/// their time on finding pages.
+const OUTPUT_BYTES: usize = 2 << 20;
 
 /// How a run is cut; part of the format, since it decides the content and so the name.
 #[derive(Clone, Copy, Debug)]
@@ -247,7 +249,10 @@ impl Writer {
         {
             self.end_section()?;
         }
-        if self.output.len() >= OUTPUT_BYTES { self.flush() } else { Ok(()) }
+        match self.output.len() / OUTPUT_BYTES {
+            0 => Ok(()),
+            pieces => self.flush(pieces * OUTPUT_BYTES),
+        }
     }
 
     /// Closes the section: its index goes to the output, its place to the top index.
@@ -275,18 +280,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Hashes and writes the output.
-    fn flush(&mut self) -> Result<()> {
-        self.hasher.update(&self.output);
-        self.write()
+    /// Hashes and writes the first bytes of the output.
+    fn flush(&mut self, bytes: usize) -> Result<()> {
+        self.hasher.update(&self.output[..bytes]);
+        self.write(bytes)
     }
 
-    fn write(&mut self) -> Result<()> {
+    fn write(&mut self, bytes: usize) -> Result<()> {
         self.file
-            .write_all_at(&self.output, self.written)
+            .write_all_at(&self.output[..bytes], self.written)
             .map_err(|e| Error::io("write the run", &self.path, e).at_byte(self.written))?;
-        self.written += self.output.len() as u64;
-        self.output.clear();
+        self.written += bytes as u64;
+        self.output.drain(..bytes);
         self.output.shrink_to(2 * OUTPUT_BYTES);
         Ok(())
     }
@@ -303,10 +308,10 @@ impl Writer {
         footer.top_bytes = top.len() as u64;
         footer.top_crc = crc::crc32c(&top);
         self.output.extend_from_slice(&top);
-        self.flush()?;
+        self.flush(self.output.len())?;
         self.totals.id = RunId(*self.hasher.finalize().as_bytes());
         self.output.extend_from_slice(&self.totals.encode());
-        self.write()?;
+        self.write(self.output.len())?;
         Ok(Finished {
             id: self.totals.id,
             file: self.file,
