@@ -181,6 +181,13 @@ impl Delta {
         Delta::new(&Pool::new(0, 0), 0, 0).1
     }
 
+    /// Has the place where [`get`](Delta::get) will look brought near, for who has something to do
+    /// meanwhile.
+    #[inline]
+    pub(super) fn prefetch(&self, key: &[u8]) {
+        self.arena.prefetch_home(self.hash(key));
+    }
+
     /// What the newest record below `below` did to `key`; `None` if none of them is about it.
     pub(super) fn get(&self, key: &[u8], below: Offset) -> Option<Version<'_>> {
         let (_, newest) = self.arena.find(self.hash(key), key);
