@@ -241,17 +241,29 @@ impl Arena {
     }
 
     /// The slot of the key that hashes to `hash`, and the address of its newest record; or the
-    /// empty slot where it belongs. Ends because half of the slots are empty.
+    /// empty slot where it belongs.
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> (u32, Option<Address>) {
+        self.search(hash, key, |_| ())
+    }
+
+    /// The newest record of the key that hashes to `hash`, for who will read it all.
+    #[inline]
+    pub(super) fn find_to_read(&self, hash: u64, key: &[u8]) -> Option<Address> {
+        // Of a record, the first line is waited for; the others come at the same time.
+        self.search(hash, key, |found| self.prefetch_record(found)).1
+    }
+
+    /// Ends because half of the slots are empty. `near` is told which record is looked at next.
+    #[inline]
+    fn search(&self, hash: u64, key: &[u8], near: impl Fn(Address)) -> (u32, Option<Address>) {
         let slots = self.slots();
         let mut index = self.home(hash);
         loop {
             let word = slots[index as usize].load(Acquire);
             let Some(address) = address(word) else { return (index, None) };
             if word >> 32 == hash >> 32 {
-                // Of a record, the first line is waited for; the others come at the same time.
-                self.prefetch_record(address);
+                near(address);
                 if self.record(address).key == key {
                     return (index, Some(address));
                 }
@@ -389,7 +401,15 @@ impl Arena {
         prefetch(self.slots.as_ptr().wrapping_add(slot as usize).cast());
     }
 
-    /// Has a record's head, its key and the beginning of its value brought near.
+    /// Has a record's head and its key brought near.
+    #[inline]
+    pub(super) fn prefetch_key(&self, at: Address) {
+        let at = self.records.as_ptr().wrapping_add(at.byte());
+        prefetch(at);
+        prefetch(at.wrapping_add(size_of::<Head>() + 15));
+    }
+
+    /// The same, and the beginning of its value.
     #[inline]
     pub(super) fn prefetch_record(&self, at: Address) {
         let at = self.records.as_ptr().wrapping_add(at.byte());
