@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::writer::Shape;
 use super::*;
 use crate::fs::Open;
-use crate::fs::sim::{OpKind, Sim};
+use crate::fs::sim::Sim;
 use crate::record::{Batch, MAX_FRAME_BYTES, MAX_KEY_BYTES, Record};
 
 const LOG: Id = Id(*b"an example's log");
@@ -398,25 +398,6 @@ fn a_failed_write_is_an_error() {
     let version = Version { value: Some(&value), offset: Offset(1), timestamp: 0 };
     writer.push(b"a", version).unwrap();
     assert_eq!(writer.finish().unwrap_err().kind(), Kind::DiskFull);
-}
-
-#[test]
-fn a_long_run_is_written_in_pieces_of_large_pages() {
-    const PAGE: u64 = 2 << 20;
-    let mut rows = random_rows(7, 10_000, 20, 4000);
-    // Larger than a piece.
-    rows.insert(b"large".to_vec(), (Some(vec![9; 5 << 20]), 1, 1));
-    let sim = Sim::new(1);
-    sim.record(true);
-    let finished = write(&sim, path(), &rows, Shape::RUN);
-    let trace = sim.trace();
-    let writes: Vec<_> = trace.iter().filter(|op| op.kind == OpKind::Write).collect();
-    let (end, pieces) = writes.split_last().expect("it was written");
-    let (rest, pieces) = pieces.split_last().expect("the footer is not all");
-    assert!(pieces.len() > 2 && finished.file_bytes == end.byte + end.len);
-    assert!(pieces.iter().all(|op| op.byte % PAGE == 0 && op.len % PAGE == 0), "{pieces:?}");
-    assert!(rest.byte % PAGE == 0 && rest.len < PAGE + (1 << 20), "{rest:?}");
-    check(&Arc::new(Run::open(&sim, path(), LOG, true).unwrap()), &rows);
 }
 
 /// The names of a dump's lines.

@@ -1,7 +1,7 @@
 //! Writing a run: rows in key order become blocks, sections, and a file named by its content.
 //!
 //! ```text
-//! push ─► rows of a block ─► frame ─► 2 MiB of output ─► blake3, file
+//! push ─► rows of a block ─► frame ─► 1 MiB of output ─► blake3, file
 //!     └─► a section's hashes and first keys ─► its index, behind its frames
 //! ```
 //!
@@ -27,10 +27,8 @@ use super::block::{self, LONE_OVERHEAD, ROW_BYTES};
 use super::footer::{Footer, HEAD_BYTES, RunId, Span, Top, encode_head, index_byte};
 use super::section;
 
-/// Output is gathered to this size, and written where the file has a multiple of it: as one large
-/// page of the cache where the file system has those, which a map then shows as one, too. Gets spend much of
-/// their time on finding pages.
-const OUTPUT_BYTES: usize = 2 << 20;
+/// Output is gathered to this size.
+const OUTPUT_BYTES: usize = 1 << 20;
 
 /// How a run is cut; part of the format, since it decides the content and so the name.
 #[derive(Clone, Copy, Debug)]
@@ -249,10 +247,7 @@ impl Writer {
         {
             self.end_section()?;
         }
-        match self.output.len() / OUTPUT_BYTES {
-            0 => Ok(()),
-            pieces => self.flush(pieces * OUTPUT_BYTES),
-        }
+        if self.output.len() >= OUTPUT_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Closes the section: its index goes to the output, its place to the top index.
@@ -280,18 +275,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Hashes and writes the first bytes of the output.
-    fn flush(&mut self, bytes: usize) -> Result<()> {
-        self.hasher.update(&self.output[..bytes]);
-        self.write(bytes)
+    /// Hashes and writes the output.
+    fn flush(&mut self) -> Result<()> {
+        self.hasher.update(&self.output);
+        self.write()
     }
 
-    fn write(&mut self, bytes: usize) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         self.file
-            .write_all_at(&self.output[..bytes], self.written)
+            .write_all_at(&self.output, self.written)
             .map_err(|e| Error::io("write the run", &self.path, e).at_byte(self.written))?;
-        self.written += bytes as u64;
-        self.output.drain(..bytes);
+        self.written += self.output.len() as u64;
+        self.output.clear();
         self.output.shrink_to(2 * OUTPUT_BYTES);
         Ok(())
     }
@@ -308,10 +303,10 @@ impl Writer {
         footer.top_bytes = top.len() as u64;
         footer.top_crc = crc::crc32c(&top);
         self.output.extend_from_slice(&top);
-        self.flush(self.output.len())?;
+        self.flush()?;
         self.totals.id = RunId(*self.hasher.finalize().as_bytes());
         self.output.extend_from_slice(&self.totals.encode());
-        self.write(self.output.len())?;
+        self.write()?;
         Ok(Finished {
             id: self.totals.id,
             file: self.file,
