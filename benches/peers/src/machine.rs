@@ -175,7 +175,7 @@ pub fn warm_cache(dir: &Path, bytes: u64) -> Result<()> {
     let path = dir.join("warm");
     let mut file = File::create(&path).context("create a file to warm memory")?;
     // In pieces as large as the contestants', for pages as large.
-    let piece = vec![1; 2 << 20];
+    let piece = vec![1; 1 << 20];
     for _ in 0..bytes.div_ceil(piece.len() as u64) {
         file.write_all(&piece).context("warm memory")?;
     }
