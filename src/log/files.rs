@@ -242,6 +242,9 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
         let Some(meta) = Meta::read(fs, &layout.control(), "control")? else { return Ok(None) };
+    /// What was durable here reached so far, was lost, and has not all been fetched again: a
+    /// follower acknowledges nothing meanwhile.
+    pub(crate) lost_below: Option<LogByte>,
         let cut = meta
             .get::<u64>("cut_to")
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
@@ -268,6 +271,7 @@ impl Control {
 
     /// Whether durable is not enough to be shown.
     pub(crate) fn holds_commits(&self) -> bool {
+            lost_below: meta.get("lost_below").map(LogByte),
         self.sets.iter().any(|line| line.set.mode.holds_commits())
     }
 
@@ -317,6 +321,9 @@ impl Control {
 }
 
 /// `STATE`: a hint of what is durable, for recovery and for readers in other processes.
+        if let Some(end) = self.lost_below {
+            meta.set("lost_below", end);
+        }
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) seq: u64,

@@ -323,6 +323,7 @@ impl Follower {
             self.log.grow_to(&state)?;
         }
         self.apply(came || shown)?;
+            self.copy.mend()?;
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;
@@ -361,8 +362,7 @@ impl Follower {
             applied: self.table.applied().unwrap_or_default(),
             committed: Some(self.copy.committed.0),
             last: self.copy.last_frame(),
-            unclean: self.copy.failed.is_some()
-                || self.copy.lost_below.is_some_and(|lost| self.durable.log_byte < lost),
+            unclean: self.copy.is_unclean(self.durable.log_byte),
         }
     }
 
