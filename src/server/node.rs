@@ -106,6 +106,9 @@ impl Node {
             Role::Leads(leader) => (Some(*leader), None),
             Role::Follows(gauge) => (None, Some(gauge)),
         };
+        let followers = Followers::default();
+        // What is here already was durable now, at the latest: who lacks it is behind since then.
+        followers.passed(home.fs().now(), ends.durable.1);
         Node {
             home,
             shelf: Shelf::new(Arc::clone(&log)),
@@ -115,7 +118,7 @@ impl Node {
             gauge,
             leader,
             archive: None,
-            followers: Followers::default(),
+            followers,
             events: Events::default(),
             metrics: Metrics::default(),
             started: Instant::now(),

@@ -1,8 +1,11 @@
 //! `/v1/status`: this node, those that pull from it, and what happened lately.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
-use crate::position::Position;
+use crate::log::Claim;
+use crate::position::{Id, Position};
 use crate::replica::Leader;
 use crate::ship::LinkState;
 use crate::text::slot_row;
@@ -69,7 +72,8 @@ pub(super) struct Row {
     pub(super) durable: u64,
     /// `None` of a follower that does not say.
     pub(super) committed: Option<u64>,
-    pub(super) applied: u64,
+    /// `None` of a follower that has not come back yet.
+    pub(super) applied: Option<u64>,
     pub(super) lag_records: u64,
     pub(super) lag_bytes: u64,
     pub(super) lag_seconds: f64,
@@ -154,7 +158,7 @@ impl Status {
             received: stats.written.0,
             durable: stats.durable.0,
             committed: Some(node.home.committed().1.0),
-            applied,
+            applied: Some(applied),
             lag_records: 0,
             lag_bytes: 0,
             lag_seconds: 0.0,
@@ -187,6 +191,11 @@ impl Status {
         let followers = node.followers.list(now, durable);
         // An error is among the events.
         let slots = if node.leads() { node.log.slots().unwrap_or_default() } else { Vec::new() };
+        let mode_of = |id: &Id| {
+            let is_member = standing.as_ref().is_some_and(|standing| standing.members.contains(id));
+            is_member.then(|| "member".to_owned())
+        };
+        let heard: BTreeSet<Id> = followers.iter().map(|(id, ..)| *id).collect();
         let slot_of = |id| slots.iter().find(|slot| slot.claim.node == id);
         let followers = followers.into_iter().map(|(id, seen, lags)| {
             let offset = |at: Position| at.offset.0;
@@ -199,7 +208,7 @@ impl Status {
                 received: offset(seen.report.received),
                 durable: offset(seen.report.durable),
                 committed: None,
-                applied: offset(seen.report.applied),
+                applied: Some(offset(seen.report.applied)),
                 lag_records: lags.records,
                 lag_bytes: lags.bytes,
                 lag_seconds: lags.seconds,
@@ -208,12 +217,37 @@ impl Status {
                 max_lag_seconds: seen.most.seconds,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
-                mode: standing
-                    .as_ref()
-                    .filter(|s| s.members.contains(&id))
-                    .map(|_| "member".into()),
+                mode: mode_of(&id),
                 slot: slot_of(id).map(|slot| slot.state.word()),
                 slot_bytes_left: slot_of(id).and_then(|slot| slot.bytes_left),
+                source: None,
+            }
+        });
+        // Who has a slot and was not heard of since this node started.
+        let away = slots.iter().filter(|slot| !heard.contains(&slot.claim.node)).map(|slot| {
+            let Claim { node: id, name, position: at, .. } = &slot.claim;
+            let lags = node.followers.lags(*at, now, durable);
+            Row {
+                name: name.clone(),
+                node: id.to_string(),
+                role: "follower",
+                state: "away".to_owned(),
+                epoch: at.epoch.number,
+                received: at.offset.0,
+                durable: at.offset.0,
+                committed: None,
+                applied: None,
+                lag_records: lags.records,
+                lag_bytes: lags.bytes,
+                lag_seconds: lags.seconds,
+                max_lag_records: lags.records,
+                max_lag_bytes: lags.bytes,
+                max_lag_seconds: lags.seconds,
+                last_contact_seconds: Some(seconds(now - slot.seen)),
+                address: None,
+                mode: mode_of(id),
+                slot: Some(slot.state.word()),
+                slot_bytes_left: slot.bytes_left,
                 source: None,
             }
         });
@@ -245,7 +279,7 @@ impl Status {
             uptime_s: node.started.elapsed().as_secs(),
             time: crate::text::format_time(now),
             version: env!("CARGO_PKG_VERSION"),
-            nodes: std::iter::once(own).chain(followers).collect(),
+            nodes: std::iter::once(own).chain(followers).chain(away).collect(),
             slots: slots.iter().map(|slot| slot_row(slot).into()).collect(),
             events: node
                 .events
