@@ -75,7 +75,9 @@ impl Place {
                     .address(how.address.clone())
                     .limit_bytes_per_s(how.limit_bytes_per_s),
             ),
-            Place::Local(path) if !is_archive(path) => Box::new(Directory::open(path)?),
+            Place::Local(path) if !is_archive(path) => {
+                Box::new(Directory::open(path)?.name(&how.name))
+            }
             Place::Local(_) | Place::Store(_) => Box::new(Archive::open(self.store()?)?),
         })
     }

@@ -1,12 +1,13 @@
 //! `status`, `check`, `wait`: how nodes are, for people, monitors and scripts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tidelog::ship::{Client, Directory, Report, Source};
-use tidelog::{Kind, Log, Offset, Token};
+use tidelog::{Id, Kind, Log, Offset, Position, Token};
 
 use crate::exit::{Failure, Outcome};
 use crate::origin::{At, OriginArgs};
@@ -25,7 +26,9 @@ const STEP: Duration = Duration::from_secs(2);
   tidelog status mylog
   tidelog status http://127.0.0.1:7400 --watch
 
-A directory shows itself; a node shows everyone who pulls from it, too.")]
+A directory shows itself and whoever it knows to pull from it, by their slots and by what followers of the \
+directory left in followers/; a node shows everyone who pulls from it, and those that have a slot and have not come back \
+(away).")]
 pub(crate) struct Status {
     #[command(flatten)]
     at: OriginArgs,
@@ -147,7 +150,7 @@ struct Found {
 
 fn look(at: &OriginArgs) -> Result<Found, Failure> {
     let client = match at.at()? {
-        At::Directory(dir) => return Ok(Found { rows: vec![directory(dir)?], archive: None }),
+        At::Directory(dir) => return Ok(Found { rows: directory(dir)?, archive: None }),
         At::Node(client) => client,
     };
     let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
@@ -191,8 +194,9 @@ fn archive(archive: &Value) -> String {
     line
 }
 
-/// What a directory says of itself, and of the directory that it was copied from.
-fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
+/// What a directory says of itself, of the directory that it was copied from, and of who is known to
+/// pull from it.
+fn directory(dir: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
     let log = Log::options().read_only(true).open(dir)?;
     let stats = log.stats();
     let follows = log.follows();
@@ -211,7 +215,8 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
                 records = offer.durable_offset.0.saturating_sub(confirmed.0);
                 bytes = offer.durable.0.saturating_sub(stats.log_byte.0);
                 if records > 0 {
-                    seconds = json!(behind(Path::new(source), confirmed).unwrap_or(0.0));
+                    let log = Log::options().read_only(true).open(source).ok();
+                    seconds = json!(log.and_then(|log| behind(&log, confirmed)).unwrap_or(0.0));
                 }
             }
             _ => {
@@ -240,15 +245,59 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "slot_bytes_left": null,
         "source": follows,
     });
-    match row {
-        Value::Object(row) => Ok(row),
-        _ => unreachable!("an object was made"),
+    let Value::Object(row) = row else { unreachable!("an object was made") };
+    let mut rows = vec![row];
+    rows.extend(known(dir, &log)?);
+    Ok(rows)
+}
+
+/// Those who are known to pull from a directory, by their slots and by what they left there. Whether
+/// they run is not known here.
+fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let (end, end_byte) = (log.confirmed_end().0, log.stats().log_byte.0);
+    let row = |name: &str, node: Id, at: Position, seen: i64| {
+        let ago = u64::try_from(now - i128::from(seen)).unwrap_or(0);
+        let lag = end.saturating_sub(at.offset.0);
+        let mut row: Map<String, Value> =
+            COLUMNS.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+        let mut set = |name: &str, value: Value| row.insert(name.to_owned(), value);
+        set("name", name.into());
+        set("role", "follower".into());
+        set("state", "known".into());
+        set("epoch", at.epoch.number.into());
+        set("durable", at.offset.0.into());
+        set("lag_records", lag.into());
+        set("lag_bytes", end_byte.saturating_sub(at.log_byte.0).into());
+        let seconds = if lag == 0 { Some(0.0) } else { behind(log, at.offset) };
+        set("lag_seconds", json!(seconds));
+        set("last_contact_seconds", json!(progress::rounded(Duration::from_nanos(ago))));
+        set("node", node.to_string().into());
+        row
+    };
+    let mut rows = BTreeMap::new();
+    for slot in log.slots()? {
+        let claim = &slot.claim;
+        let mut row = row(&claim.name, claim.node, claim.position, slot.seen);
+        row.insert("slot".into(), slot.state.word().into());
+        row.insert("slot_bytes_left".into(), json!(slot.bytes_left));
+        rows.insert(claim.node, (slot.seen, row));
     }
+    for notice in Directory::open(dir)?.notices()? {
+        // Whichever is newer: a follower may have changed from one way to the other.
+        if rows.get(&notice.node).is_some_and(|(seen, _)| *seen > notice.time) {
+            continue;
+        }
+        let mut row = row(&notice.name, notice.node, notice.durable, notice.time);
+        row.insert("received".into(), notice.received.0.into());
+        row.insert("applied".into(), notice.applied.0.into());
+        rows.insert(notice.node, (notice.time, row));
+    }
+    Ok(rows.into_values().map(|(_, row)| row).collect())
 }
 
 /// How old the first record is that a copy lacks.
-fn behind(source: &Path, at: Offset) -> Option<f64> {
-    let log = Log::options().read_only(true).open(source).ok()?;
+fn behind(log: &Log, at: Offset) -> Option<f64> {
     let since = log.get(at).ok()??.timestamp;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
     let since = Duration::from_nanos(u64::try_from(since).ok()?);
@@ -290,7 +339,12 @@ impl Status {
 impl Check {
     pub(crate) fn run(self) -> Outcome {
         let mut over = Vec::new();
-        for row in look(&self.at)?.rows {
+        let mut rows = look(&self.at)?.rows;
+        if matches!(self.at.at()?, At::Directory(_)) {
+            // What others left there says how they were, not how they are.
+            rows.truncate(1);
+        }
+        for row in rows {
             let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
             let unknown = row.get("state").and_then(Value::as_str) == Some("source unknown");
             let why = match unknown {

@@ -65,6 +65,11 @@ impl Layout {
     pub(crate) fn slots(&self) -> PathBuf {
         self.root.join("SLOTS")
     }
+    /// What followers of the directory leave here: `ship::notice`.
+    #[cfg(feature = "wire")]
+    pub(crate) fn followers(&self) -> PathBuf {
+        self.root.join("followers")
+    }
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }
@@ -237,14 +242,14 @@ pub(crate) struct Control {
     pub(crate) sets: Vec<SetLine>,
     /// Acknowledgements may have said `durable` only, from this log byte on.
     pub(crate) degraded: Option<LogByte>,
+    /// What was durable here reached so far, was lost, and has not all been fetched again: a
+    /// follower acknowledges nothing meanwhile.
+    pub(crate) lost_below: Option<LogByte>,
 }
 
 impl Control {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
         let Some(meta) = Meta::read(fs, &layout.control(), "control")? else { return Ok(None) };
-    /// What was durable here reached so far, was lost, and has not all been fetched again: a
-    /// follower acknowledges nothing meanwhile.
-    pub(crate) lost_below: Option<LogByte>,
         let cut = meta
             .get::<u64>("cut_to")
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
@@ -266,12 +271,12 @@ impl Control {
             repairs: meta.all("repaired").collect(),
             sets,
             degraded: meta.get("degraded").map(LogByte),
+            lost_below: meta.get("lost_below").map(LogByte),
         }))
     }
 
     /// Whether durable is not enough to be shown.
     pub(crate) fn holds_commits(&self) -> bool {
-            lost_below: meta.get("lost_below").map(LogByte),
         self.sets.iter().any(|line| line.set.mode.holds_commits())
     }
 
@@ -316,14 +321,14 @@ impl Control {
         if let Some(from) = self.degraded {
             meta.set("degraded", from);
         }
+        if let Some(end) = self.lost_below {
+            meta.set("lost_below", end);
+        }
         meta.replace(fs, &layout.control())
     }
 }
 
 /// `STATE`: a hint of what is durable, for recovery and for readers in other processes.
-        if let Some(end) = self.lost_below {
-            meta.set("lost_below", end);
-        }
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) seq: u64,

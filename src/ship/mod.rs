@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
-//! - a source is only read; what it says may be wrong, out of date or hostile.
+//! - a source is only read, but for the notice that a follower with a name leaves in a directory
+//!   (`notice`); what it says may be wrong, out of date or hostile.
 
 pub mod archive;
 mod chain;
@@ -14,6 +15,8 @@ mod directory;
 mod evidence;
 #[cfg(feature = "client")]
 mod http;
+#[cfg(feature = "wire")]
+mod notice;
 #[cfg(feature = "wire")]
 pub mod protocol;
 #[cfg(feature = "wire")]
@@ -28,6 +31,8 @@ pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, Reply};
+#[cfg(feature = "wire")]
+pub use notice::Notice;
 pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
