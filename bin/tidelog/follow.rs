@@ -73,7 +73,10 @@ impl Follow {
         let outcome = if self.once {
             follower
                 .catch_up()
-                .map_err(Failure::from)
+                .map_err(|e| match progress::interrupted() {
+                    true => Failure::interrupted(),
+                    false => Failure::from(e),
+                })
                 .and_then(|progress| step(&progress, &follower.gauge(), started))
         } else {
             self.keep_on(&mut follower, started)

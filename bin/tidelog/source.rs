@@ -16,6 +16,7 @@ use tidelog::table::TableOptions;
 
 use crate::access::NodeAccess;
 use crate::exit::Failure;
+use crate::progress;
 
 /// Where a log comes from, as the user named it.
 #[derive(Clone, Debug)]
@@ -73,7 +74,8 @@ impl Place {
                 Http::open(url, how.credentials.clone())?
                     .name(&how.name)
                     .address(how.address.clone())
-                    .limit_bytes_per_s(how.limit_bytes_per_s),
+                    .limit_bytes_per_s(how.limit_bytes_per_s)
+                    .stop_when(progress::interrupted),
             ),
             Place::Local(path) if !is_archive(path) => {
                 Box::new(Directory::open(path)?.name(&how.name))

@@ -266,6 +266,8 @@ impl Follower {
                         on_progress(&Ok(progress));
                     }
                 }
+                // Whoever stops it may break off what it is reading.
+                Err(e) if may_pass(e.kind()) && stop.load(Ordering::Relaxed) => break,
                 Err(e) if may_pass(e.kind()) => {
                     // The same trouble is told once, not twenty times a second.
                     let text = e.to_string();
@@ -321,9 +323,9 @@ impl Follower {
             let state = self.copy.sync()?;
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
+            self.copy.mend()?;
         }
         self.apply(came || shown)?;
-            self.copy.mend()?;
         progress.to = self.end();
         progress.bytes += moved.bytes;
         progress.segments += moved.segments;

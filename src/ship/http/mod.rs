@@ -141,7 +141,16 @@ impl Http {
     /// Takes at most so many bytes per second. Default: no limit.
     #[must_use]
     pub fn limit_bytes_per_s(mut self, limit: Option<u64>) -> Self {
-        self.throttle = Throttle::new(limit);
+        self.throttle.limit(limit);
+        self
+    }
+
+    /// Waits no longer once `stop` says so, and breaks off the answer that it is reading, with an
+    /// error that may pass: with a small limit that answer takes long. It is asked every 50 ms while
+    /// something is waited for.
+    #[must_use]
+    pub fn stop_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.throttle.stop_when(stop);
         self
     }
 
@@ -496,7 +505,7 @@ impl Source for Http {
     fn wait(&mut self, timeout: Duration) {
         if self.failures > 0 {
             let back_off = BACK_OFF * 2u32.pow(self.failures.min(6) - 1);
-            std::thread::sleep(back_off.min(MOST_BACK_OFF));
+            self.throttle.wait(back_off.min(MOST_BACK_OFF));
             return;
         }
         let Some(report) = self.asked.clone() else { return std::thread::sleep(timeout) };
@@ -536,7 +545,7 @@ impl<R: Read> Read for Paced<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let take = buf.len().min(self.step);
         let read = self.reader.read(&mut buf[..take])?;
-        self.throttle.take(read);
+        self.throttle.take(read)?;
         Ok(read)
     }
 }
