@@ -22,6 +22,7 @@ mod input;
 mod members;
 mod origin;
 mod output;
+mod pause;
 mod printer;
 mod progress;
 mod repair;
@@ -73,6 +74,8 @@ enum Verb {
     Sql(sql::Sql),
     Follow(follow::Follow),
     Archive(archive::ArchiveArgs),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Serve(Box<serve::Serve>),
     Members(members::Members),
     Status(status::Status),
@@ -118,6 +121,8 @@ fn main() -> ExitCode {
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
+        Verb::Pause(verb) => verb.run(),
+        Verb::Resume(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),

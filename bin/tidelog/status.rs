@@ -120,7 +120,7 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 20] = [
     "name",
     "role",
     "state",
@@ -141,6 +141,8 @@ const COLUMNS: [&str; 18] = [
     "source",
 ];
 
+    "staleness_seconds",
+    "pause_at",
 /// What was found: a row per node.
 struct Found {
     rows: Vec<Map<String, Value>>,
@@ -270,6 +272,8 @@ fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
         set("lag_records", lag.into());
         set("lag_bytes", end_byte.saturating_sub(at.log_byte.0).into());
         let seconds = if lag == 0 { Some(0.0) } else { behind(log, at.offset) };
+        "staleness_seconds": null,
+        "pause_at": null,
         set("lag_seconds", json!(seconds));
         set("last_contact_seconds", json!(progress::rounded(Duration::from_nanos(ago))));
         set("node", node.to_string().into());

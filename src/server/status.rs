@@ -10,6 +10,7 @@ use crate::replica::Leader;
 use crate::ship::LinkState;
 use crate::text::slot_row;
 
+use super::apply;
 use super::archive::View;
 use super::members;
 use super::node::Node;
@@ -45,6 +46,9 @@ pub(super) struct Status {
     pub(super) disk_full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
+    /// Where a follower stops applying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause_at: Option<String>,
     /// Of a follower with several sources each of them, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) sources: Vec<Link>,
@@ -80,6 +84,9 @@ pub(super) struct Row {
     pub(super) max_lag_records: u64,
     pub(super) max_lag_bytes: u64,
     pub(super) max_lag_seconds: f64,
+    /// How old what reads of this node show may be; `None` of others, and when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) staleness_seconds: Option<f64>,
     /// `None` for this node itself, and for a source that never answered.
     pub(super) last_contact_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +100,9 @@ pub(super) struct Row {
     /// How many more bytes its slot may hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) slot_bytes_left: Option<u64>,
+    /// Where this node itself stops applying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause_at: Option<String>,
     /// Where this node itself pulls from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
@@ -142,6 +152,8 @@ impl Status {
             "fenced"
         } else if trouble.is_some() {
             "troubled"
+        } else if shown.as_ref().is_some_and(|shown| shown.paused) {
+            "paused"
         } else if degraded {
             "degraded"
         } else if node.leads() {
@@ -165,11 +177,13 @@ impl Status {
             max_lag_records: 0,
             max_lag_bytes: 0,
             max_lag_seconds: 0.0,
+            staleness_seconds: node.staleness().map(|age| age.as_secs_f64()),
             last_contact_seconds: None,
             address: node.address.get().cloned(),
             mode: standing.as_ref().map(|standing| standing.mode.to_string()),
             slot: None,
             slot_bytes_left: None,
+            pause_at: shown.as_ref().and_then(|shown| shown.pause_at).map(apply::shown),
             source: shown.as_ref().map(|shown| shown.source.clone()),
         };
         if let Some(shown) = &shown {
@@ -215,11 +229,13 @@ impl Status {
                 max_lag_records: seen.most.records,
                 max_lag_bytes: seen.most.bytes,
                 max_lag_seconds: seen.most.seconds,
+                staleness_seconds: None,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
                 mode: mode_of(&id),
                 slot: slot_of(id).map(|slot| slot.state.word()),
                 slot_bytes_left: slot_of(id).and_then(|slot| slot.bytes_left),
+                pause_at: None,
                 source: None,
             }
         });
@@ -243,11 +259,13 @@ impl Status {
                 max_lag_records: lags.records,
                 max_lag_bytes: lags.bytes,
                 max_lag_seconds: lags.seconds,
+                staleness_seconds: None,
                 last_contact_seconds: Some(seconds(now - slot.seen)),
                 address: None,
                 mode: mode_of(id),
                 slot: Some(slot.state.word()),
                 slot_bytes_left: slot.bytes_left,
+                pause_at: None,
                 source: None,
             }
         });
@@ -274,6 +292,7 @@ impl Status {
             poisoned: stats.poisoned,
             disk_full: stats.disk_full,
             sources: shown.iter().flat_map(|shown| &shown.sources).map(Link::from).collect(),
+            pause_at: shown.as_ref().and_then(|shown| shown.pause_at).map(apply::shown),
             source: shown.map(|shown| shown.source),
             leader: node.leader_address(),
             uptime_s: node.started.elapsed().as_secs(),

@@ -22,6 +22,9 @@ use super::evidence::{Evidence, Memory};
 use super::notice::{Desk, Notice};
 use super::{Offer, Report, Shipped, Source};
 
+/// A leader's STATE is rewritten so much later than it synced, at most, unless it has no worker.
+const STATE_LATE: Duration = Duration::from_millis(10);
+
 /// Pulls from another directory.
 ///
 /// ```
@@ -215,6 +218,9 @@ impl Source for Directory {
             upstream: Vec::new(),
             leader: None,
             time: None,
+            answered: None,
+            // What another follower's directory lacks of its leader's is not known here.
+            stale: control.follows.is_none().then_some(STATE_LATE),
             epoch: proven.epoch,
             floor: control.floor,
             floor_offset: control.floor_offset,

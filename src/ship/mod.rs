@@ -37,7 +37,7 @@ pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::log::files::Repaired;
@@ -100,6 +100,10 @@ pub struct Offer {
     pub leader: Option<String>,
     /// The leader's time in nanoseconds since the Unix epoch, if it is known now.
     pub time: Option<i64>,
+    /// When the source said this; at this moment, if it does not say.
+    pub answered: Option<Instant>,
+    /// How old what it shows may itself be: nothing at a leader; `None` when nobody knows.
+    pub stale: Option<Duration>,
     /// The newest epoch in its history; zeros before the first.
     pub epoch: Epoch,
     /// Everything below was dropped by retention.

@@ -83,14 +83,19 @@ impl OriginArgs {
 
     pub(crate) fn open(&self) -> Result<Box<dyn Origin>, Failure> {
         Ok(match self.at()? {
-            At::Directory(dir) => Box::new(local::Local::open(dir)?),
-            At::Node(client) => Box::new(node::Node::new(client)),
+            At::Directory(dir) => Box::new(local::Local::open(dir, fresh.max_staleness)?),
+            At::Node(client) => Box::new(node::Node::new(client, fresh.max_staleness)),
         })
     }
 }
 
 /// A range of a log in offsets, and what the log holds.
 #[derive(Clone, Debug)]
+        self.open_fresh(&FreshArgs::default())
+    }
+
+    /// The same, of data that may be only so old.
+    pub(crate) fn open_fresh(&self, fresh: &FreshArgs) -> Result<Box<dyn Origin>, Failure> {
 pub(crate) struct Span {
     pub(crate) start: Offset,
     pub(crate) end: Offset,
@@ -98,6 +103,14 @@ pub(crate) struct Span {
 }
 
 /// What a history went through.
+/// How old the data may be.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct FreshArgs {
+    /// Refuse, with exit 1, when a follower's data may be older than this; a leader's never is
+    #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+    max_staleness: Option<Duration>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) records: u64,
