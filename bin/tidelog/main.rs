@@ -38,6 +38,7 @@ mod sql;
 mod status;
 mod tail;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -73,9 +74,9 @@ enum Verb {
     Count(get::Count),
     Sql(sql::Sql),
     Follow(follow::Follow),
-    Archive(archive::ArchiveArgs),
     Pause(pause::Pause),
     Resume(pause::Resume),
+    Archive(archive::ArchiveArgs),
     Serve(Box<serve::Serve>),
     Members(members::Members),
     Status(status::Status),
@@ -120,9 +121,9 @@ fn main() -> ExitCode {
         Verb::Count(verb) => verb.run(),
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
-        Verb::Archive(verb) => verb.run(),
         Verb::Pause(verb) => verb.run(),
         Verb::Resume(verb) => verb.run(),
+        Verb::Archive(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),

@@ -1,6 +1,7 @@
 //! `status`, `check`, `wait`: how nodes are, for people, monitors and scripts.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use crate::origin::{At, OriginArgs};
 use crate::output::{self, Format, say};
 use crate::progress;
 use crate::source;
+use crate::watch;
 
-/// How often `--watch` looks.
+/// How often `--watch` looks when it is not on a terminal.
 const WATCH: Duration = Duration::from_secs(1);
 /// A node is asked to wait so long at a time.
 const STEP: Duration = Duration::from_secs(2);
@@ -32,7 +34,8 @@ directory left in followers/; a node shows everyone who pulls from it, and those
 pub(crate) struct Status {
     #[command(flatten)]
     at: OriginArgs,
-    /// Look again every second, until Ctrl-C
+    /// Look again every second, until q or Ctrl-C: a screen on a terminal, otherwise (or with -o) line
+    /// after line
     #[arg(long)]
     watch: bool,
     /// How to print: a table on a terminal, NDJSON when piped
@@ -138,21 +141,52 @@ const COLUMNS: [&str; 20] = [
     "mode",
     "slot",
     "slot_bytes_left",
+    "staleness_seconds",
+    "pause_at",
     "source",
 ];
 
-    "staleness_seconds",
-    "pause_at",
 /// What was found: a row per node.
-struct Found {
-    rows: Vec<Map<String, Value>>,
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) rows: Vec<Map<String, Value>>,
     /// What a leader says of its archive.
-    archive: Option<String>,
+    pub(crate) archive: Option<String>,
+    /// By the clock of who was asked.
+    pub(crate) time: String,
+    /// When, and what; oldest first.
+    pub(crate) events: Vec<(String, String)>,
+}
+
+impl Found {
+    /// Reads what a node says of itself; `None` when that is something else.
+    pub(crate) fn read(status: &Value) -> Option<Self> {
+        let nodes = status.get("nodes")?.as_array()?;
+        let row = |node: &Value| {
+            let pick =
+                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+            COLUMNS.iter().map(pick).collect()
+        };
+        let text = |of: &Value, name: &str| {
+            of.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let events = status.get("events").and_then(Value::as_array);
+        let events = events.into_iter().flatten();
+        Some(Found {
+            rows: nodes.iter().map(row).collect(),
+            archive: status.get("archive").map(archive),
+            time: text(status, "time"),
+            events: events.map(|event| (text(event, "time"), text(event, "what"))).collect(),
+        })
+    }
 }
 
 fn look(at: &OriginArgs) -> Result<Found, Failure> {
     let client = match at.at()? {
-        At::Directory(dir) => return Ok(Found { rows: directory(dir)?, archive: None }),
+        At::Directory(dir) => {
+            let time = jiff::Timestamp::now().to_string();
+            return Ok(Found { rows: directory(dir)?, time, ..Found::default() });
+        }
         At::Node(client) => client,
     };
     let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
@@ -165,14 +199,7 @@ fn look(at: &OriginArgs) -> Result<Found, Failure> {
             ),
         ))
     };
-    let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
-    let row = |node: &Value| {
-        let pick =
-            |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
-        COLUMNS.iter().map(pick).collect()
-    };
-    let archive = status.get("archive").map(archive);
-    Ok(Found { rows: nodes.iter().map(row).collect(), archive })
+    Found::read(&status).ok_or_else(wrong)
 }
 
 /// An archive in a line: its place and state, where it ends, what it lacks.
@@ -245,6 +272,8 @@ fn directory(dir: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
         "mode": null,
         "slot": null,
         "slot_bytes_left": null,
+        "staleness_seconds": null,
+        "pause_at": null,
         "source": follows,
     });
     let Value::Object(row) = row else { unreachable!("an object was made") };
@@ -272,8 +301,6 @@ fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
         set("lag_records", lag.into());
         set("lag_bytes", end_byte.saturating_sub(at.log_byte.0).into());
         let seconds = if lag == 0 { Some(0.0) } else { behind(log, at.offset) };
-        "staleness_seconds": null,
-        "pause_at": null,
         set("lag_seconds", json!(seconds));
         set("last_contact_seconds", json!(progress::rounded(Duration::from_nanos(ago))));
         set("node", node.to_string().into());
@@ -311,10 +338,14 @@ fn behind(log: &Log, at: Offset) -> Option<f64> {
 impl Status {
     pub(crate) fn run(self) -> Outcome {
         let config = self.at.config()?;
+        if self.watch && self.output.is_none() && std::io::stdout().is_terminal() {
+            let at = self.at;
+            return watch::run(at.to_string(), move || look(&at));
+        }
         let format = config.format(self.output)?;
         loop {
             match look(&self.at) {
-                Ok(Found { rows, archive }) => {
+                Ok(Found { rows, archive, .. }) => {
                     output::print_rows(format, &rows)?;
                     if let Some(archive) = archive {
                         say(archive);

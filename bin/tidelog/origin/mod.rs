@@ -65,6 +65,15 @@ pub(crate) enum At<'a> {
     Node(Client),
 }
 
+impl std::fmt::Display for OriginArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Place::Directory(dir) => write!(f, "{}", dir.display()),
+            Place::Node(url) => f.write_str(url),
+        }
+    }
+}
+
 impl OriginArgs {
     pub(crate) fn at(&self) -> Result<At<'_>, Failure> {
         Ok(match &self.place {
@@ -82,6 +91,11 @@ impl OriginArgs {
     }
 
     pub(crate) fn open(&self) -> Result<Box<dyn Origin>, Failure> {
+        self.open_fresh(&FreshArgs::default())
+    }
+
+    /// The same, of data that may be only so old.
+    pub(crate) fn open_fresh(&self, fresh: &FreshArgs) -> Result<Box<dyn Origin>, Failure> {
         Ok(match self.at()? {
             At::Directory(dir) => Box::new(local::Local::open(dir, fresh.max_staleness)?),
             At::Node(client) => Box::new(node::Node::new(client, fresh.max_staleness)),
@@ -89,20 +103,6 @@ impl OriginArgs {
     }
 }
 
-/// A range of a log in offsets, and what the log holds.
-#[derive(Clone, Debug)]
-        self.open_fresh(&FreshArgs::default())
-    }
-
-    /// The same, of data that may be only so old.
-    pub(crate) fn open_fresh(&self, fresh: &FreshArgs) -> Result<Box<dyn Origin>, Failure> {
-pub(crate) struct Span {
-    pub(crate) start: Offset,
-    pub(crate) end: Offset,
-    pub(crate) asked: Offsets<Offset>,
-}
-
-/// What a history went through.
 /// How old the data may be.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct FreshArgs {
@@ -111,6 +111,15 @@ pub(crate) struct FreshArgs {
     max_staleness: Option<Duration>,
 }
 
+/// A range of a log in offsets, and what the log holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) asked: Offsets<Offset>,
+}
+
+/// What a history went through.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) records: u64,
