@@ -150,8 +150,8 @@ const COLUMNS: [&str; 20] = [
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) rows: Vec<Map<String, Value>>,
-    /// What a leader says of its archive.
-    pub(crate) archive: Option<String>,
+    /// What a leader says of its archive; what could not be read.
+    pub(crate) remarks: Vec<String>,
     /// By the clock of who was asked.
     pub(crate) time: String,
     /// When, and what; oldest first.
@@ -174,7 +174,7 @@ impl Found {
         let events = events.into_iter().flatten();
         Some(Found {
             rows: nodes.iter().map(row).collect(),
-            archive: status.get("archive").map(archive),
+            remarks: status.get("archive").map(archive).into_iter().collect(),
             time: text(status, "time"),
             events: events.map(|event| (text(event, "time"), text(event, "what"))).collect(),
         })
@@ -185,7 +185,11 @@ fn look(at: &OriginArgs) -> Result<Found, Failure> {
     let client = match at.at()? {
         At::Directory(dir) => {
             let time = jiff::Timestamp::now().to_string();
-            return Ok(Found { rows: directory(dir)?, time, ..Found::default() });
+            let log = Log::options().read_only(true).open(dir)?;
+            let mut found = Found { time, ..Found::default() };
+            found.rows.push(directory(dir, &log)?);
+            known(dir, &log, &mut found)?;
+            return Ok(found);
         }
         At::Node(client) => client,
     };
@@ -223,14 +227,12 @@ fn archive(archive: &Value) -> String {
     line
 }
 
-/// What a directory says of itself, of the directory that it was copied from, and of who is known to
-/// pull from it.
-fn directory(dir: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
-    let log = Log::options().read_only(true).open(dir)?;
+/// What a directory says of itself, and of the directory that it was copied from.
+fn directory(dir: &Path, log: &Log) -> Result<Map<String, Value>, Failure> {
     let stats = log.stats();
     let follows = log.follows();
     let applied = dir.join("table").is_dir().then(|| {
-        let table = tidelog::Table::options().open_at_checkpoint(&log).ok()?;
+        let table = tidelog::Table::options().open_at_checkpoint(log).ok()?;
         table.applied().map(|position| position.offset.0)
     });
     let confirmed = log.confirmed_end();
@@ -276,15 +278,15 @@ fn directory(dir: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
         "pause_at": null,
         "source": follows,
     });
-    let Value::Object(row) = row else { unreachable!("an object was made") };
-    let mut rows = vec![row];
-    rows.extend(known(dir, &log)?);
-    Ok(rows)
+    match row {
+        Value::Object(row) => Ok(row),
+        _ => unreachable!("an object was made"),
+    }
 }
 
 /// Those who are known to pull from a directory, by their slots and by what they left there. Whether
 /// they run is not known here.
-fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
+fn known(dir: &Path, log: &Log, found: &mut Found) -> Outcome {
     let now = jiff::Timestamp::now().as_nanosecond();
     let (end, end_byte) = (log.confirmed_end().0, log.stats().log_byte.0);
     let row = |name: &str, node: Id, at: Position, seen: i64| {
@@ -307,7 +309,11 @@ fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
         row
     };
     let mut rows = BTreeMap::new();
-    for slot in log.slots()? {
+    let slots = log.slots().unwrap_or_else(|e| {
+        found.remarks.push(format!("the slots are not shown: {e}"));
+        Vec::new()
+    });
+    for slot in slots {
         let claim = &slot.claim;
         let mut row = row(&claim.name, claim.node, claim.position, slot.seen);
         row.insert("slot".into(), slot.state.word().into());
@@ -324,7 +330,8 @@ fn known(dir: &Path, log: &Log) -> Result<Vec<Map<String, Value>>, Failure> {
         row.insert("applied".into(), notice.applied.0.into());
         rows.insert(notice.node, (notice.time, row));
     }
-    Ok(rows.into_values().map(|(_, row)| row).collect())
+    found.rows.extend(rows.into_values().map(|(_, row)| row));
+    Ok(())
 }
 
 /// How old the first record is that a copy lacks.
@@ -345,11 +352,9 @@ impl Status {
         let format = config.format(self.output)?;
         loop {
             match look(&self.at) {
-                Ok(Found { rows, archive, .. }) => {
+                Ok(Found { rows, remarks, .. }) => {
                     output::print_rows(format, &rows)?;
-                    if let Some(archive) = archive {
-                        say(archive);
-                    }
+                    remarks.iter().for_each(say);
                 }
                 // Who watches wants to see it come back.
                 Err(failure) if self.watch => {

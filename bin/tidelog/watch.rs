@@ -159,10 +159,10 @@ impl Screen {
         self.draw_events(frame, events);
     }
 
-    /// What is wrong, and how the archive is.
+    /// What is wrong, and what there is to say beside the rows.
     fn remarks(&self) -> Vec<Line<'static>> {
         let trouble = self.trouble.as_ref().map(|trouble| format!("no news: {trouble}"));
-        trouble.into_iter().chain(self.found.archive.clone()).map(Line::raw).collect()
+        trouble.into_iter().chain(self.found.remarks.clone()).map(Line::raw).collect()
     }
 
     fn table(&self) -> Table<'_> {

@@ -40,6 +40,12 @@ fn a_directory_shows_who_followed_it_by_what_they_left_there() {
     assert_eq!(rows(&place, "log")[1]["lag_records"], 0);
     place.ok("restore other --from log");
     assert_eq!(rows(&place, "log").len(), 2);
+    // Slots that cannot be read are no reason to say nothing.
+    fs::write(place.path("log/SLOTS"), "nonsense").unwrap();
+    let out = place.run("status log");
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.success() && said.contains("SLOTS"), "{said}");
+    fs::remove_file(place.path("log/SLOTS")).unwrap();
     // A torn one is passed over, and so is the directory that takes no writes.
     let file = place.path("log/followers").join(format!("{}.json", node.as_str().unwrap()));
     let whole = fs::read(&file).unwrap();
