@@ -9,8 +9,8 @@
 //! - the terminal is as it was when the verb ends, also after an error or a panic;
 //! - a node that does not answer holds up no key: asking has a thread of its own, which ends with
 //!   the process;
-//! - what nodes say is text from elsewhere: control characters never reach the terminal, and what is
-//!   kept is bounded.
+//! - what nodes say is text from elsewhere: ratatui lets no control character of it through, which a
+//!   test holds, and what is kept is bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -221,7 +221,7 @@ impl Screen {
 
 /// A value as it stands in a cell.
 fn text(row: &Map<String, Value>, name: &str) -> String {
-    let text = match row.get(name) {
+    match row.get(name) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Number(number)) => match (number.as_u64(), number.as_f64()) {
@@ -230,8 +230,7 @@ fn text(row: &Map<String, Value>, name: &str) -> String {
             _ => number.to_string(),
         },
         Some(other) => other.to_string(),
-    };
-    text.chars().filter(|c| !c.is_control()).collect()
+    }
 }
 
 /// Numbers as bars, the highest of them full; nothing behind is a blank.
