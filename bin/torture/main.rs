@@ -16,6 +16,7 @@ mod oracle;
 mod powercut;
 mod rows;
 mod sched;
+mod slots;
 mod soak;
 mod told;
 

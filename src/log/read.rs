@@ -513,6 +513,11 @@ impl Cursor {
         Ok(true)
     }
 
+    /// Where the batch begins that comes next, once [`is_ready`](Self::is_ready) has found it.
+    pub(crate) fn batch_start(&self) -> Option<Offset> {
+        self.frame.as_ref().map(|open| Offset(open.first))
+    }
+
     /// Whether [`next`](Self::next) has something to say: a record, or an error.
     #[inline]
     pub(crate) fn is_ready(&mut self) -> Result<bool> {

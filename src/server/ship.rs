@@ -115,6 +115,7 @@ fn answer(
         leader: node.leader_address(),
         epoch: epoch.into(),
         time: now,
+        stale_ms: node.staleness().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         committed,
         durable,
         floor,

@@ -18,7 +18,7 @@ pub use client::{Client, Credentials, Reply};
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -70,10 +70,13 @@ pub struct Http {
     growing: Option<SegmentName>,
     /// The report of the last fetch, and an answer that nobody has looked at yet.
     asked: Option<Report>,
-    waiting: Option<(Report, Head)>,
+    waiting: Option<(Report, Heard)>,
     block: u64,
     failures: u32,
 }
+
+/// An answer, and when it came.
+type Heard = (Head, Instant);
 
 /// Bytes of a segment's file.
 #[derive(Debug)]
@@ -141,7 +144,16 @@ impl Http {
     /// Takes at most so many bytes per second. Default: no limit.
     #[must_use]
     pub fn limit_bytes_per_s(mut self, limit: Option<u64>) -> Self {
-        self.throttle = Throttle::new(limit);
+        self.throttle.limit(limit);
+        self
+    }
+
+    /// Waits no longer once `stop` says so, and breaks off the answer that it is reading, with an
+    /// error that may pass: with a small limit that answer takes long. It is asked every 50 ms while
+    /// something is waited for.
+    #[must_use]
+    pub fn stop_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.throttle.stop_when(stop);
         self
     }
 
@@ -153,14 +165,14 @@ impl Http {
     }
 
     /// Asks, and keeps what comes along.
-    fn fetch(&mut self, report: &Report, wait: Duration) -> Result<Head> {
+    fn fetch(&mut self, report: &Report, wait: Duration) -> Result<Heard> {
         self.pieces.clear();
         let fetched = self.try_fetch(report, wait);
         self.note(fetched.is_ok());
         fetched
     }
 
-    fn try_fetch(&mut self, report: &Report, wait: Duration) -> Result<Head> {
+    fn try_fetch(&mut self, report: &Report, wait: Duration) -> Result<Heard> {
         let request = Request {
             version: PROTOCOL_VERSION,
             name: self.name.clone(),
@@ -174,6 +186,8 @@ impl Http {
             headers.push(("accept-encoding", "zstd"));
         }
         let reply = self.client.post("/v1/fetch", &headers, &request.encode(), wait)?;
+        // The answer was made before its first byte came; the rest may take long.
+        let answered = Instant::now();
         // A peer that speaks a later version may be replaced by one that does not.
         let reply = reply.ok().map_err(|e| match e.kind() {
             Kind::NewerVersion => e.with_kind(Kind::Io),
@@ -193,7 +207,7 @@ impl Http {
                 file_bytes: part.file_bytes,
             });
         }
-        Ok(head)
+        Ok((head, answered))
     }
 
     /// A body, unpacked, at most `limit` bytes of it; never faster than allowed.
@@ -291,7 +305,7 @@ impl Http {
         }
     }
 
-    fn offer(&mut self, head: Head, report: &Report) -> Result<Offer> {
+    fn offer(&mut self, (head, answered): Heard, report: &Report) -> Result<Offer> {
         let lied = |what: &str| {
             let place = self.client.url();
             Error::new(Kind::Io, format!("expected {what} from {place}, found something else"))
@@ -303,6 +317,8 @@ impl Http {
             upstream: head.upstream.iter().map(|text| id(text)).collect::<Result<_>>()?,
             leader: head.leader,
             time: Some(head.time),
+            answered: Some(answered),
+            stale: head.stale_ms.map(Duration::from_millis),
             epoch: head.epoch.read().ok_or_else(|| lied("an epoch"))?,
             floor: LogByte(head.floor.log_byte),
             floor_offset: Offset(head.floor.offset),
@@ -412,11 +428,11 @@ impl Source for Http {
     fn look(&mut self, report: &Report) -> Result<Offer> {
         self.ahead = None;
         self.asked = Some(report.clone());
-        let head = match self.waiting.take() {
-            Some((asked, head)) if asked == *report => head,
+        let heard = match self.waiting.take() {
+            Some((asked, heard)) if asked == *report => heard,
             _ => self.fetch(report, Duration::ZERO)?,
         };
-        self.offer(head, report)
+        self.offer(heard, report)
     }
 
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
@@ -496,12 +512,12 @@ impl Source for Http {
     fn wait(&mut self, timeout: Duration) {
         if self.failures > 0 {
             let back_off = BACK_OFF * 2u32.pow(self.failures.min(6) - 1);
-            std::thread::sleep(back_off.min(MOST_BACK_OFF));
+            self.throttle.wait(back_off.min(MOST_BACK_OFF));
             return;
         }
         let Some(report) = self.asked.clone() else { return std::thread::sleep(timeout) };
         // What fails here fails again when it is looked for, where it can be said.
-        self.waiting = self.fetch(&report, POLL).ok().map(|head| (report, head));
+        self.waiting = self.fetch(&report, POLL).ok().map(|heard| (report, heard));
     }
 
     fn acknowledge(&mut self, report: &Report) {
@@ -536,7 +552,7 @@ impl<R: Read> Read for Paced<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let take = buf.len().min(self.step);
         let read = self.reader.read(&mut buf[..take])?;
-        self.throttle.take(read);
+        self.throttle.take(read)?;
         Ok(read)
     }
 }
