@@ -342,3 +342,27 @@ fn a_damaged_header_on_the_way_leads_no_read_to_another_record() {
     }
     assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
 }
+
+#[test]
+fn sets_are_found_from_any_place_and_not_only_from_a_frames_start() {
+    // CONTROL names the place before the frame is there. A power cut took the frame, and the segment
+    // of the next epoch put another about that place: the leader could not be opened any more.
+    let sim = crate::fs::sim::Sim::new(1);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    for i in 0..600 {
+        log.append(&Record::put(b"k", &vec![7; 100 + i % 9])).unwrap();
+    }
+    let set = crate::frame::SyncSet::default();
+    let home = log.home();
+    let start = home.appended().0;
+    let behind = home.append_control(crate::frame::FrameKind::SyncSet, &set.encode()).unwrap();
+    for i in 0..600 {
+        log.append(&Record::put(b"k", &vec![7; 100 + i % 9])).unwrap();
+    }
+    assert!(log.segments().len() > 1);
+    for from in (0..home.durable().0.0).step_by(8) {
+        let found = home.sets_behind(LogByte(from)).unwrap();
+        let expected = if from <= start.0 { vec![(behind, set.clone())] } else { Vec::new() };
+        assert_eq!(found, expected, "from {from}");
+    }
+}

@@ -75,6 +75,11 @@ impl Index {
         Self::last_where(block, |entry| entry.rel_offset <= rel_offset)
     }
 
+    /// The last entry of `block` whose frame starts at or before `byte`.
+    pub fn find_byte(block: &[u8], byte: u64) -> Option<IndexEntry> {
+        Self::last_where(block, |entry| entry.byte <= byte)
+    }
+
     /// The last entry of `block` before whose frame every timestamp is below `timestamp`.
     pub fn find_time(block: &[u8], timestamp: i64) -> Option<IndexEntry> {
         Self::last_where(block, |entry| entry.max_before < timestamp)
