@@ -72,6 +72,13 @@ mutants! {
     // Followers.
     SkipFollowerSync "skip-follower-sync",
     ShipUnproven "ship-unproven",
+    CountReceived "count-received",
+    ForgetUnclean "forget-unclean",
+    // The leader and its archive.
+    ShowUncommitted "show-uncommitted",
+    AckUncounted "ack-uncounted",
+    PublishPastUnknown "publish-past-unknown",
+    PublishUncommitted "publish-uncommitted",
 }
 
 /// Whether this bug is planted.

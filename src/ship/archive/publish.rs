@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, SEAL_BYTES, SegmentName};
 use crate::ship::{Directory, Offer, Report, Shipped, Source};
@@ -237,6 +238,13 @@ impl Publisher {
             }
             // What stands at n could not be learned: the same n, the same bytes, next time.
             Err(error) if !contest.is_decided() => {
+                if mutant::on(Mutant::PublishPastUnknown) {
+                    let head = contest.head().clone();
+                    self.pending = None;
+                    self.state.apply(&head)?;
+                    self.held = self.held.map(|_| (self.state.end, self.state.end_offset));
+                    return Err(error);
+                }
                 contest.resume();
                 Err(error)
             }
