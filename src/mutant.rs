@@ -77,6 +77,7 @@ mutants! {
     // The leader and its archive.
     ShowUncommitted "show-uncommitted",
     AckUncounted "ack-uncounted",
+    SkipFenceCheck "skip-fence-check",
     PublishPastUnknown "publish-past-unknown",
     PublishUncommitted "publish-uncommitted",
 }

@@ -54,6 +54,7 @@ const BY_NODES: &[&str] = &[
     "show-uncommitted",
     "ack-uncounted",
     "publish-past-unknown",
+    "skip-fence-check",
     "publish-uncommitted",
     "skip-follower-sync",
 ];

@@ -27,8 +27,8 @@ use super::{Offer, Report, Shipped, Source};
 /// How long the other side keeps a fetch that has nothing to say.
 const POLL: Duration = Duration::from_secs(1);
 /// Bytes of a segment asked for at a time, and the least after failures.
-pub(super) const BLOCK_BYTES: u64 = 4 << 20;
-pub(super) const LEAST_BLOCK_BYTES: u64 = 64 << 10;
+const BLOCK_BYTES: u64 = 4 << 20;
+const LEAST_BLOCK_BYTES: u64 = 64 << 10;
 /// A source that cannot be reached is tried again after this, then twice that, and so on.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const MOST_BACK_OFF: Duration = Duration::from_secs(2);

@@ -31,6 +31,7 @@ impl World {
             Op::Append => self.append(dice),
             Op::Sync => self.sync(),
             Op::Publish => self.publish(),
+            Op::Zombie => self.zombie(),
             Op::Wait => {
                 let most = if dice.chance(1, 4) { 900 } else { 30 };
                 self.wait(Duration::from_millis(dice.below(most)));
@@ -129,8 +130,7 @@ impl World {
             _ => None,
         };
         let up = self.lead.up.as_ref().expect("looked at just now");
-        let sent = &mut self.book.sent[number];
-        sent.tries += 1;
+        let sent = &self.book.sent[number];
         let begun = up.leader.begin(&sent.batch(), &sent.how(), level);
         self.stats.add("appends", 1);
         match begun {

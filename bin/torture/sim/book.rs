@@ -25,8 +25,6 @@ pub struct Sent {
     pub acked: Option<(u64, Level)>,
     /// Whether its client waits, or will try again.
     pub open: bool,
-    /// Times that it was sent.
-    pub tries: u64,
 }
 
 impl Sent {
@@ -72,7 +70,7 @@ impl Book {
         *sequence += 1;
         let producer =
             Producer { id: Id([u8::try_from(client + 1).expect("few"); 16]), sequence: *sequence };
-        self.sent.push(Sent { records, producer, acked: None, open: true, tries: 0 });
+        self.sent.push(Sent { records, producer, acked: None, open: true });
         number
     }
 

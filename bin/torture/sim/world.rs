@@ -101,6 +101,8 @@ pub struct World {
     pub book: Book,
     pub stats: Stats,
     pub step: u64,
+    /// The leader's machine as it was when it was last killed.
+    pub old: Option<Sim>,
     /// The most that readers were ever shown.
     pub shown: u64,
     /// What was visible when holders were last counted.
@@ -160,6 +162,7 @@ impl World {
             book: Book::default(),
             stats: Stats::default(),
             step: 0,
+            old: None,
             shown: 0,
             counted: 0,
             jumped: 0,
@@ -270,7 +273,9 @@ impl World {
 
     pub fn kill_leader(&mut self) {
         self.lead.sim.kill();
-        drop(self.leader_gone());
+        if self.leader_gone().is_some() && self.store.is_some() {
+            self.old = Some(self.lead.sim.deep_copy());
+        }
         self.lead.sim = self.lead.sim.process();
     }
 
@@ -455,6 +460,30 @@ impl World {
                 self.may_fail(true, "publish", &error)?;
                 self.check_archive(false)
             }
+        }
+    }
+
+    /// A leader that was replaced must be told so by the archive, and leave nothing there.
+    pub fn zombie(&mut self) -> Done {
+        let (Some(old), Some(fake)) = (&self.old, &self.store) else { return Ok(()) };
+        let fenced = self.lead.up.as_ref().and_then(|up| up.publisher.as_ref()?.held());
+        if fenced.is_none() {
+            return Ok(());
+        }
+        let entries = fake.names().len();
+        let client: Arc<dyn Store> = Arc::new(fake.client());
+        let mut options = PublishOptions::default();
+        options.probe = false;
+        let pushed = Directory::open_in(old.shared(), DIR)
+            .and_then(|from| Publisher::open(client, from, options)?.push());
+        self.stats.add("zombies", 1);
+        let left = fake.names().len() - entries;
+        match pushed {
+            _ if left > 0 => Err(format!("a replaced leader left {left} objects in the archive")),
+            // It had not led yet.
+            Ok(pushed) if pushed.entries == 0 => Ok(()),
+            Err(error) if error.kind() == Kind::Fenced => Ok(()),
+            other => Err(format!("a replaced leader is not told so: {other:?}")),
         }
     }
 }
