@@ -6,6 +6,7 @@ use tidelog::frame::{Mode, SyncSet};
 use tidelog::fs::sim::{Crash, Errno, Fault, OpKind};
 use tidelog::log::Retention;
 use tidelog::replica::{Level, Outcome};
+use tidelog::ship::archive::fake::StoreFault;
 use tidelog::{Id, Kind};
 
 use crate::dice::Dice;
@@ -31,6 +32,10 @@ impl World {
             Op::Append => self.append(dice),
             Op::Sync => self.sync(),
             Op::Publish => self.publish(),
+            Op::Outage => {
+                self.outage(dice);
+                Ok(())
+            }
             Op::Zombie => self.zombie(),
             Op::Wait => {
                 let most = if dice.chance(1, 4) { 900 } else { 30 };
@@ -284,7 +289,7 @@ impl World {
         }
         match leader {
             true => self.lead.troubled = true,
-            false => self.mates[who].troubled = true,
+            false => (self.mates[who].troubled, self.mates[who].proves) = (true, false),
         }
         self.stats.add("faults", 1);
     }
@@ -303,6 +308,22 @@ impl World {
                 self.kill_follower(who);
             }
         }
+    }
+
+    /// Some calls to the store fail, one behind the other: so many that a publisher gives up for now.
+    fn outage(&mut self, dice: &mut Dice) {
+        let Some(client) = &self.client else { return };
+        let calls = client.calls();
+        for call in 1..=4 + dice.below(30) {
+            let fault = dice.pick(&[
+                StoreFault::TimeoutBefore,
+                StoreFault::ServerError,
+                StoreFault::Conflict,
+                StoreFault::TimeoutAfter,
+            ]);
+            client.fail_at(calls + call, fault);
+        }
+        self.stats.add("outages", 1);
     }
 
     fn retain(&mut self, dice: &mut Dice) -> Done {
@@ -326,7 +347,7 @@ impl World {
     /// A follower that is down loses the end of its newest segment, as after a rotten sector.
     fn rot(&mut self, dice: &mut Dice, who: usize) -> Done {
         let mate = &self.mates[who];
-        if self.setup.retains || mate.follower.is_some() || mate.reads_archive {
+        if self.setup.retains || mate.follower.is_some() || mate.reads_archive || !mate.proves {
             return Ok(());
         }
         // What it holds until now counts as held.

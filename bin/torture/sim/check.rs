@@ -129,7 +129,8 @@ impl World {
         let end = recovered(&mate.sim, &self.net)
             .map_err(|e| format!("follower {who} after a power cut: {e}"))?;
         self.stats.add("power_cuts_looked_at", 1);
-        let before = std::mem::replace(&mut mate.held, mate.held.max(end.1.0));
+        let before = mate.held;
+        mate.held = before.max(end.1.0);
         if end.1.0 < before {
             return Err(format!(
                 "follower {who} held {} records durably, holds {}",
@@ -360,7 +361,9 @@ fn recovered(
     left.set_capacity(None);
     let options = Log::options().fs(left.shared()).worker(false);
     let nowhere = Remote::over(Cable { net: Arc::clone(net), who: None });
-    match Follower::open_with(options, World::rows(), COPY, nowhere) {
+    // Nothing is applied: how far the files go is what is asked.
+    let rows = World::rows().apply_delay(std::time::Duration::from_secs(1 << 30));
+    match Follower::open_with(options, rows, COPY, nowhere) {
         Ok(follower) => Ok((follower.position().log_byte, follower.end())),
         // It has not come to being: no copy, or none whose directory is durable.
         Err(e) if matches!(e.kind(), Kind::Io | Kind::NotFound | Kind::NotALog) => {

@@ -53,6 +53,8 @@ pub enum Op {
     Sync,
     /// The leader's log goes to the archive.
     Publish,
+    /// The store does not answer for a while.
+    Outage,
     /// A leader that was killed, and comes back as it was, publishes.
     Zombie,
     /// Time passes; sometimes enough for a semi-synchronous set to be given up on.
@@ -95,6 +97,7 @@ const WEIGHTS: &[(Op, u64)] = &[
     (Op::Append, 240),
     (Op::Sync, 20),
     (Op::Publish, 50),
+    (Op::Outage, 8),
     (Op::Zombie, 5),
     (Op::Wait, 60),
     (Op::ClockJump, 4),
@@ -124,6 +127,7 @@ impl Op {
             Op::Append => "append",
             Op::Sync => "sync",
             Op::Publish => "publish",
+            Op::Outage => "outage",
             Op::Zombie => "zombie",
             Op::Wait => "wait",
             Op::ClockJump => "clock_jump",

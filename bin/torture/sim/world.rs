@@ -13,7 +13,7 @@ use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::MIN_SEGMENT_BYTES;
 use tidelog::replica::Leader;
 use tidelog::replica::leader::Waiting;
-use tidelog::ship::archive::fake::Fake;
+use tidelog::ship::archive::fake::{Fake, FakeStore};
 use tidelog::ship::archive::{Archive, PublishOptions, Publisher, Store};
 use tidelog::ship::shelf::Shelf;
 use tidelog::ship::{Directory, Remote, Source};
@@ -87,6 +87,8 @@ pub struct Mate {
     pub shown: u64,
     /// The operation count at which `held` was last looked up.
     pub looked: usize,
+    /// Whether its own STATE is sure to say how far it is: then damage behind that can be told.
+    pub proves: bool,
     /// Whether its files were damaged, and it has not caught up since.
     pub rotten: bool,
 }
@@ -98,6 +100,8 @@ pub struct World {
     pub mates: Vec<Mate>,
     pub net: Arc<Mutex<Net>>,
     pub store: Option<Fake>,
+    /// The leader's connection to it.
+    pub client: Option<Arc<FakeStore>>,
     pub book: Book,
     pub stats: Stats,
     pub step: u64,
@@ -150,6 +154,7 @@ impl World {
             applied: 0,
             shown: 0,
             looked: usize::MAX,
+            proves: false,
             rotten: false,
         });
         let mates: Vec<_> = mates.collect();
@@ -158,6 +163,7 @@ impl World {
             lead,
             mates,
             store: setup.archive.then(Fake::new),
+            client: None,
             setup,
             book: Book::default(),
             stats: Stats::default(),
@@ -304,11 +310,11 @@ impl World {
             let cable = Cable { net: Arc::clone(&self.net), who: Some(who) };
             return Ok(Box::new(Remote::over(cable).name(format!("follower {who}"))));
         }
-        Ok(Box::new(Archive::open(self.client(who as u64))?))
+        Ok(Box::new(Archive::open(self.connect(who as u64))?))
     }
 
     /// A connection to the store.
-    pub fn client(&self, salt: u64) -> Arc<dyn Store> {
+    fn connect(&self, salt: u64) -> Arc<FakeStore> {
         let fake = self.store.as_ref().expect("a cluster with an archive");
         let mut dice = Dice::new(self.step.wrapping_mul(31) ^ salt);
         Arc::new(fake.shaky(dice.next(), self.setup.shaky_store))
@@ -337,6 +343,7 @@ impl World {
                 }
                 mate.follower = Some(follower);
                 mate.shown = 0;
+                mate.proves = !mate.troubled;
                 Ok(())
             }
             // Damage that only a source can mend.
@@ -384,7 +391,7 @@ impl World {
         self.kill_follower(who);
         let mate = &mut self.mates[who];
         mate.sim = left;
-        mate.troubled = false;
+        (mate.troubled, mate.proves) = (false, false);
         mate.sim.set_capacity(None);
     }
 
@@ -423,7 +430,7 @@ impl World {
         if self.store.is_none() || self.lead.up.is_none() {
             return Ok(());
         }
-        let client = self.client(7_919);
+        let client = self.connect(7_919);
         let (sim, pushing) = (self.lead.sim.clone(), self.lead.up.as_mut().expect("it is up"));
         let end = pushing.leader.publishable();
         if pushing.publisher.is_none() {
@@ -432,6 +439,7 @@ impl World {
             options.probe = false;
             options.tail_bytes = 16 << 10;
             options.rollup_every = 40;
+            self.client = Some(Arc::clone(&client));
             let opened = Directory::open_in(sim.shared(), DIR)
                 .and_then(|from| Publisher::open(client, from, options));
             match opened {
