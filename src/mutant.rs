@@ -73,12 +73,10 @@ mutants! {
     SkipFollowerSync "skip-follower-sync",
     ShipUnproven "ship-unproven",
     CountReceived "count-received",
-    ForgetUnclean "forget-unclean",
     // The leader and its archive.
     ShowUncommitted "show-uncommitted",
     AckUncounted "ack-uncounted",
     SkipFenceCheck "skip-fence-check",
-    PublishPastUnknown "publish-past-unknown",
     PublishUncommitted "publish-uncommitted",
 }
 

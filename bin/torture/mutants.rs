@@ -22,7 +22,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("iofault", &[]),
     ("bitflip", &["--flips", "20000"]),
     ("model", &["--sequences", "2000"]),
-    ("sim", &["--seeds", "64", "--first"]),
+    ("sim", &["--seeds", "64", "--steps", "1000", "--first"]),
 ];
 /// The workload of `crash` that is most likely to meet a planted bug: it is tried first.
 const LIKELY: &[(&str, &[&str])] = &[
@@ -50,10 +50,8 @@ const BY_DAMAGE: &[&str] = &["trust-any-checkpoint", "run-footer-by-length", "sk
 /// Planted bugs that take more than one node to show.
 const BY_NODES: &[&str] = &[
     "count-received",
-    "forget-unclean",
     "show-uncommitted",
     "ack-uncounted",
-    "publish-past-unknown",
     "skip-fence-check",
     "publish-uncommitted",
     "skip-follower-sync",

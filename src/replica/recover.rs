@@ -14,7 +14,6 @@ use crate::fs::{Fs, Open};
 use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
 use crate::log::scan::{Beyond, Found, Known, Scan};
 use crate::log::start::{set_aside, settle};
-use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte};
 use crate::segment::{
     HEADER_BYTES, Index, PAGE_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
@@ -60,7 +59,7 @@ pub(super) fn recover(
     report.findings.append(&mut scan.findings);
     if scan.durable > reached(&scan) {
         report.unclean = true;
-        lost_below = Some(scan.durable).filter(|_| !mutant::on(Mutant::ForgetUnclean));
+        lost_below = Some(scan.durable);
         report.findings.push(format!(
             "log bytes {} to {} were durable here ({} proves it) and are damaged or gone; they \
              are fetched again",

@@ -277,8 +277,9 @@ impl World {
             }
             1 => sim.fail(Fault::on(OpKind::Sync).nth(dice.below(6))),
             2 => {
-                let kind =
-                    dice.pick(&[OpKind::Write, OpKind::Rename, OpKind::SyncDir, OpKind::Create]);
+                // No failing sync of a directory: what that leaves open is not closed by opening again
+                // (docs/TESTING.md).
+                let kind = dice.pick(&[OpKind::Write, OpKind::Rename, OpKind::Create]);
                 let mut fault = Fault::on(kind).nth(dice.below(6));
                 if dice.chance(1, 3) {
                     fault = fault.landed();
@@ -347,7 +348,7 @@ impl World {
     /// A follower that is down loses the end of its newest segment, as after a rotten sector.
     fn rot(&mut self, dice: &mut Dice, who: usize) -> Done {
         let mate = &self.mates[who];
-        if self.setup.retains || mate.follower.is_some() || mate.reads_archive || !mate.proves {
+        if !self.setup.rots || mate.follower.is_some() || mate.reads_archive || !mate.proves {
             return Ok(());
         }
         // What it holds until now counts as held.

@@ -312,6 +312,10 @@ impl World {
 
     /// A follower's segment files are the leader's, as far as they go.
     pub fn same_files(&mut self, who: usize) -> Done {
+        if self.lead.up.is_none() {
+            // What a power cut left of its unsealed end is not in order yet.
+            return Ok(());
+        }
         let Some(follower) = &self.mates[who].follower else { return Ok(()) };
         let end = follower.position().log_byte.0;
         let copies = segments(&self.mates[who].sim, COPY);

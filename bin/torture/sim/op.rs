@@ -9,8 +9,10 @@ pub struct Setup {
     pub followers: usize,
     /// Whether there is an archive, and its last follower pulls from that.
     pub archive: bool,
-    /// Whether retention may drop segments; otherwise files may rot at followers.
+    /// Whether retention may drop segments.
     pub retains: bool,
+    /// Whether files of followers rot, where nothing is dropped.
+    pub rots: bool,
     /// Of 1,000 calls over the network, how many are harmed in bad weather.
     pub bad_weather: u64,
     /// Of 1,000 calls to the store, how many fail.
@@ -27,6 +29,7 @@ impl Setup {
             followers: 2 + usize::from(dice.chance(1, 2)) + usize::from(archive),
             archive,
             retains: dice.chance(1, 2),
+            rots: false,
             bad_weather: dice.pick(&[0, 30, 150]),
             shaky_store: dice.pick(&[0, 50, 300]),
             value_bytes: dice.pick(&[40, 400, 6_000]),

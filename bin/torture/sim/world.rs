@@ -387,6 +387,10 @@ impl World {
     }
 
     pub fn cut_follower(&mut self, who: usize, crash: &Crash) {
+        if self.mates[who].rotten {
+            // Without its STATE nothing tells a rotten end from a torn one (docs/TESTING.md).
+            return self.kill_follower(who);
+        }
         let left = self.mates[who].sim.crash(crash);
         self.kill_follower(who);
         let mate = &mut self.mates[who];
