@@ -42,9 +42,12 @@ pub fn start(dir: &Path) -> Result<Weed, String> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("s3: {} does not start: {e}", binary.display()))?;
-    let weed = Weed { child, port };
+    let mut weed = Weed { child, port };
     let started = Instant::now();
     while !weed.made_bucket() {
+        if let Ok(Some(status)) = weed.child.try_wait() {
+            return Err(format!("s3: seaweedfs ended at once: {status}"));
+        }
         if started.elapsed() > LONGEST {
             return Err(format!("s3: seaweedfs did not answer within {LONGEST:?}"));
         }
