@@ -7,7 +7,6 @@
 mod bitflip;
 mod crash;
 mod dice;
-mod fence;
 mod iofault;
 mod line;
 mod memory;
@@ -47,7 +46,6 @@ enum Part {
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
     Sim(sim::Sim),
-    Fence(fence::Args),
     Iofault(iofault::Args),
     Powercut(powercut::Args),
     Soak(soak::Args),
@@ -75,7 +73,6 @@ fn main() -> ExitCode {
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
         Part::Sim(args) => sim::run(&args),
-        Part::Fence(args) => fence::run(&args),
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
         Part::Soak(args) => soak::run(&args),
