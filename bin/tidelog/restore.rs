@@ -8,12 +8,13 @@ use clap::Args;
 use serde_json::json;
 use tidelog::Offset;
 use tidelog::table::{RestoreAt, fork, restore};
-use tidelog::text::{Bound, format_bytes, parse_at};
+use tidelog::text::{Bound, format_bytes};
 
 use crate::args::directory;
 use crate::exit::Outcome;
 use crate::origin::OriginArgs;
 use crate::output::{self, count, say};
+use crate::pause::point;
 use crate::progress;
 
 /// Make a log's directory from a snapshot and the log behind it
@@ -37,7 +38,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "SOURCE", value_parser = directory())]
     from: PathBuf,
     /// An offset, or a time: only what lies before it
-    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Option<Bound>,
     /// Make it a new log, with a new id, that begins there
     #[arg(long)]
@@ -57,13 +58,8 @@ pub(crate) struct Hash {
     #[command(flatten)]
     origin: OriginArgs,
     /// An offset, or a time: only what lies before it
-    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Option<Bound>,
-}
-
-fn at(text: &str) -> Result<Bound, String> {
-    let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-    parse_at(text, now)
 }
 
 impl Restore {

@@ -17,6 +17,7 @@ mod powercut;
 mod rows;
 mod sched;
 mod sim;
+mod slots;
 mod soak;
 mod told;
 

@@ -303,3 +303,42 @@ fn what_a_round_wrote_into_a_segment_without_a_name_is_not_called_written() {
     let log = small().fs(sim.process().shared()).worker(false).open("/log").unwrap();
     assert_eq!(log.durable_end(), last.first.plus(1));
 }
+
+#[test]
+fn a_damaged_header_on_the_way_leads_no_read_to_another_record() {
+    // A read of one record goes by the lengths in the headers before it, and checks where it comes.
+    let sim = crate::fs::sim::Sim::new(1);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    let values: Vec<Vec<u8>> = (0..40).map(|i| vec![i; 100 + 37 * usize::from(i % 5)]).collect();
+    for value in &values {
+        log.append(&Record::put(b"k", value)).unwrap();
+    }
+    for _ in 0..100 {
+        log.append(&Record::put(b"k", &[0; 1000])).unwrap();
+    }
+    log.close().unwrap();
+    let mut open = None;
+    let (mut right, mut refused) = (0, 0);
+    for bit in 0..8 * 300 {
+        drop(open.take());
+        // The sealed segment's first frames; opening it reads none of them.
+        sim.flip("/log/segments/00000000000000000000.seg", 8 * 4200 + bit);
+        let log = open.insert(Log::options().fs(sim.shared()).read_only(true).open("/log"));
+        let log = log.as_ref().unwrap();
+        for (offset, value) in values.iter().enumerate() {
+            match log.get(Offset(offset as u64)) {
+                Ok(entry) => {
+                    let entry = entry.unwrap();
+                    assert_eq!(entry.record().value, value, "bit {bit}, offset {offset}");
+                    right += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        sim.flip("/log/segments/00000000000000000000.seg", 8 * 4200 + bit);
+    }
+    assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
+}

@@ -17,10 +17,12 @@
 mod copy;
 mod fetch;
 mod follower;
+mod fresh;
 mod gauge;
 mod heal;
 mod hold;
 pub mod leader;
+mod pause;
 mod pull;
 mod recover;
 #[cfg(test)]
@@ -30,5 +32,6 @@ mod trail;
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
+pub use pause::Pause;
 pub use recover::FollowerReport;
 pub use trail::Trail;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Offsets, bytes and running maxima all rise, so one binary search serves them all; then frames
-//! are hopped header by header. Built while frames are written or walked, stored at seal, read
+//! are hopped over, and the one that this leads to is checked. Built while frames are written or walked, stored at seal, read
 //! from the map. An index is only ever a hint: whoever uses it checks the frame it leads to, so
 //! a wrong one costs time, never a wrong record.
 

@@ -111,6 +111,7 @@ fn answer(
         upstream: node.upstream(),
         leader: node.leader_address(),
         time: now,
+        stale: node.staleness(),
     };
     let reply = node.shelf.reply(served, speaker, slot);
     if !packs || reply.len() < WORTH_PACKING {

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
-//! - a source is only read; what it says may be wrong, out of date or hostile.
+//! - a source is only read, but for the notice that a follower with a name leaves in a directory
+//!   (`notice`); what it says may be wrong, out of date or hostile.
 
 pub mod archive;
 mod chain;
@@ -14,6 +15,8 @@ mod directory;
 mod evidence;
 #[cfg(feature = "client")]
 mod http;
+#[cfg(feature = "wire")]
+mod notice;
 #[cfg(feature = "wire")]
 pub mod protocol;
 #[cfg(feature = "wire")]
@@ -31,12 +34,14 @@ pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, HttpWire, Reply};
 #[cfg(feature = "wire")]
+pub use notice::Notice;
+#[cfg(feature = "wire")]
 pub use remote::{Range, Remote, Wire};
 pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::log::files::Repaired;
@@ -99,6 +104,10 @@ pub struct Offer {
     pub leader: Option<String>,
     /// The leader's time in nanoseconds since the Unix epoch, if it is known now.
     pub time: Option<i64>,
+    /// When the source said this; at this moment, if it does not say.
+    pub answered: Option<Instant>,
+    /// How old what it shows may itself be: nothing at a leader; `None` when nobody knows.
+    pub stale: Option<Duration>,
     /// The newest epoch in its history; zeros before the first.
     pub epoch: Epoch,
     /// Everything below was dropped by retention.

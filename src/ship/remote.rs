@@ -13,7 +13,7 @@
 
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
@@ -41,8 +41,10 @@ pub trait Wire: Debug + Send {
     /// What the node is called, by people and in errors.
     fn place(&self) -> &str;
 
-    /// Sends a fetch; the answer, unpacked, of at most `limit` bytes. The other side may take `wait`.
-    fn fetch(&mut self, request: &[u8], wait: Duration, limit: usize) -> Result<Vec<u8>>;
+    /// Sends a fetch; the answer, unpacked, of at most `limit` bytes, and when it began to come: it was
+    /// made before that, and the rest may take long. The other side may take `wait`.
+    fn fetch(&mut self, request: &[u8], wait: Duration, limit: usize)
+    -> Result<(Vec<u8>, Instant)>;
 
     /// Bytes of a segment's file, fewer when it ends; `None` when nothing of it is there yet.
     fn range(&mut self, segment: LogByte, byte: u64, bytes: u64) -> Result<Option<Range>>;
@@ -53,6 +55,11 @@ pub trait Wire: Debug + Send {
     /// The most bytes to ask for at once, of `most`.
     fn block(&self, _least: u64, most: u64) -> u64 {
         most
+    }
+
+    /// Waits so long before something is asked again, or less when it is told to stop.
+    fn wait(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 
@@ -84,10 +91,13 @@ pub struct Remote<W> {
     growing: Option<SegmentName>,
     /// The report of the last fetch, and an answer that nobody has looked at yet.
     asked: Option<Report>,
-    waiting: Option<(Report, Head)>,
+    waiting: Option<(Report, Heard)>,
     block: u64,
     failures: u32,
 }
+
+/// An answer, and when it came.
+type Heard = (Head, Instant);
 
 /// Bytes of a segment's file.
 #[derive(Debug)]
@@ -141,14 +151,14 @@ impl<W: Wire> Remote<W> {
     }
 
     /// Asks, and keeps what comes along.
-    fn fetch(&mut self, report: &Report, wait: Duration) -> Result<Head> {
+    fn fetch(&mut self, report: &Report, wait: Duration) -> Result<Heard> {
         self.pieces.clear();
         let fetched = self.try_fetch(report, wait);
         self.note(fetched.is_ok());
         fetched
     }
 
-    fn try_fetch(&mut self, report: &Report, wait: Duration) -> Result<Head> {
+    fn try_fetch(&mut self, report: &Report, wait: Duration) -> Result<Heard> {
         let request = Request {
             version: PROTOCOL_VERSION,
             name: self.name.clone(),
@@ -158,7 +168,7 @@ impl<W: Wire> Remote<W> {
             part_bytes: self.block(),
         };
         let limit = protocol::PREFIX_BYTES + protocol::MAX_HEAD_BYTES + protocol::MAX_PART_BYTES;
-        let bytes = self.wire.fetch(&request.encode(), wait, limit)?;
+        let (bytes, answered) = self.wire.fetch(&request.encode(), wait, limit)?;
         let (head, mut rest) = protocol::decode_reply(&bytes)?;
         for part in &head.parts {
             let (bytes, behind) = rest.split_at(usize::try_from(part.bytes).unwrap_or(usize::MAX));
@@ -170,7 +180,7 @@ impl<W: Wire> Remote<W> {
                 file_bytes: part.file_bytes,
             });
         }
-        Ok(head)
+        Ok((head, answered))
     }
 
     /// Bytes of a segment's file, fewer when it ends; `None` when nothing of it is there yet.
@@ -186,6 +196,7 @@ impl<W: Wire> Remote<W> {
         let lied = |what: &str| {
             Error::new(Kind::Io, format!("expected bytes {byte} to {last}, found {what}"))
                 .in_file(&self.file(segment))
+                .help("it is asked for again; if this stays, look at what is between the two nodes")
         };
         if range.bytes.len() as u64 != bytes.min(range.total.saturating_sub(byte)) {
             return Err(lied("another number of bytes"));
@@ -212,7 +223,7 @@ impl<W: Wire> Remote<W> {
         }
     }
 
-    fn offer(&mut self, head: Head, report: &Report) -> Result<Offer> {
+    fn offer(&mut self, (head, answered): Heard, report: &Report) -> Result<Offer> {
         let lied = |what: &str| {
             let place = self.wire.place();
             Error::new(Kind::Io, format!("expected {what} from {place}, found something else"))
@@ -224,6 +235,8 @@ impl<W: Wire> Remote<W> {
             upstream: head.upstream.iter().map(|text| id(text)).collect::<Result<_>>()?,
             leader: head.leader,
             time: Some(head.time),
+            answered: Some(answered),
+            stale: head.stale_ms.map(Duration::from_millis),
             epoch: head.epoch.read().ok_or_else(|| lied("an epoch"))?,
             floor: LogByte(head.floor.log_byte),
             floor_offset: Offset(head.floor.offset),
@@ -323,11 +336,11 @@ impl<W: Wire> Source for Remote<W> {
     fn look(&mut self, report: &Report) -> Result<Offer> {
         self.ahead = None;
         self.asked = Some(report.clone());
-        let head = match self.waiting.take() {
-            Some((asked, head)) if asked == *report => head,
+        let heard = match self.waiting.take() {
+            Some((asked, heard)) if asked == *report => heard,
             _ => self.fetch(report, Duration::ZERO)?,
         };
-        self.offer(head, report)
+        self.offer(heard, report)
     }
 
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
@@ -407,12 +420,11 @@ impl<W: Wire> Source for Remote<W> {
     fn wait(&mut self, timeout: Duration) {
         if self.failures > 0 {
             let back_off = BACK_OFF * 2u32.pow(self.failures.min(6) - 1);
-            std::thread::sleep(back_off.min(MOST_BACK_OFF));
-            return;
+            return self.wire.wait(back_off.min(MOST_BACK_OFF));
         }
-        let Some(report) = self.asked.clone() else { return std::thread::sleep(timeout) };
+        let Some(report) = self.asked.clone() else { return self.wire.wait(timeout) };
         // What fails here fails again when it is looked for, where it can be said.
-        self.waiting = self.fetch(&report, POLL).ok().map(|head| (report, head));
+        self.waiting = self.fetch(&report, POLL).ok().map(|heard| (report, heard));
     }
 
     fn acknowledge(&mut self, report: &Report) {

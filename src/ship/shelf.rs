@@ -9,6 +9,7 @@
 //! - names and lengths come from the log, never from who asks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
@@ -67,6 +68,8 @@ pub struct Speaker {
     pub leader: Option<String>,
     /// Its time, in nanoseconds since the Unix epoch.
     pub time: i64,
+    /// How old what it shows may be: nothing at a leader; `None` when nobody knows.
+    pub stale: Option<Duration>,
 }
 
 /// A segment's file, as far as it may be read.
@@ -221,6 +224,7 @@ impl Shelf {
             leader: speaker.leader,
             epoch: epoch.into(),
             time: speaker.time,
+            stale_ms: speaker.stale.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             committed,
             durable,
             floor,

@@ -56,6 +56,7 @@ pub use digest::Digest;
 pub use dump::{ManifestLines, Stored, dump_manifest, stored};
 pub use fork::{fork, fork_on};
 pub use history::{History, HistoryQuery, Walked, history};
+pub use options::PauseAt;
 pub use options::{
     DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
     TableOptions,

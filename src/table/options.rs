@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
+use crate::position::Offset;
 
 use super::Table;
 
@@ -16,6 +17,16 @@ pub const DEFAULT_FAN_IN: usize = 6;
 /// Checkpoints kept unless told otherwise.
 pub const DEFAULT_KEEP_CHECKPOINTS: usize = 2;
 
+/// Where a follower stops applying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseAt {
+    /// Before the record at this offset.
+    Offset(Offset),
+    /// Before the first record at or behind which a timestamp is at least this (nanoseconds since
+    /// the Unix epoch).
+    Time(i64),
+}
+
 /// How to open a table. Made by [`Table::options`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableOptions {
@@ -26,6 +37,7 @@ pub struct TableOptions {
     pub(super) persist: bool,
     pub(super) warm: bool,
     pub(crate) apply_delay: Duration,
+    pub(crate) pause_at: Option<PauseAt>,
 }
 
 impl Default for TableOptions {
@@ -38,6 +50,7 @@ impl Default for TableOptions {
             persist: true,
             warm: false,
             apply_delay: Duration::ZERO,
+            pause_at: None,
         }
     }
 }
@@ -78,6 +91,10 @@ impl TableOptions {
         /// How long a follower keeps what has arrived before it applies it; after a restart it counts
         /// from then. Tables that are opened otherwise apply at once. Default: not at all.
         apply_delay: Duration,
+        /// Where a follower stops applying, before the batch that reaches over that point, until its
+        /// [`Pause`](crate::replica::Pause) lets it go on. Tables that are opened otherwise apply
+        /// everything. Default: nowhere.
+        pause_at: Option<PauseAt>,
     }
 
     pub(super) fn check(&self) -> Result<()> {

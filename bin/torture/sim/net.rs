@@ -7,7 +7,7 @@
 //! - a clean report never says less than an earlier clean one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidelog::fs::Fs;
 use tidelog::fs::sim::Sim;
@@ -130,7 +130,8 @@ impl Net {
                 "none"
             }
         };
-        let speaker = Speaker { time: served.sim.now(), ..Speaker::default() };
+        let speaker =
+            Speaker { time: served.sim.now(), stale: Some(Duration::ZERO), ..Speaker::default() };
         Ok(served.shelf.reply(answer, speaker, slot))
     }
 
@@ -216,13 +217,19 @@ impl Wire for Cable {
         "sim://leader"
     }
 
-    fn fetch(&mut self, request: &[u8], _wait: Duration, _limit: usize) -> Result<Vec<u8>> {
+    fn fetch(
+        &mut self,
+        request: &[u8],
+        _wait: Duration,
+        _limit: usize,
+    ) -> Result<(Vec<u8>, Instant)> {
         if let Some(who) = self.who {
             let mut net = self.net();
             net.listen(who, request);
             net.ways[who].last = Some(request.to_vec());
         }
-        self.call(|net| net.answer(request), |bytes| bytes)
+        let answer = self.call(|net| net.answer(request), |bytes| bytes)?;
+        Ok((answer, Instant::now()))
     }
 
     fn range(&mut self, segment: LogByte, byte: u64, bytes: u64) -> Result<Option<Range>> {

@@ -11,7 +11,7 @@ mod throttle;
 pub use client::{Client, Credentials, Reply};
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -57,7 +57,16 @@ impl Http {
     /// Takes at most so many bytes per second. Default: no limit.
     #[must_use]
     pub fn limit_bytes_per_s(mut self, limit: Option<u64>) -> Self {
-        self.wire.throttle = Throttle::new(limit);
+        self.wire.throttle.limit(limit);
+        self
+    }
+
+    /// Waits no longer once `stop` says so, and breaks off the answer that it is reading, with an
+    /// error that may pass: with a small limit that answer takes long. It is asked every 50 ms while
+    /// something is waited for.
+    #[must_use]
+    pub fn stop_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.wire.throttle.stop_when(stop);
         self
     }
 
@@ -101,19 +110,25 @@ impl Wire for HttpWire {
         self.client.url()
     }
 
-    fn fetch(&mut self, request: &[u8], wait: Duration, limit: usize) -> Result<Vec<u8>> {
+    fn fetch(
+        &mut self,
+        request: &[u8],
+        wait: Duration,
+        limit: usize,
+    ) -> Result<(Vec<u8>, Instant)> {
         let mut headers = vec![("content-type", "application/json")];
         if self.packed {
             headers.push(("accept-encoding", "zstd"));
         }
         let reply = self.client.post("/v1/fetch", &headers, request, wait)?;
+        let answered = Instant::now();
         // A peer that speaks a later version may be replaced by one that does not.
         let reply = reply.ok().map_err(|e| match e.kind() {
             Kind::NewerVersion => e.with_kind(Kind::Io),
             _ => e,
         })?;
         let packed = reply.header("content-encoding") == Some("zstd");
-        self.body(reply, packed, limit)
+        Ok((self.body(reply, packed, limit)?, answered))
     }
 
     fn range(&mut self, segment: LogByte, byte: u64, bytes: u64) -> Result<Option<Range>> {
@@ -168,6 +183,10 @@ impl Wire for HttpWire {
     fn block(&self, least: u64, most: u64) -> u64 {
         self.throttle.block(least, most)
     }
+
+    fn wait(&self, time: Duration) {
+        self.throttle.wait(time);
+    }
 }
 
 /// A reader that waits until what it has read is paid for.
@@ -181,7 +200,7 @@ impl<R: Read> Read for Paced<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let take = buf.len().min(self.step);
         let read = self.reader.read(&mut buf[..take])?;
-        self.throttle.take(read);
+        self.throttle.take(read)?;
         Ok(read)
     }
 }
