@@ -120,6 +120,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes what the file lacks; before segments are dropped.
+    pub(super) fn settle_slots(&self, kept: &mut Kept) -> Result<()> {
+        if kept.unsaved.is_some() { self.save(kept) } else { Ok(()) }
+    }
+
     /// Writes what the file lacks; before the log's lock is let go of.
     pub(super) fn save_slots(&self) -> Result<()> {
         match &mut *lock(&self.claims) {
@@ -317,6 +322,21 @@ mod tests {
         let log = Log::options().open(&path).unwrap();
         assert!(log.verify(crate::log::Level::Quick).unwrap().problems.is_empty());
         assert!(!keep_little(&log).files.is_empty());
+    }
+
+    #[test]
+    fn what_slots_claim_on_disk_is_still_there_after_retention() {
+        // A follower had moved on, its segments behind it were dropped, and the leader was killed:
+        // the next one read the old claim, which lay below the floor, called the slot lost, and
+        // dropped what the follower needed next.
+        let dir = tempfile::tempdir().unwrap();
+        let log = filled(&dir.path().join("log"));
+        log.claim(claim(1, LogByte(0))).unwrap();
+        let third = log.segments()[2].base;
+        log.claim(claim(1, third)).unwrap();
+        assert_eq!(keep_little(&log).files.len(), 2);
+        let slots = read_slots(&*log.shared.fs, &log.shared.layout, log.id()).unwrap();
+        assert_eq!(slots.lowest(&log.shared.reach()).map(|claim| claim.needs), Some(third));
     }
 
     #[test]

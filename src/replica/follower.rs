@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Lock;
 use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::{Log, Options, Recovery, open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Report, Source};
 use crate::table::{Applier, Table, TableOptions};
@@ -225,7 +226,7 @@ impl Follower {
         let mut failures = 0;
         loop {
             let before = self.copy.end().log_byte;
-            let stepped = self.step(&mut progress);
+            let stepped = self.advance(&mut progress);
             let end = self.copy.end().log_byte;
             let until = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
             match stepped {
@@ -269,7 +270,7 @@ impl Follower {
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
             let applied = progress.applied;
-            let stepped = self.step(&mut progress);
+            let stepped = self.advance(&mut progress);
             let moved = progress.bytes > 0 || progress.segments > 0 || progress.shown;
             match stepped {
                 Ok(()) => {
@@ -297,8 +298,16 @@ impl Follower {
         Ok(())
     }
 
+    /// One round of [`run`](Self::run), for who has a loop of their own: looks at the source, copies
+    /// some of what is new, makes it durable and applies it. Of an error, [`run`](Self::run) says
+    /// which may pass.
+    pub fn step(&mut self) -> Result<Progress> {
+        let mut progress = self.progress();
+        self.advance(&mut progress).map(|()| progress)
+    }
+
     /// One round, and what is shown of it.
-    fn step(&mut self, progress: &mut Progress) -> Result<()> {
+    fn advance(&mut self, progress: &mut Progress) -> Result<()> {
         let bytes = progress.bytes;
         let stepped = self.round(progress);
         let now = self.copy.fs.now();
@@ -403,7 +412,10 @@ impl Follower {
             node: Some(self.copy.node),
             promise: self.copy.promise.map(|promise| promise.epoch),
             received: self.copy.end(),
-            durable: self.durable,
+            durable: match mutant::on(Mutant::CountReceived) {
+                true => self.copy.end(),
+                false => self.durable,
+            },
             applied: self.table.applied().unwrap_or_default(),
             committed: Some(self.copy.committed.0),
             last: self.copy.last_frame(),

@@ -21,18 +21,22 @@ mod notice;
 pub mod protocol;
 #[cfg(feature = "wire")]
 pub mod range;
+#[cfg(feature = "wire")]
+mod remote;
 mod report;
-#[cfg(feature = "server")]
-pub(crate) mod shelf;
+#[cfg(feature = "wire")]
+pub mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
-pub use http::{Client, Credentials, Http, Reply};
+pub use http::{Client, Credentials, Http, HttpWire, Reply};
 #[cfg(feature = "wire")]
 pub use notice::Notice;
+#[cfg(feature = "wire")]
+pub use remote::{Range, Remote, Wire};
 pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
