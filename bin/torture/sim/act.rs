@@ -311,7 +311,8 @@ impl World {
         }
     }
 
-    /// Some calls to the store fail, one behind the other: so many that a publisher gives up for now.
+    /// Some calls to the store fail, one behind the other: so many that a publisher stops trying until
+    /// it is next asked.
     fn outage(&mut self, dice: &mut Dice) {
         let Some(client) = &self.client else { return };
         let calls = client.calls();
