@@ -52,6 +52,8 @@ pub enum Kind {
     Gone,
     /// The position is not part of this log's history.
     NotInHistory,
+    /// What could be read is older than the read allows: ask again later, or ask the leader.
+    Stale,
     /// A condition of the append did not hold. Nothing was appended.
     Rejected,
     /// A newer epoch has taken over: this node leads no more. Nothing of it counts from there on.
@@ -86,6 +88,7 @@ impl Kind {
             Kind::Lost => "lost",
             Kind::Gone => "gone",
             Kind::NotInHistory => "not in this history",
+            Kind::Stale => "too old",
             Kind::Rejected => "rejected",
             Kind::Fenced => "fenced",
             Kind::StoreNotAtomic => "store not atomic",
@@ -97,7 +100,7 @@ impl Kind {
 
 /// The kinds as one word each: for programs, where [`Kind::as_str`] is for people.
 #[cfg(feature = "wire")]
-const WORDS: [(Kind, &str); 21] = [
+const WORDS: [(Kind, &str); 22] = [
     (Kind::InvalidInput, "invalid_input"),
     (Kind::NotFound, "not_found"),
     (Kind::AlreadyExists, "already_exists"),
@@ -116,6 +119,7 @@ const WORDS: [(Kind, &str); 21] = [
     (Kind::Lost, "lost"),
     (Kind::Gone, "gone"),
     (Kind::NotInHistory, "not_in_history"),
+    (Kind::Stale, "stale"),
     (Kind::Rejected, "rejected"),
     (Kind::Closed, "closed"),
     (Kind::Interrupted, "interrupted"),

@@ -166,6 +166,16 @@ impl Header {
         b
     }
 
+    /// Bytes with padding, first record and records, as they stand there: nothing is checked but
+    /// that the frame has a length.
+    #[inline]
+    pub(crate) fn peek(bytes: &[u8]) -> Option<(usize, u32, u16)> {
+        let b = bytes.first_chunk::<HEADER_BYTES>()?;
+        let len = LE::read_u32(b) as usize;
+        let stride = len.checked_next_multiple_of(ALIGN).filter(|_| len >= HEADER_BYTES)?;
+        Some((stride, LE::read_u32(&b[8..]), LE::read_u16(&b[28..])))
+    }
+
     /// Checks rules (1), (2) and (4) of the module for the header of a frame at `byte`; `limit`
     /// is the end of what can hold it.
     #[inline(always)]

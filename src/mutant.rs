@@ -72,6 +72,12 @@ mutants! {
     // Followers.
     SkipFollowerSync "skip-follower-sync",
     ShipUnproven "ship-unproven",
+    CountReceived "count-received",
+    // The leader and its archive.
+    ShowUncommitted "show-uncommitted",
+    AckUncounted "ack-uncounted",
+    SkipFenceCheck "skip-fence-check",
+    PublishUncommitted "publish-uncommitted",
 }
 
 /// Whether this bug is planted.

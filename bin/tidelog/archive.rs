@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tidelog::Id;
-use tidelog::fs::{Fs, Os};
+use tidelog::fs::Os;
 use tidelog::ship::Directory;
 use tidelog::ship::archive::{
     Archive, Cut, ObjectName, Piece, Pin, PublishOptions, Publisher, State, drop_pin, pins,

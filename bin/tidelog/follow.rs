@@ -27,6 +27,7 @@ const AGAIN: u32 = 3;
   tidelog follow copy --from mylog
   tidelog follow copy --from http://127.0.0.1:7400 --limit-bytes-per-s 1MiB
   tidelog follow copy --from http://127.0.0.1:7400 --from mylog --once
+  tidelog follow copy --from mylog --pause-at 2 --once
 
 Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
 --until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied. Of several \
@@ -88,14 +89,21 @@ impl Follow {
         for finding in &follower.report().findings {
             say(format_args!("note: {finding}"));
         }
+        let opened = follower.report().findings.len();
         let outcome = if self.once {
             follower
                 .catch_up()
-                .map_err(Failure::from)
+                .map_err(|e| match progress::interrupted() {
+                    true => Failure::interrupted(),
+                    false => Failure::from(e),
+                })
                 .and_then(|progress| step(&progress, &follower.gauge(), started))
         } else {
             self.keep_on(&mut follower, started)
         };
+        for finding in &follower.report().findings[opened..] {
+            say(format_args!("note: {finding}"));
+        }
         let (end, source) = (follower.end(), follower.source());
         let closed = follower.close();
         if outcome.as_ref().err().is_none_or(|failure| failure.code == 130) {
@@ -145,7 +153,7 @@ fn why_not(place: &str, why: Option<&str>) -> String {
 
 /// Says what one step brought: a line of data, and a line for people.
 fn step(progress: &Progress, gauge: &Gauge, started: Instant) -> Outcome {
-    let records = progress.to.0 - progress.from.0;
+    let (records, shown) = (progress.to.0 - progress.from.0, gauge.read());
     output::line(json!({
         "from_offset": progress.from.0,
         "to_offset": progress.to.0,
@@ -155,7 +163,8 @@ fn step(progress: &Progress, gauge: &Gauge, started: Instant) -> Outcome {
         "segments": progress.segments,
         "lag_records": progress.lag.records,
         "lag_bytes": progress.lag.bytes,
-        "source": gauge.read().source,
+        "paused": shown.paused,
+        "source": shown.source,
         "seconds": progress::seconds(started),
     }))?;
     say(format_args!(

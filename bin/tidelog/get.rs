@@ -6,7 +6,7 @@ use clap::Args;
 use tidelog::Token;
 
 use crate::exit::{Failure, Outcome};
-use crate::origin::{Next, OriginArgs, Rows};
+use crate::origin::{FreshArgs, Next, OriginArgs, Rows};
 use crate::output;
 use crate::printer::{PrintArgs, Printer};
 use crate::progress;
@@ -17,7 +17,8 @@ use crate::progress;
   tidelog get mylog gate
   tidelog get mylog gate -o raw
   tidelog get mylog gate --at-least TOKEN --timeout 5s
-  tidelog get http://127.0.0.1:7400 gate")]
+  tidelog get http://127.0.0.1:7400 gate
+  tidelog get http://127.0.0.1:7401 gate --max-staleness 10s")]
 pub(crate) struct Get {
     #[command(flatten)]
     at: OriginArgs,
@@ -29,6 +30,8 @@ pub(crate) struct Get {
     /// How long to wait for it; then exit 1
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = tidelog::text::parse_duration)]
     timeout: Duration,
+    #[command(flatten)]
+    fresh: FreshArgs,
     #[command(flatten)]
     print: PrintArgs,
 }
@@ -56,6 +59,8 @@ pub(crate) struct ScanArgs {
     #[arg(short = 'n', value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
+    fresh: FreshArgs,
+    #[command(flatten)]
     print: PrintArgs,
 }
 
@@ -67,6 +72,8 @@ pub(crate) struct ScanArgs {
 pub(crate) struct Count {
     #[command(flatten)]
     at: OriginArgs,
+    #[command(flatten)]
+    fresh: FreshArgs,
 }
 
 fn token(text: &str) -> Result<Token, String> {
@@ -77,7 +84,7 @@ impl Get {
     pub(crate) fn run(self) -> Outcome {
         let config = self.at.config()?;
         let at_least = self.at_least.as_ref().map(|token| (token, self.timeout));
-        let Some(entry) = self.at.open()?.get(&self.key, at_least)? else {
+        let Some(entry) = self.at.open_fresh(&self.fresh)?.get(&self.key, at_least)? else {
             return Err(Failure::no(format!("no record of key {:?}", self.key)));
         };
         let mut printer: Printer = self.print.printer(&config)?;
@@ -89,7 +96,7 @@ impl Get {
 impl ScanArgs {
     pub(crate) fn run(self) -> Outcome {
         let config = self.at.config()?;
-        let table = self.at.open()?;
+        let table = self.at.open_fresh(&self.fresh)?;
         let asked =
             Rows { prefix: self.prefix, start: self.start, end: self.end, limit: self.limit };
         let mut printer = self.print.printer(&config)?;
@@ -112,6 +119,6 @@ impl ScanArgs {
 
 impl Count {
     pub(crate) fn run(self) -> Outcome {
-        output::line(self.at.open()?.count()?)
+        output::line(self.at.open_fresh(&self.fresh)?.count()?)
     }
 }

@@ -5,7 +5,7 @@ use tidelog::table::Walked;
 use tidelog::{Entry, OwnedEntry};
 
 use crate::exit::{Failure, Outcome};
-use crate::origin::{HistoryOf, Origin, OriginArgs, Seen};
+use crate::origin::{FreshArgs, HistoryOf, Origin, OriginArgs, Seen};
 use crate::output::{count, say};
 use crate::printer::{PrintArgs, Printer};
 use crate::tail::parse_range;
@@ -33,6 +33,8 @@ pub(crate) struct History {
     #[arg(short = 'n', value_name = "N")]
     last: Option<u64>,
     #[command(flatten)]
+    fresh: FreshArgs,
+    #[command(flatten)]
     print: PrintArgs,
 }
 
@@ -40,7 +42,7 @@ impl History {
     pub(crate) fn run(self) -> Outcome {
         let range = parse_range(self.range.as_deref())?;
         let config = self.at.config()?;
-        let log = self.at.open()?;
+        let log = self.at.open_fresh(&self.fresh)?;
         // Only what was asked for as a range may not begin before the log does.
         let range = self.range.is_some().then_some(range);
         let asked = HistoryOf { key: &self.key, range, last: self.last };

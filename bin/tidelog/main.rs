@@ -22,6 +22,7 @@ mod input;
 mod members;
 mod origin;
 mod output;
+mod pause;
 mod printer;
 mod progress;
 mod repair;
@@ -37,6 +38,7 @@ mod sql;
 mod status;
 mod tail;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,8 @@ enum Verb {
     Count(get::Count),
     Sql(sql::Sql),
     Follow(follow::Follow),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Archive(archive::ArchiveArgs),
     Serve(Box<serve::Serve>),
     Members(members::Members),
@@ -117,6 +121,8 @@ fn main() -> ExitCode {
         Verb::Count(verb) => verb.run(),
         Verb::Sql(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
+        Verb::Pause(verb) => verb.run(),
+        Verb::Resume(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),

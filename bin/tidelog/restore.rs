@@ -9,13 +9,14 @@ use serde_json::json;
 use tidelog::replica::restore_from;
 use tidelog::ship::archive::Archive;
 use tidelog::table::{RestoreAt, fork, restore};
-use tidelog::text::{Bound, format_bytes, parse_at};
+use tidelog::text::{Bound, format_bytes};
 use tidelog::{Log, Offset};
 
 use crate::args::directory;
 use crate::exit::Outcome;
 use crate::origin::OriginArgs;
 use crate::output::{self, count, say};
+use crate::pause::point;
 use crate::progress;
 use crate::source::Place;
 
@@ -43,7 +44,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "SOURCE", value_parser = Place::parse_archive)]
     from: Place,
     /// An offset, or a time: only what lies before it
-    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Option<Bound>,
     /// Make it a new log, with a new id, that begins there
     #[arg(long)]
@@ -63,13 +64,8 @@ pub(crate) struct Hash {
     #[command(flatten)]
     origin: OriginArgs,
     /// An offset, or a time: only what lies before it
-    #[arg(long, value_name = "OFFSET,TIME", value_parser = at)]
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Option<Bound>,
-}
-
-fn at(text: &str) -> Result<Bound, String> {
-    let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-    parse_at(text, now)
 }
 
 impl Restore {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use tidelog::log::Retention;
+use tidelog::ship::Directory;
 use tidelog::table::Snapshots;
 use tidelog::text::format_bytes;
 use tidelog::{Id, Offset};
@@ -23,7 +24,8 @@ use crate::output::{self, count, say};
 
 Both limits keep: a segment goes only when neither needs it. The segment being written stays, and \
 what the oldest checkpoint of the table, every named cursor and every live slot still need \
-(`tidelog slots list`). Once the front is gone, the table cannot be made \
+(`tidelog slots list`). Followers of the directory itself hold nothing: those that are known and need what \
+goes are named. Once the front is gone, the table cannot be made \
 again from the log: name the snapshots that hold it, or accept that.")]
 pub(crate) struct Retain {
     #[command(flatten)]
@@ -89,6 +91,17 @@ impl Retain {
         }))?;
         if let Some(holder) = retained.held_by {
             say(format_args!("{holder}"));
+        }
+        // A hint: nobody knows whether they come back.
+        for notice in Directory::open(dir)?.notices()? {
+            let at = notice.durable.offset;
+            if at < retained.start && !files.is_empty() {
+                say(format_args!(
+                    "note: the follower {} of this directory was at offset {at} when it was last \
+                     heard of: it needs what goes",
+                    notice.name
+                ));
+            }
         }
         let size = format_bytes(retained.bytes);
         match (files.len(), self.yes) {

@@ -9,13 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tidelog::Offset;
 use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
-use tidelog::table::{Beginning, TableOptions};
+use tidelog::table::{Beginning, PauseAt, TableOptions};
+use tidelog::text::Bound;
 
 use crate::access::NodeAccess;
 use crate::exit::Failure;
+use crate::pause;
+use crate::progress;
 
 /// Where a log comes from, as the user named it.
 #[derive(Clone, Debug)]
@@ -39,6 +43,10 @@ pub(crate) struct SourceArgs {
     /// Keep what arrives so long before it is applied, such as 1h: time to stop a mistake
     #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
     apply_delay: Option<Duration>,
+    /// Stop applying before this offset or time, and go on copying: `tidelog resume` lets a node apply
+    /// again, and so does a start without it
+    #[arg(long, value_name = "OFFSET,TIME", value_parser = pause::point)]
+    pause_at: Option<Bound>,
     /// What a new copy begins with: log (the first record), needed (a snapshot where that is gone),
     /// cheaper (and where it costs much less), snapshot (wherever there is one)
     #[arg(long, value_name = "WHAT", default_value = "cheaper", value_parser = beginning)]
@@ -87,9 +95,12 @@ impl Place {
                 Http::open(url, how.credentials.clone())?
                     .name(&how.name)
                     .address(how.address.clone())
-                    .limit_bytes_per_s(how.limit_bytes_per_s),
+                    .limit_bytes_per_s(how.limit_bytes_per_s)
+                    .stop_when(progress::interrupted),
             ),
-            Place::Local(path) if !is_archive(path) => Box::new(Directory::open(path)?),
+            Place::Local(path) if !is_archive(path) => {
+                Box::new(Directory::open(path)?.name(&how.name))
+            }
             Place::Local(_) | Place::Store(_) => Box::new(Archive::open(self.store()?)?),
         })
     }
@@ -159,17 +170,29 @@ struct How {
 impl SourceArgs {
     /// Refuses what a leader cannot do.
     pub(crate) fn check_leader(&self) -> Result<(), Failure> {
-        match self.apply_delay {
-            None => Ok(()),
-            Some(_) => Err(Failure::usage(
-                "expected --follow with --apply-delay: a leader applies what it appends",
-            )),
+        let wrong = |option: &str| {
+            Err(Failure::usage(format!(
+                "expected --follow with {option}: a leader applies what it appends"
+            )))
+        };
+        match (self.apply_delay, self.pause_at) {
+            (None, None) => Ok(()),
+            (Some(_), _) => wrong("--apply-delay"),
+            (None, Some(_)) => wrong("--pause-at"),
         }
     }
 
     /// How the follower's table is opened.
     pub(crate) fn table(&self) -> TableOptions {
-        Table::options().apply_delay(self.apply_delay.unwrap_or_default()).begin(self.begin)
+        let pause_at = match self.pause_at {
+            Some(Bound::Offset(offset)) => Some(PauseAt::Offset(Offset(offset))),
+            Some(Bound::Time(time)) => Some(PauseAt::Time(time)),
+            _ => None,
+        };
+        Table::options()
+            .apply_delay(self.apply_delay.unwrap_or_default())
+            .pause_at(pause_at)
+            .begin(self.begin)
     }
 
     /// Opens what a follower pulls from: of several places each when it is needed, in their order.

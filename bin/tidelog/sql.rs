@@ -9,7 +9,7 @@ use clap::Args;
 use tidelog::sql::Value;
 
 use crate::exit::{Failure, Outcome};
-use crate::origin::OriginArgs;
+use crate::origin::{FreshArgs, OriginArgs};
 use crate::output::{self, Format, cell, new_table};
 
 /// Query the table and the log with SQL
@@ -35,6 +35,8 @@ pub(crate) struct Sql {
     /// One statement that reads; `-` takes it from stdin
     #[arg(value_name = "SQL")]
     query: String,
+    #[command(flatten)]
+    fresh: FreshArgs,
     /// How to print: a table on a terminal, NDJSON when piped
     #[arg(short, long, value_enum)]
     output: Option<Format>,
@@ -58,7 +60,7 @@ impl Sql {
             }
             query => query.to_owned(),
         };
-        let origin = self.at.open()?;
+        let origin = self.at.open_fresh(&self.fresh)?;
         let mut printer = Printer::new(format);
         match origin.sql(&query, &mut |columns, values| printer.print(columns, values)) {
             Ok(columns) => printer.finish(&columns),

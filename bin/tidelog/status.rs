@@ -1,20 +1,23 @@
 //! `status`, `check`, `wait`: how nodes are, for people, monitors and scripts.
 
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tidelog::ship::{Client, Directory, Report, Source};
-use tidelog::{Kind, Log, Offset, Token};
+use tidelog::{Id, Kind, Log, Offset, Position, Token};
 
 use crate::exit::{Failure, Outcome};
 use crate::origin::{At, OriginArgs};
 use crate::output::{self, Format, say};
 use crate::progress;
 use crate::source;
+use crate::watch;
 
-/// How often `--watch` looks.
+/// How often `--watch` looks when it is not on a terminal.
 const WATCH: Duration = Duration::from_secs(1);
 /// A node is asked to wait so long at a time.
 const STEP: Duration = Duration::from_secs(2);
@@ -25,11 +28,14 @@ const STEP: Duration = Duration::from_secs(2);
   tidelog status mylog
   tidelog status http://127.0.0.1:7400 --watch
 
-A directory shows itself; a node shows everyone who pulls from it, too.")]
+A directory shows itself and whoever it knows to pull from it, by their slots and by what followers of the \
+directory left in followers/; a node shows everyone who pulls from it, and those that have a slot and have not come back \
+(away).")]
 pub(crate) struct Status {
     #[command(flatten)]
     at: OriginArgs,
-    /// Look again every second, until Ctrl-C
+    /// Look again every second, until q or Ctrl-C: a screen on a terminal, otherwise (or with -o) line
+    /// after line
     #[arg(long)]
     watch: bool,
     /// How to print: a table on a terminal, NDJSON when piped
@@ -117,7 +123,7 @@ impl MaxLag {
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 20] = [
     "name",
     "role",
     "state",
@@ -135,19 +141,56 @@ const COLUMNS: [&str; 18] = [
     "mode",
     "slot",
     "slot_bytes_left",
+    "staleness_seconds",
+    "pause_at",
     "source",
 ];
 
 /// What was found: a row per node.
-struct Found {
-    rows: Vec<Map<String, Value>>,
-    /// What a leader says of its archive.
-    archive: Option<String>,
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) rows: Vec<Map<String, Value>>,
+    /// What a leader says of its archive; what could not be read.
+    pub(crate) remarks: Vec<String>,
+    /// By the clock of who was asked.
+    pub(crate) time: String,
+    /// When, and what; oldest first.
+    pub(crate) events: Vec<(String, String)>,
+}
+
+impl Found {
+    /// Reads what a node says of itself; `None` when that is something else.
+    pub(crate) fn read(status: &Value) -> Option<Self> {
+        let nodes = status.get("nodes")?.as_array()?;
+        let row = |node: &Value| {
+            let pick =
+                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+            COLUMNS.iter().map(pick).collect()
+        };
+        let text = |of: &Value, name: &str| {
+            of.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let events = status.get("events").and_then(Value::as_array);
+        let events = events.into_iter().flatten();
+        Some(Found {
+            rows: nodes.iter().map(row).collect(),
+            remarks: status.get("archive").map(archive).into_iter().collect(),
+            time: text(status, "time"),
+            events: events.map(|event| (text(event, "time"), text(event, "what"))).collect(),
+        })
+    }
 }
 
 fn look(at: &OriginArgs) -> Result<Found, Failure> {
     let client = match at.at()? {
-        At::Directory(dir) => return Ok(Found { rows: vec![directory(dir)?], archive: None }),
+        At::Directory(dir) => {
+            let time = jiff::Timestamp::now().to_string();
+            let log = Log::options().read_only(true).open(dir)?;
+            let mut found = Found { time, ..Found::default() };
+            found.rows.push(directory(dir, &log)?);
+            known(dir, &log, &mut found)?;
+            return Ok(found);
+        }
         At::Node(client) => client,
     };
     let status: Value = client.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?;
@@ -160,14 +203,7 @@ fn look(at: &OriginArgs) -> Result<Found, Failure> {
             ),
         ))
     };
-    let nodes = status.get("nodes").and_then(Value::as_array).ok_or_else(wrong)?;
-    let row = |node: &Value| {
-        let pick =
-            |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
-        COLUMNS.iter().map(pick).collect()
-    };
-    let archive = status.get("archive").map(archive);
-    Ok(Found { rows: nodes.iter().map(row).collect(), archive })
+    Found::read(&status).ok_or_else(wrong)
 }
 
 /// An archive in a line: its place and state, where it ends, what it lacks.
@@ -192,12 +228,11 @@ fn archive(archive: &Value) -> String {
 }
 
 /// What a directory says of itself, and of the directory that it was copied from.
-fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
-    let log = Log::options().read_only(true).open(dir)?;
+fn directory(dir: &Path, log: &Log) -> Result<Map<String, Value>, Failure> {
     let stats = log.stats();
     let follows = log.follows();
     let applied = dir.join("table").is_dir().then(|| {
-        let table = tidelog::Table::options().open_at_checkpoint(&log).ok()?;
+        let table = tidelog::Table::options().open_at_checkpoint(log).ok()?;
         table.applied().map(|position| position.offset.0)
     });
     let confirmed = log.confirmed_end();
@@ -211,7 +246,8 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
                 records = offer.durable_offset.0.saturating_sub(confirmed.0);
                 bytes = offer.durable.0.saturating_sub(stats.log_byte.0);
                 if records > 0 {
-                    seconds = json!(behind(Path::new(source), confirmed).unwrap_or(0.0));
+                    let log = Log::options().read_only(true).open(source).ok();
+                    seconds = json!(log.and_then(|log| behind(&log, confirmed)).unwrap_or(0.0));
                 }
             }
             _ => {
@@ -238,6 +274,8 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
         "mode": null,
         "slot": null,
         "slot_bytes_left": null,
+        "staleness_seconds": null,
+        "pause_at": null,
         "source": follows,
     });
     match row {
@@ -246,9 +284,58 @@ fn directory(dir: &Path) -> Result<Map<String, Value>, Failure> {
     }
 }
 
+/// Those who are known to pull from a directory, by their slots and by what they left there. Whether
+/// they run is not known here.
+fn known(dir: &Path, log: &Log, found: &mut Found) -> Outcome {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let (end, end_byte) = (log.confirmed_end().0, log.stats().log_byte.0);
+    let row = |name: &str, node: Id, at: Position, seen: i64| {
+        let ago = u64::try_from(now - i128::from(seen)).unwrap_or(0);
+        let lag = end.saturating_sub(at.offset.0);
+        let mut row: Map<String, Value> =
+            COLUMNS.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+        let mut set = |name: &str, value: Value| row.insert(name.to_owned(), value);
+        set("name", name.into());
+        set("role", "follower".into());
+        set("state", "known".into());
+        set("epoch", at.epoch.number.into());
+        set("durable", at.offset.0.into());
+        set("lag_records", lag.into());
+        set("lag_bytes", end_byte.saturating_sub(at.log_byte.0).into());
+        let seconds = if lag == 0 { Some(0.0) } else { behind(log, at.offset) };
+        set("lag_seconds", json!(seconds));
+        set("last_contact_seconds", json!(progress::rounded(Duration::from_nanos(ago))));
+        set("node", node.to_string().into());
+        row
+    };
+    let mut rows = BTreeMap::new();
+    let slots = log.slots().unwrap_or_else(|e| {
+        found.remarks.push(format!("the slots are not shown: {e}"));
+        Vec::new()
+    });
+    for slot in slots {
+        let claim = &slot.claim;
+        let mut row = row(&claim.name, claim.node, claim.position, slot.seen);
+        row.insert("slot".into(), slot.state.word().into());
+        row.insert("slot_bytes_left".into(), json!(slot.bytes_left));
+        rows.insert(claim.node, (slot.seen, row));
+    }
+    for notice in Directory::open(dir)?.notices()? {
+        // Whichever is newer: a follower may have changed from one way to the other.
+        if rows.get(&notice.node).is_some_and(|(seen, _)| *seen > notice.time) {
+            continue;
+        }
+        let mut row = row(&notice.name, notice.node, notice.durable, notice.time);
+        row.insert("received".into(), notice.received.0.into());
+        row.insert("applied".into(), notice.applied.0.into());
+        rows.insert(notice.node, (notice.time, row));
+    }
+    found.rows.extend(rows.into_values().map(|(_, row)| row));
+    Ok(())
+}
+
 /// How old the first record is that a copy lacks.
-fn behind(source: &Path, at: Offset) -> Option<f64> {
-    let log = Log::options().read_only(true).open(source).ok()?;
+fn behind(log: &Log, at: Offset) -> Option<f64> {
     let since = log.get(at).ok()??.timestamp;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
     let since = Duration::from_nanos(u64::try_from(since).ok()?);
@@ -258,14 +345,16 @@ fn behind(source: &Path, at: Offset) -> Option<f64> {
 impl Status {
     pub(crate) fn run(self) -> Outcome {
         let config = self.at.config()?;
+        if self.watch && self.output.is_none() && std::io::stdout().is_terminal() {
+            let at = self.at;
+            return watch::run(at.to_string(), move || look(&at));
+        }
         let format = config.format(self.output)?;
         loop {
             match look(&self.at) {
-                Ok(Found { rows, archive }) => {
+                Ok(Found { rows, remarks, .. }) => {
                     output::print_rows(format, &rows)?;
-                    if let Some(archive) = archive {
-                        say(archive);
-                    }
+                    remarks.iter().for_each(say);
                 }
                 // Who watches wants to see it come back.
                 Err(failure) if self.watch => {
@@ -290,7 +379,12 @@ impl Status {
 impl Check {
     pub(crate) fn run(self) -> Outcome {
         let mut over = Vec::new();
-        for row in look(&self.at)?.rows {
+        let mut rows = look(&self.at)?.rows;
+        if matches!(self.at.at()?, At::Directory(_)) {
+            // What others left there says how they were, not how they are.
+            rows.truncate(1);
+        }
+        for row in rows {
             let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
             let unknown = row.get("state").and_then(Value::as_str) == Some("source unknown");
             let why = match unknown {

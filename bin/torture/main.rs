@@ -16,6 +16,8 @@ mod oracle;
 mod powercut;
 mod rows;
 mod sched;
+mod sim;
+mod slots;
 mod soak;
 mod told;
 
@@ -44,6 +46,7 @@ enum Part {
     Mutants(mutants::Mutants),
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
+    Sim(sim::Sim),
     Iofault(iofault::Args),
     Powercut(powercut::Args),
     Soak(soak::Args),
@@ -59,7 +62,10 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    if matches!(cli.part, Part::Crash(_) | Part::Bitflip(_) | Part::Model(_) | Part::Iofault(_)) {
+    if matches!(
+        cli.part,
+        Part::Crash(_) | Part::Bitflip(_) | Part::Model(_) | Part::Sim(_) | Part::Iofault(_)
+    ) {
         memory::keep();
     }
     let run: Result<Line, String> = match cli.part {
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
         Part::Mutants(part) => part.run(|name| Cli::command().find_subcommand(name).is_some()),
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
+        Part::Sim(args) => sim::run(&args),
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
         Part::Soak(args) => soak::run(&args),

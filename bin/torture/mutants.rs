@@ -22,6 +22,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("iofault", &[]),
     ("bitflip", &["--flips", "20000"]),
     ("model", &["--sequences", "2000"]),
+    ("sim", &["--seeds", "64", "--steps", "1000", "--first"]),
 ];
 /// The workload of `crash` that is most likely to meet a planted bug: it is tried first.
 const LIKELY: &[(&str, &[&str])] = &[
@@ -37,7 +38,7 @@ const LIKELY: &[(&str, &[&str])] = &[
     ("producer", &["forget-producers"]),
     ("retain", &["unlink-before-floor"]),
     ("repair", &["repair-noted-late", "move-unsynced"]),
-    ("follow", &["skip-follower-sync", "ship-unproven"]),
+    ("follow", &["ship-unproven"]),
     ("table", &["skip-run-sync", "skip-run-names", "unlink-named-run", "mark-ahead"]),
     ("table", &["revive-deletes", "merge-keeps-older", "filter-says-no"]),
     ("table", &["replay-past-checkpoint", "skip-table-name"]),
@@ -46,6 +47,15 @@ const LIKELY: &[(&str, &[&str])] = &[
 ];
 /// Planted bugs that only damage to a table's files shows: power cuts would look for long.
 const BY_DAMAGE: &[&str] = &["trust-any-checkpoint", "run-footer-by-length", "skip-block-check"];
+/// Planted bugs that take more than one node to show.
+const BY_NODES: &[&str] = &[
+    "count-received",
+    "show-uncommitted",
+    "ack-uncounted",
+    "skip-fence-check",
+    "publish-uncommitted",
+    "skip-follower-sync",
+];
 /// A child that takes longer has hung.
 const LONGEST: Duration = Duration::from_secs(900);
 
@@ -143,8 +153,9 @@ impl Mutants {
         });
         let damage = BY_DAMAGE.contains(&name);
         let damage = damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table"]));
+        let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));
         let parts = parts.iter().map(|(part, budget)| (*part, budget.to_vec()));
-        for (part, budget) in damage.into_iter().chain(likely).chain(parts) {
+        for (part, budget) in damage.into_iter().chain(nodes).chain(likely).chain(parts) {
             match self.child(Some(name), part, &budget) {
                 Ok((0, _)) => outcome.tried.push(format!("{part} found nothing")),
                 Ok((1, said)) => {
@@ -239,6 +250,12 @@ impl Mutants {
     }
 }
 
+/// The budget of a part.
+fn parts_of(name: &str) -> Vec<&'static str> {
+    let part = PARTS.iter().find(|(part, _)| *part == name);
+    part.map_or_else(Vec::new, |(_, budget)| budget.to_vec())
+}
+
 fn tell(outcome: &Outcome) {
     match &outcome.caught {
         Some((part, states, _)) => {
@@ -252,7 +269,7 @@ fn tell(outcome: &Outcome) {
 fn read(said: &str) -> (u64, String) {
     let line: Value = serde_json::from_str(said.trim()).unwrap_or(Value::Null);
     let counts = &line["counts"];
-    let tried = ["recoveries", "flips", "sequences", "calls"];
+    let tried = ["recoveries", "flips", "sequences", "calls", "seeds"];
     let states = tried.iter().find_map(|name| counts[*name].as_u64()).unwrap_or(0);
     let found =
         line["reproductions"][0]["found"].as_str().unwrap_or("").chars().take(160).collect();

@@ -15,9 +15,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::position::Id;
 
 use super::cursors::CursorState;
+use super::files::Layout;
 use super::meta::Meta;
 use super::slots::{Change, Claim, Reach, SlotLimits, SlotState, SlotStatus, Slots};
 use super::{Log, Shared};
@@ -80,26 +82,12 @@ impl Shared {
         let kept = match &mut *kept {
             Some(kept) => kept,
             none => none.insert(Kept {
-                slots: self.read_slots()?,
+                slots: read_slots(&*self.fs, &self.layout, self.log.id)?,
                 unsaved: None,
                 saved: self.fs.elapsed(),
             }),
         };
         work(kept)
-    }
-
-    fn read_slots(&self) -> Result<Slots> {
-        let path = self.layout.slots();
-        let read = || match Meta::read(&*self.fs, &path, "slots")? {
-            Some(meta) => Slots::read(&meta, self.log.id).map_err(|e| e.in_file(&path)),
-            None => Ok(Slots::default()),
-        };
-        read().map_err(|e| match e.kind() {
-            Kind::Corrupt | Kind::WrongLog => {
-                e.help("delete it: followers that fetch have a slot again, others hold nothing")
-            }
-            _ => e,
-        })
     }
 
     /// Whether this process has the log's lock.
@@ -132,6 +120,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes what the file lacks; before segments are dropped.
+    pub(super) fn settle_slots(&self, kept: &mut Kept) -> Result<()> {
+        if kept.unsaved.is_some() { self.save(kept) } else { Ok(()) }
+    }
+
     /// Writes what the file lacks; before the log's lock is let go of.
     pub(super) fn save_slots(&self) -> Result<()> {
         match &mut *lock(&self.claims) {
@@ -139,6 +132,21 @@ impl Shared {
             _ => Ok(()),
         }
     }
+}
+
+/// The slots of a log's directory; none when nobody ever claimed anything.
+pub(super) fn read_slots(fs: &dyn Fs, layout: &Layout, log: Id) -> Result<Slots> {
+    let path = layout.slots();
+    let read = || match Meta::read(fs, &path, "slots")? {
+        Some(meta) => Slots::read(&meta, log).map_err(|e| e.in_file(&path)),
+        None => Ok(Slots::default()),
+    };
+    read().map_err(|e| match e.kind() {
+        Kind::Corrupt | Kind::WrongLog => {
+            e.help("delete it: followers that fetch have a slot again, others hold nothing")
+        }
+        _ => e,
+    })
 }
 
 fn lock(claims: &Claims) -> MutexGuard<'_, Option<Kept>> {
@@ -304,8 +312,31 @@ mod tests {
         let error = log.retain(&policy).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
         assert!(error.to_string().contains("SLOTS") && error.to_string().contains("delete it"));
-        std::fs::remove_file(path.join("SLOTS")).unwrap();
+        let named = log.verify(crate::log::Level::Quick).unwrap().problems;
+        assert!(named.len() == 1 && named[0].file.ends_with("SLOTS"), "{named:?}");
+        log.close().unwrap();
+        // Repair keeps what there was, and lets retention go on.
+        let report = crate::log::repair(&path, false).unwrap();
+        assert_eq!(report.quarantined.len(), 1, "{report:?}");
+        assert_eq!(std::fs::read(&report.quarantined[0]).unwrap(), b"nonsense");
+        let log = Log::options().open(&path).unwrap();
+        assert!(log.verify(crate::log::Level::Quick).unwrap().problems.is_empty());
         assert!(!keep_little(&log).files.is_empty());
+    }
+
+    #[test]
+    fn what_slots_claim_on_disk_is_still_there_after_retention() {
+        // A follower had moved on, its segments behind it were dropped, and the leader was killed:
+        // the next one read the old claim, which lay below the floor, called the slot lost, and
+        // dropped what the follower needed next.
+        let dir = tempfile::tempdir().unwrap();
+        let log = filled(&dir.path().join("log"));
+        log.claim(claim(1, LogByte(0))).unwrap();
+        let third = log.segments()[2].base;
+        log.claim(claim(1, third)).unwrap();
+        assert_eq!(keep_little(&log).files.len(), 2);
+        let slots = read_slots(&*log.shared.fs, &log.shared.layout, log.id()).unwrap();
+        assert_eq!(slots.lowest(&log.shared.reach()).map(|claim| claim.needs), Some(third));
     }
 
     #[test]

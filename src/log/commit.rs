@@ -15,6 +15,7 @@ use std::sync::{MutexGuard, PoisonError};
 use crate::error::{Error, Kind, Result};
 use crate::frame::{Draft, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet};
 use crate::position::{Epoch, LogByte, Offset};
+use crate::segment::{HEADER_BYTES, Index};
 
 use super::files::{Applied, Control, SetLine};
 use super::scan::{Known, Scan};
@@ -161,7 +162,10 @@ impl Home {
         for segment in &list[first.min(list.len())..] {
             let header = &segment.header;
             let io = |e| Error::io("read", &segment.path, e);
-            let mut byte = header.file_byte(from.0.max(header.base.0));
+            // A crash may have put other frames about where CONTROL says that a set's would be.
+            let from = header.file_byte(from.0.max(header.base.0));
+            let entry = shared.catalog.find(segment, |block| Index::find_byte(block, from))?;
+            let mut byte = entry.map_or(HEADER_BYTES, |entry| entry.byte);
             let written = header.file_byte(written.0.max(header.base.0));
             let limit = segment.end.get().map_or(written, |end| end.0);
             let mut window = shared.catalog.window(segment)?;
@@ -175,7 +179,7 @@ impl Home {
                 };
                 let head = Header::decode(bytes, byte, limit, header.seed()).map_err(bad)?;
                 let end = byte + head.stride() as u64;
-                if head.kind == FrameKind::SyncSet {
+                if head.kind == FrameKind::SyncSet && byte >= from {
                     let bytes = window.bytes(byte, head.stride(), limit).map_err(io)?;
                     let frame = Frame::verified(bytes, head).map_err(bad)?;
                     let set = SyncSet::decode(frame.body);

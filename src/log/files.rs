@@ -65,6 +65,11 @@ impl Layout {
     pub(crate) fn slots(&self) -> PathBuf {
         self.root.join("SLOTS")
     }
+    /// What followers of the directory leave here: `ship::notice`.
+    #[cfg(feature = "wire")]
+    pub(crate) fn followers(&self) -> PathBuf {
+        self.root.join("followers")
+    }
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }
@@ -237,6 +242,9 @@ pub(crate) struct Control {
     pub(crate) sets: Vec<SetLine>,
     /// Acknowledgements may have said `durable` only, from this log byte on.
     pub(crate) degraded: Option<LogByte>,
+    /// What was durable here reached so far, was lost, and has not all been fetched again: a
+    /// follower acknowledges nothing meanwhile.
+    pub(crate) lost_below: Option<LogByte>,
 }
 
 impl Control {
@@ -263,6 +271,7 @@ impl Control {
             repairs: meta.all("repaired").collect(),
             sets,
             degraded: meta.get("degraded").map(LogByte),
+            lost_below: meta.get("lost_below").map(LogByte),
         }))
     }
 
@@ -311,6 +320,9 @@ impl Control {
         }
         if let Some(from) = self.degraded {
             meta.set("degraded", from);
+        }
+        if let Some(end) = self.lost_below {
+            meta.set("lost_below", end);
         }
         meta.replace(fs, &layout.control())
     }

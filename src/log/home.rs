@@ -101,15 +101,19 @@ impl Home {
     }
 }
 
-/// What who serves a log to others needs of it.
-#[cfg(feature = "server")]
+/// What who offers a log's files needs of it.
+#[cfg(feature = "wire")]
 impl Home {
     /// Segments that a repair replaced, here or where they were copied from.
     pub(crate) fn repairs(&self) -> Result<Vec<super::files::Repaired>> {
         let control = super::files::Control::read(&**self.fs(), &self.0.layout)?;
         Ok(control.unwrap_or_default().repairs)
     }
+}
 
+/// What who serves a log to others needs of it.
+#[cfg(feature = "server")]
+impl Home {
     /// Waits until more is visible than up to `seen`, at most `timeout`; returns what is.
     pub(crate) fn wait_beyond(
         &self,

@@ -368,6 +368,8 @@ pub(crate) struct Birth {
     pub(crate) sets: Vec<SetLine>,
     /// The node that it is; a new one unless told.
     pub(crate) node: Option<Id>,
+    /// What this node had acknowledged and lost, when it begins anew.
+    pub(crate) lost_below: Option<LogByte>,
 }
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
@@ -433,7 +435,7 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         drawn.map_err(|e| Error::io("read randomness for", &layout.root, e))?;
         Ok(Id(id))
     };
-    let Birth { id, follows, floor, floor_offset, epochs, sets, node } = birth;
+    let Birth { id, follows, floor, floor_offset, epochs, sets, node, lost_below } = birth;
     let node = match node {
         Some(node) => node,
         None => random()?,
@@ -450,8 +452,15 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
             Promise { epoch: newest.epoch, owner: newest.node }.write(fs, layout)?;
         }
     }
-    let mut control =
-        Control { log: Some(id), follows, floor, floor_offset, sets, ..Control::default() };
+    let mut control = Control {
+        log: Some(id),
+        follows,
+        floor,
+        floor_offset,
+        sets,
+        lost_below,
+        ..Control::default()
+    };
     control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }

@@ -371,6 +371,8 @@ impl Cursor {
     /// Opens the next frame that holds records at or behind `next`; `false` at the visible end.
     fn advance(&mut self) -> Result<bool> {
         let mut hopping = false;
+        // Where to go on with care if a guess was wrong.
+        let mut guessed = None;
         loop {
             if self.at.is_none() && !self.enter_first()? {
                 return Ok(false);
@@ -399,12 +401,21 @@ impl Cursor {
             let io = |e| Error::io("read", &segment.path, e);
             let byte = place.byte;
             let bytes = place.window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
-            let header = match Header::decode(bytes, byte, limit, place.seed) {
-                Ok(header) => header,
-                Err(fault) => return Err(damaged(segment, byte, self.next, fault)),
+            let decoded = Header::decode(bytes, byte, limit, place.seed);
+            let base = segment.header.base_offset.0;
+            let is_wanted = |header: &Header| {
+                let first = base + u64::from(header.rel_offset);
+                (first..first + u64::from(header.count)).contains(&self.next)
             };
+            if let Some(from) = guessed.take()
+                && !decoded.as_ref().is_ok_and(is_wanted)
+            {
+                place.byte = from;
+                continue;
+            }
+            let header = decoded.map_err(|fault| damaged(segment, byte, self.next, fault))?;
             let stride = header.stride();
-            let first = segment.header.base_offset.0 + u64::from(header.rel_offset);
+            let first = base + u64::from(header.rel_offset);
             let count = u64::from(header.count);
             if header.kind == FrameKind::Lost {
                 place.byte += stride as u64;
@@ -414,9 +425,13 @@ impl Cursor {
                 if count == 1 && !hopping {
                     touch(bytes, stride, self.next - first);
                 }
-                hopping = true;
-                place.byte += stride as u64;
                 place.from_start &= count == 0;
+                place.byte += stride as u64;
+                if !hopping && let Some(skipped) = skip(bytes, stride, self.next - base) {
+                    guessed = Some(place.byte);
+                    place.byte = byte + skipped as u64;
+                }
+                hopping = true;
                 continue;
             }
             if first > self.next && mutant::on(Mutant::IndexByLength) {
@@ -498,6 +513,11 @@ impl Cursor {
         Ok(true)
     }
 
+    /// Where the batch begins that comes next, once [`is_ready`](Self::is_ready) has found it.
+    pub(crate) fn batch_start(&self) -> Option<Offset> {
+        self.frame.as_ref().map(|open| Offset(open.first))
+    }
+
     /// Whether [`next`](Self::next) has something to say: a record, or an error.
     #[inline]
     pub(crate) fn is_ready(&mut self) -> Result<bool> {
@@ -575,6 +595,22 @@ fn touch(bytes: &[u8], stride: usize, frames: u64) {
     let frames = usize::try_from(frames).map_or(MOST, |frames| frames.min(MOST));
     for header in bytes.iter().step_by(stride).skip(1).take(frames) {
         std::hint::black_box(*header);
+    }
+}
+
+/// How far behind `from` the frame of record `wanted` is, by headers that nobody has checked: a guess,
+/// which holds if the header that it leads to does. `None` if it lies beyond `bytes`.
+fn skip(bytes: &[u8], from: usize, wanted: u64) -> Option<usize> {
+    let mut at = from;
+    loop {
+        let (stride, first, count) = Header::peek(bytes.get(at..)?)?;
+        if u64::from(first) > wanted {
+            return None;
+        }
+        if wanted < u64::from(first) + u64::from(count) {
+            return Some(at);
+        }
+        at += stride;
     }
 }
 

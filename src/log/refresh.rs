@@ -134,10 +134,7 @@ impl Shared {
             return Ok(*offset);
         }
         let target = segment.header.file_byte(byte.0);
-        let entry = self.catalog.find(segment, |block| {
-            let entries = (0..Index::entries(block)).filter_map(|i| Index::entry(block, i));
-            entries.take_while(|entry| entry.byte <= target).last()
-        })?;
+        let entry = self.catalog.find(segment, |block| Index::find_byte(block, target))?;
         Cursor::offset_at(self, segment, entry.map_or(HEADER_BYTES, |entry| entry.byte), target)
     }
 }

@@ -399,7 +399,7 @@ impl Repair<'_> {
     }
 
     /// Moves a whole file to quarantine.
-    fn aside(&mut self, path: &Path, why: &str) -> Result<()> {
+    pub(super) fn aside(&mut self, path: &Path, why: &str) -> Result<()> {
         self.keep_copy(path, 0, u64::MAX, why)?;
         self.act(format!("remove {}", path.display()));
         if self.dry() {

@@ -9,6 +9,7 @@ use crate::fs::Open;
 use crate::position::{Epoch, Id};
 use crate::segment::{SegmentHeader, SegmentName};
 
+use super::claims::read_slots;
 use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise};
 use super::open::write_new_node;
 use super::repair::Repair;
@@ -100,7 +101,13 @@ impl Repair<'_> {
                 Promise { epoch, owner: node }.write(&**fs, layout)?;
             }
         }
-        Ok(())
+        match read_slots(&**fs, layout, self.log) {
+            // They say what others still need, and cannot be made again: who fetches claims anew.
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => {
+                self.aside(&layout.slots(), "slots that cannot be read")
+            }
+            read => read.map(drop),
+        }
     }
 
     /// A LOG of another log would have every segment set aside. Where all segments agree on

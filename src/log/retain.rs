@@ -194,6 +194,9 @@ impl Shared {
         if policy.dry_run {
             return Ok(retained);
         }
+        // Closes the crash after which an older claim lies below the floor, so that its slot counts as
+        // lost and what its follower needs next is dropped.
+        self.settle_slots(kept)?;
         if mutant::on(Mutant::UnlinkBeforeFloor) {
             for path in &retained.files {
                 let _ = self.fs.unlink(path);

@@ -21,6 +21,7 @@ use crate::segment::{
     search, walk,
 };
 
+use super::claims::read_slots;
 use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State, missing};
 use super::scan::{Known, Scan};
 use super::{Log, compress};
@@ -98,6 +99,8 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
     let node = keep(&mut report, &layout.node(), NodeFile::read(&**fs, &layout))?;
     let epochs = keep(&mut report, &layout.epochs(), Epochs::read(&**fs, &layout).map(Some))?;
     let promise = keep(&mut report, &layout.promise(), Promise::read(&**fs, &layout))?;
+    // Unreadable slots hold everything: retention stops.
+    keep(&mut report, &layout.slots(), read_slots(&**fs, &layout, log.id).map(Some))?;
     if State::is_unreadable(&**fs, &layout) {
         // A power cut may tear it; a reader beside the writer may see half of one.
         report.notes.push("STATE cannot be read and is ignored: it is only a hint".into());

@@ -146,22 +146,22 @@ impl Worker {
 
     /// Seals everything that waits for it, in order.
     pub(crate) fn seal_all(&self, shared: &Shared) -> Result<()> {
-        while self.seal_next(shared)? {}
+        while self.seal_next(shared, false)? {}
         Ok(())
     }
 
-    /// Seals what waits for it now, in order; what is rolled meanwhile may wait.
+    /// Seals what waits for it now, in order, as part of a round; what is rolled meanwhile may wait.
     pub(crate) fn seal_waiting(&self, shared: &Shared) -> Result<()> {
         let waiting = lock(&self.queue).len();
         // One more than that: it waits for the one that the worker may just be sealing.
         for _ in 0..=waiting {
-            self.seal_next(shared)?;
+            self.seal_next(shared, true)?;
         }
         Ok(())
     }
 
-    /// Seals the oldest segment that waits; `false` when none does.
-    fn seal_next(&self, shared: &Shared) -> Result<bool> {
+    /// Seals the oldest segment that waits; `false` when none does. Who is `in_round` has the baton.
+    fn seal_next(&self, shared: &Shared, in_round: bool) -> Result<bool> {
         let mut sealing = lock(&self.sealing);
         // A failed seal is poison. The next one would be linked to the one before it, and the log
         // could not be opened again.
@@ -179,7 +179,7 @@ impl Worker {
             named.map_err(|e| shared.poisoned(Error::io("sync", &segments, e)))?;
         }
         // What is durable to its last frame syncs a few pages: that fits between two rounds.
-        let sync = |file: &dyn File| match durable {
+        let sync = |file: &dyn File| match durable && !in_round {
             true => shared.rounds.between(|| file.sync_data()),
             false => file.sync_data(),
         };
@@ -199,10 +199,10 @@ impl Worker {
         }
     }
 
-    /// Does what has been asked for.
+    /// Does what has been asked for: the thread, or without one a round.
     pub(crate) fn work(&self, shared: &Shared) -> Result<()> {
         self.prepare(shared);
-        self.seal_next(shared).map(drop)
+        self.seal_next(shared, !shared.options.worker).map(drop)
     }
 
     /// Whether the oldest segment that waits is durable already, so that sealing it syncs only

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Lock, Open};
-use crate::log::files::{CHECKPOINT, Epochs, Layout, NodeFile, Promise};
+use crate::log::files::{CHECKPOINT, Control, Epochs, Layout, NodeFile, Promise};
 use crate::log::open;
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Link, SEAL_BYTES, SegmentName, Tally};
@@ -377,6 +377,7 @@ impl Bootstrap<'_> {
             epochs: Epochs(epochs),
             sets,
             node: Some(node),
+            lost_below: lost_below(fs, layout, self.log)?,
         };
         open::bear(fs, layout, birth)?;
         finished(fs, layout);
@@ -406,6 +407,13 @@ struct Start {
     at: Position,
     /// The first segment's file, and the name that it is to have.
     staged: Option<(PathBuf, PathBuf)>,
+}
+
+/// What a directory of this log that begins anew had acknowledged and lost. It stays lost until its log
+/// reaches there again.
+pub(super) fn lost_below(fs: &dyn Fs, layout: &Layout, log: Id) -> Result<Option<LogByte>> {
+    let before = Control::read(fs, layout)?.filter(|control| control.log == Some(log));
+    Ok(before.and_then(|control| control.lost_below))
 }
 
 /// Whether a snapshot's history holds a position below it.
@@ -473,7 +481,7 @@ pub(super) fn standing(copy: &Copy) -> Report {
         applied: Position::default(),
         committed: Some(copy.committed.0),
         last: copy.last_frame(),
-        unclean: copy.lost_below.is_some_and(|lost| end.log_byte < lost),
+        unclean: copy.is_unclean(end.log_byte),
     }
 }
 

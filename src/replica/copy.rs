@@ -41,8 +41,6 @@ pub(super) struct Copy {
     pub(super) active: Option<Active>,
     /// What may be shown of it: at most what is here, and at most what the leader has committed.
     pub(super) committed: End,
-    /// What was durable here and was lost: up to there this node acknowledges nothing.
-    pub(super) lost_below: Option<LogByte>,
     /// The first failure after which nothing can be trusted to be durable.
     pub(super) failed: Option<Error>,
     pub(super) state_seq: u64,
@@ -234,6 +232,23 @@ impl Copy {
             self.committed = here;
         }
         rises
+    }
+
+    /// Whether what was lost here has not all been fetched again.
+    pub(super) fn is_unclean(&self, durable: LogByte) -> bool {
+        self.failed.is_some() && !mutant::on(Mutant::CountReceived)
+            || self.control.lost_below.is_some_and(|lost| durable < lost)
+    }
+
+    /// Forgets what was lost once it is here again, durably.
+    pub(super) fn mend(&mut self) -> Result<()> {
+        if self.control.lost_below.is_none_or(|lost| self.end().log_byte < lost) {
+            return Ok(());
+        }
+        let mut control = Control { lost_below: None, ..self.control.clone() };
+        control.write(&*self.fs, &self.layout)?;
+        self.control = control;
+        Ok(())
     }
 
     /// The seal hash of the newest sealed segment; zeros if there is none.

@@ -9,15 +9,18 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::{Lock, Open};
 use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
 use crate::log::{Log, Options, Recovery, open};
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Report, Source};
 use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
 
 use super::bootstrap::{self, Begun, Bootstrap};
 use super::copy::Copy;
+use super::fresh::Fresh;
 use super::gauge::Gauge;
 use super::heal::heal;
 use super::hold::Hold;
+use super::pause::{Brake, Limit, Pause};
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
 use super::trail::Trail;
@@ -46,12 +49,15 @@ pub struct Follower {
     applier: Applier,
     /// While apply is to be behind.
     hold: Option<Hold>,
+    /// Where it is to stop.
+    brake: Brake,
     offered: Option<Offer>,
     /// What is synced here, and so acknowledged.
     durable: Position,
     gauge: Gauge,
     trail: Trail,
     leader_time: Option<Clock>,
+    fresh: Fresh,
     report: FollowerReport,
     poll_every: Duration,
     /// Held as long as this follower writes; the last to go.
@@ -215,7 +221,7 @@ impl Follower {
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
         let poll_every = options.poll_every;
-        let delay = table.apply_delay;
+        let (delay, pause_at) = (table.apply_delay, table.pause_at);
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
             match read(&options, table, dir, &state) {
@@ -226,13 +232,15 @@ impl Follower {
                 }
             }
         };
-        let follower = Follower {
+        let mut follower = Follower {
             source,
             durable: copy.end(),
-            gauge: Gauge::default(),
+            gauge: Gauge::new(Arc::clone(&copy.fs)),
+            fresh: Fresh::default(),
             trail: Trail::default(),
             leader_time: None,
             hold: (!delay.is_zero()).then(|| Hold::new(delay)),
+            brake: Brake::new(pause_at),
             copy,
             log: Arc::new(log),
             table,
@@ -242,6 +250,10 @@ impl Follower {
             poll_every,
             _lock: lock,
         };
+        if pause_at.is_some() && follower.hold.is_none() {
+            // Up to there it need not wait for its source.
+            follower.apply(true)?;
+        }
         follower.gauge.at(follower.acknowledge(), &*follower.source);
         Ok(follower)
     }
@@ -254,7 +266,7 @@ impl Follower {
         let (mut failures, mut waited) = (0, 0);
         loop {
             let before = self.copy.end().log_byte;
-            let stepped = self.step(&mut progress);
+            let stepped = self.advance(&mut progress);
             let end = self.copy.end().log_byte;
             let until = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
             match stepped {
@@ -303,7 +315,7 @@ impl Follower {
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
             let applied = progress.applied;
-            let stepped = self.step(&mut progress);
+            let stepped = self.advance(&mut progress);
             let moved = progress.bytes > 0 || progress.segments > 0 || progress.shown;
             match stepped {
                 Ok(()) => {
@@ -311,6 +323,8 @@ impl Follower {
                         on_progress(&Ok(progress));
                     }
                 }
+                // Whoever stops it may break off what it is reading.
+                Err(e) if may_pass(e.kind()) && stop.load(Ordering::Relaxed) => break,
                 Err(e) if may_pass(e.kind()) => {
                     // The same trouble is told once, not twenty times a second.
                     let text = e.to_string();
@@ -329,13 +343,23 @@ impl Follower {
         Ok(())
     }
 
+    /// One round of [`run`](Self::run), for who has a loop of their own: looks at the source, copies
+    /// some of what is new, makes it durable and applies it. Of an error, [`run`](Self::run) says
+    /// which may pass.
+    pub fn step(&mut self) -> Result<Progress> {
+        let mut progress = self.progress();
+        self.advance(&mut progress).map(|()| progress)
+    }
+
     /// One round, and what is shown of it.
-    fn step(&mut self, progress: &mut Progress) -> Result<()> {
+    fn advance(&mut self, progress: &mut Progress) -> Result<()> {
         let bytes = progress.bytes;
         let stepped = self.round(progress);
         let now = self.copy.fs.now();
         let behind =
             self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
+        self.fresh.applied(self.applied());
+        self.gauge.fresh(self.fresh.since());
         self.gauge.at(self.acknowledge(), &*self.source);
         self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
         self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
@@ -344,7 +368,15 @@ impl Follower {
 
     /// Looks, copies some, syncs, says so, applies.
     fn round(&mut self, progress: &mut Progress) -> Result<()> {
+        let before = self.copy.fs.elapsed();
         let offer = self.source.look(&self.acknowledge())?;
+        if let Some(stale) = offer.stale.filter(|_| offer.log == self.copy.log) {
+            let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+            let answered = offer
+                .answered
+                .map_or(before, |at| self.copy.fs.elapsed().saturating_sub(nanos(at.elapsed())));
+            self.fresh.told(answered.saturating_sub(nanos(stale)), offer.committed_offset);
+        }
         let now = self.copy.fs.now();
         self.leader_time = offer.time.map(|time| Clock { ahead: time.saturating_sub(now) });
         self.trail.note(offer.time.unwrap_or(now), offer.durable_offset);
@@ -366,6 +398,7 @@ impl Follower {
             let state = self.copy.sync()?;
             self.durable = self.copy.end();
             self.log.grow_to(&state)?;
+            self.copy.mend()?;
         }
         self.apply(came || shown)?;
         progress.to = self.end();
@@ -379,15 +412,37 @@ impl Follower {
 
     /// Applies what has arrived or may be shown now, or as much of it as is not held back.
     fn apply(&mut self, moved: bool) -> Result<()> {
-        let Some(hold) = &mut self.hold else {
-            return if moved { self.applier.run(&mut self.table).map(drop) } else { Ok(()) };
-        };
-        let now = self.copy.fs.elapsed();
-        hold.arrived(now, self.copy.end().offset);
-        let due = hold.due(now);
-        if due > self.applied() {
-            self.table.catch_up_to(&self.log, due)?;
+        let due = self.hold.as_mut().map(|hold| {
+            let now = self.copy.fs.elapsed();
+            hold.arrived(now, self.copy.end().offset);
+            hold.due(now)
+        });
+        let applied = self.applied();
+        let mut limit = self.brake.limit(&self.log, applied)?;
+        if let Limit::Passed(at) = limit {
+            let finding = format!(
+                "apply was to stop before offset {at} and has passed it: it holds everything before \
+                 {applied}, and goes on"
+            );
+            self.report.findings.push(finding);
+            limit = Limit::None { resumed: true };
         }
+        match (due, limit) {
+            (None, Limit::None { resumed }) if moved || resumed => {
+                self.applier.run(&mut self.table)?;
+            }
+            (due, limit) => {
+                let before = match limit {
+                    Limit::Before(at) => Some(at),
+                    _ => None,
+                };
+                let to = due.into_iter().chain(before).min();
+                if let Some(to) = to.filter(|to| *to > applied) {
+                    self.table.catch_up_to(&self.log, to)?;
+                }
+            }
+        }
+        self.gauge.pause(self.brake.pause.at(), self.brake.stands(self.applied()));
         Ok(())
     }
 
@@ -402,12 +457,14 @@ impl Follower {
             node: Some(self.copy.node),
             promise: self.copy.promise.map(|promise| promise.epoch),
             received: self.copy.end(),
-            durable: self.durable,
+            durable: match mutant::on(Mutant::CountReceived) {
+                true => self.copy.end(),
+                false => self.durable,
+            },
             applied: self.table.applied().unwrap_or_default(),
             committed: Some(self.copy.committed.0),
             last: self.copy.last_frame(),
-            unclean: self.copy.failed.is_some()
-                || self.copy.lost_below.is_some_and(|lost| self.durable.log_byte < lost),
+            unclean: self.copy.is_unclean(self.durable.log_byte),
         }
     }
 
@@ -432,6 +489,13 @@ impl Follower {
     /// The table of what was copied. A clone goes on showing the newest state.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// The same, if what it shows is at most so old; otherwise an error of [`Kind::Stale`]. See
+    /// [`Gauge::staleness`].
+    pub fn table_within(&self, max_staleness: Duration) -> Result<&Table> {
+        self.gauge.check_staleness(max_staleness)?;
+        Ok(&self.table)
     }
 
     /// The copied log, for reading; it grows as this follower copies.
@@ -462,6 +526,11 @@ impl Follower {
     /// What it shows while it runs: a handle for those who serve it or watch it.
     pub fn gauge(&self) -> Gauge {
         self.gauge.clone()
+    }
+
+    /// Where it stops applying: a handle to set that, and to let it go on, while it runs.
+    pub fn pause(&self) -> Pause {
+        self.brake.pause.clone()
     }
 
     /// What opening found.
@@ -504,7 +573,8 @@ fn read(
 ) -> Result<(Log, Table, Applier)> {
     let log = Log::open_with(options.clone(), dir)?;
     log.grow_to(state)?;
-    let table = match table.apply_delay.is_zero() {
+    let free = table.apply_delay.is_zero() && table.pause_at.is_none();
+    let table = match free {
         true => table.open(&log)?,
         false => table.open_at_checkpoint(&log)?,
     };
@@ -598,6 +668,10 @@ pub(super) fn create(
         id: Some(offer.log),
         follows: Some(source.place()),
         node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
+        lost_below: match begun {
+            true => bootstrap::lost_below(fs, layout, offer.log)?,
+            false => None,
+        },
         ..open::Birth::default()
     };
     open::create(fs, layout, birth)?;

@@ -3,15 +3,25 @@
 //! Written by the follower once a round; a clone of the handle reads it at any time.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::ship::{LinkState, Offer, Report, Source};
+use crate::table::PauseAt;
 
 use super::follower::Lag;
 
 /// A handle on what a follower shows.
-#[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<Mutex<Shown>>);
+#[derive(Clone, Debug)]
+pub struct Gauge(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fs: Arc<dyn Fs>,
+    shown: Mutex<Shown>,
+}
 
 /// One moment of a follower.
 #[derive(Clone, Debug, Default)]
@@ -51,12 +61,71 @@ pub struct Shown {
     pub trouble: Option<String>,
     /// Bytes of frames copied since it was opened.
     pub bytes: u64,
+    /// Where apply is to stop, if anywhere.
+    pub pause_at: Option<PauseAt>,
+    /// Whether it stands there.
+    pub paused: bool,
+    /// Reads here show all that the source had committed then, on the clock that never jumps.
+    pub(super) fresh_since: Option<u64>,
+    /// Whether the source knows how old what it shows may be.
+    pub(super) tells_age: bool,
 }
 
 impl Gauge {
     /// What the follower showed last.
     pub fn read(&self) -> Shown {
         self.lock().clone()
+    }
+
+    /// How old what reads show may be, at most: how long ago the leader had committed all of it and
+    /// nothing more, as far as this node knows. It grows while the source does not answer, and while
+    /// apply is behind. `None` when nobody knows: no answer yet, or a source that does not
+    /// know it itself, such as an archive.
+    pub fn staleness(&self) -> Option<Duration> {
+        let since = self.lock().fresh_since?;
+        Some(Duration::from_nanos(self.0.fs.elapsed().saturating_sub(since)))
+    }
+
+    /// An error of [`Kind::Stale`] when what reads show may be older than `most`.
+    pub fn check_staleness(&self, most: Duration) -> Result<()> {
+        let staleness = self.staleness();
+        if staleness.is_some_and(|age| age <= most) {
+            return Ok(());
+        }
+        let found = match staleness {
+            Some(age) => format!("data that may be {:.3} s old", age.as_secs_f64()),
+            None => "data of unknown age".to_owned(),
+        };
+        let shown = self.read();
+        let why = match (&shown.trouble, staleness) {
+            (Some(trouble), _) => format!(": {trouble}"),
+            (None, Some(_)) => String::new(),
+            (None, None) if shown.contact.is_none() => {
+                format!(": {} has not answered yet", shown.source)
+            }
+            (None, None) if !shown.tells_age => {
+                format!(": {} does not say how old it is itself", shown.source)
+            }
+            (None, None) => ": what there was then is not applied yet".to_owned(),
+        };
+        Err(Error::new(
+            Kind::Stale,
+            format!("expected data at most {most:?} old, found {found}{why}"),
+        )
+        .help("ask again later, ask the leader, or allow more"))
+    }
+
+    pub(super) fn new(fs: Arc<dyn Fs>) -> Self {
+        Gauge(Arc::new(Inner { fs, shown: Mutex::default() }))
+    }
+
+    pub(super) fn pause(&self, at: Option<PauseAt>, stands: bool) {
+        let mut shown = self.lock();
+        (shown.pause_at, shown.paused) = (at, stands);
+    }
+
+    pub(super) fn fresh(&self, since: Option<u64>) {
+        self.lock().fresh_since = since;
     }
 
     /// The nodes above, the source's own first: what is said to those who pull from this one.
@@ -83,6 +152,7 @@ impl Gauge {
         shown.durable = offer.durable;
         shown.durable_offset = offer.durable_offset;
         shown.contact = Some(now);
+        shown.tells_age = offer.stale.is_some();
     }
 
     pub(super) fn lags(&self, lag: Lag, seconds: f64, bytes: u64) {
@@ -100,6 +170,6 @@ impl Gauge {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shown> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,6 +5,9 @@
 //! the end that this node's own STATE and footers prove and the last whole frame is written again
 //! in place and synced, because the page cache may show bytes that never landed. Losing what
 //! STATE called durable is reported, and healed the same way: the leader has it.
+//!
+//! CONTROL remembers such a loss, from before the evidence of it goes until all of it is here again:
+//! however often the node starts meanwhile, it counts for nothing.
 
 use std::sync::Arc;
 
@@ -29,7 +32,8 @@ use super::copy::{Active, Copy};
 pub struct FollowerReport {
     /// Bytes that were set aside in quarantine, to be fetched again.
     pub bytes_cut: u64,
-    /// Whether anything that was durable here has been lost.
+    /// Whether anything that was durable here has been lost, now or before an earlier opening, and
+    /// has not been fetched again.
     pub unclean: bool,
     /// The snapshot that this copy began with just now.
     pub snapshot: Option<SnapshotName>,
@@ -42,7 +46,7 @@ pub(super) fn recover(
     fs: Arc<dyn Fs>,
     layout: Layout,
     node: Id,
-    control: Control,
+    mut control: Control,
 ) -> Result<(Copy, FollowerReport)> {
     let mut report = FollowerReport::default();
     let segments = layout.segments();
@@ -52,18 +56,18 @@ pub(super) fn recover(
     let log = LogFile::read(&*fs, &layout)?;
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
+    let before = control.clone();
     let known =
-        Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
-    let mut scan = scan(&known, &mut report)?;
-    let committed = match control.holds_commits() {
+        Known { fs: &fs, layout: &layout, log, node, control: &before, epochs: &epochs, state };
+    let mut scan = scan(&known, &mut control, &mut report)?;
+    let committed = match before.holds_commits() {
         true => known.committed(&scan),
         false => (scan.end, scan.end_offset),
     };
-    let mut lost_below = None;
     report.findings.append(&mut scan.findings);
     if scan.durable > reached(&scan) {
         report.unclean = true;
-        lost_below = Some(scan.durable);
+        remember(&*fs, &layout, &mut control, scan.durable)?;
         report.findings.push(format!(
             "log bytes {} to {} were durable here ({} proves it) and are damaged or gone; they \
              are fetched again",
@@ -80,7 +84,6 @@ pub(super) fn recover(
         sealed: None,
         active: None,
         committed,
-        lost_below,
         failed: None,
         state_seq: state.map_or(0, |state| state.seq),
         state_file: None,
@@ -91,12 +94,31 @@ pub(super) fn recover(
     let end = scan.end;
     copy.control.sets.retain(|line| line.end <= end);
     adopt(&mut copy, scan)?;
+    copy.mend()?;
+    match copy.control.lost_below {
+        Some(lost) if !report.unclean => report.findings.push(format!(
+            "log bytes {} to {lost} were durable here, were lost, and have not been fetched again \
+             since",
+            copy.end().log_byte
+        )),
+        _ => {}
+    }
+    report.unclean |= copy.control.lost_below.is_some();
     // Sealing takes the end a little further, and with it what was committed as a whole.
     let sealed = copy.end();
     if !copy.control.holds_commits() {
         copy.committed = (sealed.log_byte, sealed.offset);
     }
     Ok((copy, report))
+}
+
+/// Notes durably that everything below `lost` was here. What proved it may go after that.
+fn remember(fs: &dyn Fs, layout: &Layout, control: &mut Control, lost: LogByte) -> Result<()> {
+    if control.lost_below.is_some_and(|known| known >= lost) {
+        return Ok(());
+    }
+    control.lost_below = Some(lost);
+    control.write(fs, layout)
 }
 
 /// Where what is whole ends. A SEAL counts even if its footer was lost: sealing again gives both.
@@ -124,7 +146,7 @@ fn sweep(fs: &dyn Fs, layout: &Layout) -> Result<()> {
 }
 
 /// Scans; a segment that cannot even be told what it is goes to quarantine, with those behind it.
-fn scan(known: &Known<'_>, report: &mut FollowerReport) -> Result<Scan> {
+fn scan(known: &Known<'_>, control: &mut Control, report: &mut FollowerReport) -> Result<Scan> {
     loop {
         let error = match known.scan() {
             Err(error) if error.kind() == Kind::Corrupt => error,
@@ -137,19 +159,22 @@ fn scan(known: &Known<'_>, report: &mut FollowerReport) -> Result<Scan> {
         report.unclean = true;
         report.findings.push(format!("{error}: set aside with what follows, and fetched again"));
         let names = known.fs.list(&segments).map_err(|e| Error::io("list", &segments, e))?;
-        let mut beyond = Vec::new();
+        let (mut beyond, mut newest) = (Vec::new(), bad);
         for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
             if name >= bad {
                 let path = name.path(&segments);
                 let io = |e| Error::io("read", &path, e);
                 let bytes = known.fs.open(&path, Open::Read).map_err(io)?.len().map_err(io)?;
                 report.bytes_cut += bytes;
+                newest = newest.max(name);
                 beyond.push(Beyond { path, from: 0, bytes });
             }
         }
         if beyond.is_empty() {
             return Err(error);
         }
+        // A segment has its name once its first frame is durable, and so all that lies before it.
+        remember(&**known.fs, known.layout, control, LogByte(newest.0.0.saturating_add(1)))?;
         set_aside(&**known.fs, known.layout, &mut beyond, REASON)?;
     }
 }

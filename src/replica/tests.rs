@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::{Kind, Result};
-use crate::fs::Fs;
 use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
+use crate::fs::{Fs, Open};
 use crate::log::{Append, Durability, Log, MIN_SEGMENT_BYTES, Options};
 use crate::position::Offset;
 use crate::record::{Batch, Record};
@@ -321,6 +321,62 @@ fn a_leader_that_loses_power_never_leaves_its_follower_in_another_history() {
             assert_eq!(follower.table().digest().unwrap(), digest, "seed {seed}");
             assert_ne!(last_digest, Some(digest));
             last_digest = Some(digest);
+        }
+    }
+}
+
+/// Opens without copying anything; what the copy says of itself then.
+fn is_unclean(disk: &Sim, stage: &Stage) -> bool {
+    let follower = open(disk, stage).unwrap();
+    let told = follower.gauge().read().report.unclean;
+    assert_eq!(told, follower.report().unclean, "{:?}", follower.report());
+    told
+}
+
+/// A node that lost what it had acknowledged counted again after a second start: STATE had been
+/// rewritten by the first, and nothing else knew.
+#[test]
+fn a_loss_is_remembered_over_restarts_and_power_cuts_until_it_is_fetched_again() {
+    let stages = stages();
+    let whole = Sim::new(1);
+    follow(&whole, &stages, &mut Offset(0)).unwrap();
+    let names = whole.shared().list(&Path::new(COPY).join("segments")).unwrap();
+    let newest = Path::new(COPY).join("segments").join(names.last().unwrap());
+    // The end of the newest segment is gone, or nobody can tell what segment it is and STATE says
+    // nothing.
+    for damage in ["cut", "header"] {
+        let lost = whole.deep_copy();
+        let file = lost.shared().open(&newest, Open::Write).unwrap();
+        match damage {
+            "cut" => file.set_len(4096 + 700).unwrap(),
+            _ => {
+                file.write_all_at(&[0xaa; 64], 0).unwrap();
+                lost.shared().unlink(&Path::new(COPY).join("STATE")).unwrap();
+                lost.shared().sync_dir(Path::new(COPY)).unwrap();
+            }
+        }
+        file.sync_data().unwrap();
+        for n in 0.. {
+            let disk = lost.deep_copy();
+            disk.stop_after(n);
+            let opened = open(&disk, last(&stages)).is_ok();
+            for (name, crash) in crashes(n) {
+                let what = format!("{damage}, operation {n}, {name}");
+                let left = disk.crash(&crash);
+                assert!(is_unclean(&left, last(&stages)), "{what}");
+                assert!(is_unclean(&left, last(&stages)), "{what}, once more");
+                let mut follower = open(&left, last(&stages)).unwrap();
+                follower.catch_up().unwrap();
+                assert!(!follower.gauge().read().report.unclean, "{what}");
+                // What it said then holds, too.
+                drop(follower);
+                let left = left.crash(&Crash::DropAll);
+                assert!(!is_unclean(&left, last(&stages)), "{what}, mended");
+            }
+            if opened {
+                assert!(n > 10, "{n}");
+                break;
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Offsets, bytes and running maxima all rise, so one binary search serves them all; then frames
-//! are hopped header by header. Built while frames are written or walked, stored at seal, read
+//! are hopped over, and the one that this leads to is checked. Built while frames are written or walked, stored at seal, read
 //! from the map. An index is only ever a hint: whoever uses it checks the frame it leads to, so
 //! a wrong one costs time, never a wrong record.
 
@@ -73,6 +73,11 @@ impl Index {
     /// The last entry of `block` whose frame starts at or before `rel_offset`.
     pub fn find_offset(block: &[u8], rel_offset: u32) -> Option<IndexEntry> {
         Self::last_where(block, |entry| entry.rel_offset <= rel_offset)
+    }
+
+    /// The last entry of `block` whose frame starts at or before `byte`.
+    pub fn find_byte(block: &[u8], byte: u64) -> Option<IndexEntry> {
+        Self::last_where(block, |entry| entry.byte <= byte)
     }
 
     /// The last entry of `block` before whose frame every timestamp is below `timestamp`.

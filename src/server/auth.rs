@@ -205,6 +205,7 @@ mod tests {
             (Method::POST, "/v1/members", [403, 403, 403, 200]),
             (Method::GET, "/v1/slots", [200, 200, 200, 200]),
             (Method::POST, "/v1/slots", [403, 403, 403, 200]),
+            (Method::POST, "/v1/apply", [403, 403, 403, 200]),
             (Method::POST, "/v1/promote", [403, 403, 403, 200]),
         ] {
             for (role, expected) in roles.iter().zip(allowed) {

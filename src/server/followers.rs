@@ -1,12 +1,13 @@
 //! Who pulls from this node, and how far they are: what their fetches said.
 //!
 //! Written by each fetch, read by the status, the metrics and the page. Bounded: of more nodes
-//! than [`MOST`] the one that was silent longest is forgotten.
+//! than [`MOST`] the one that was silent longest is forgotten. In memory: what a restart leaves of
+//! them are their slots.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::position::{Id, Offset};
+use crate::position::{Id, Offset, Position};
 use crate::replica::Trail;
 use crate::ship::Report;
 
@@ -66,7 +67,7 @@ impl Followers {
         let Some(node) = report.node else { return false };
         let mut known = self.lock();
         known.trail.note(time, Offset(durable.1));
-        let lags = lags(&known.trail, report, time, durable);
+        let lags = lags(&known.trail, report.durable, time, durable);
         let before = known.followers.get(&node).map(|seen| seen.most).unwrap_or_default();
         let is_new = !known.followers.contains_key(&node);
         if is_new
@@ -91,7 +92,7 @@ impl Followers {
         let mut known = self.lock();
         let Known { trail, followers } = &mut *known;
         let list = followers.iter_mut().map(|(node, seen)| {
-            let lags = lags(trail, &seen.report, now, durable);
+            let lags = lags(trail, seen.report.durable, now, durable);
             seen.most.records = seen.most.records.max(lags.records);
             seen.most.bytes = seen.most.bytes.max(lags.bytes);
             seen.most.seconds = seen.most.seconds.max(lags.seconds);
@@ -100,16 +101,21 @@ impl Followers {
         list.collect()
     }
 
+    /// How far a copy that ends at `at` is behind at `now`.
+    pub(super) fn lags(&self, at: Position, now: i64, durable: (u64, u64)) -> Lags {
+        lags(&self.lock().trail, at, now, durable)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lags(trail: &Trail, report: &Report, now: i64, durable: (u64, u64)) -> Lags {
+fn lags(trail: &Trail, at: Position, now: i64, durable: (u64, u64)) -> Lags {
     Lags {
-        records: durable.1.saturating_sub(report.durable.offset.0),
-        bytes: durable.0.saturating_sub(report.durable.log_byte.0),
-        seconds: trail.behind(report.durable.offset, now),
+        records: durable.1.saturating_sub(at.offset.0),
+        bytes: durable.0.saturating_sub(at.log_byte.0),
+        seconds: trail.behind(at.offset, now),
     }
 }
 

@@ -51,7 +51,8 @@ pub(super) async fn offsets(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/history/{key}`.
 pub(super) async fn of_key(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["range", "limit", "reverse"])?;
+    let query = Query::read(uri.query(), &["range", "limit", "reverse", "max_staleness"])?;
+    node.check_staleness(&query)?;
     let path = uri.path().strip_prefix("/v1/history/").unwrap_or_default();
     let key = percent_decode(path, false)?;
     let range = range(&node, &query)?;

@@ -16,6 +16,7 @@
 //!   is to be so;
 //! - a follower takes no appends: it names the leader.
 
+mod apply;
 mod archive;
 mod auth;
 mod body;
@@ -219,7 +220,8 @@ impl Bound {
         }
         let (log, table) = (follower.log(), follower.table().clone());
         let name = self.options.name.clone();
-        let node = Node::new(log, table, name, node::Role::Follows(follower.gauge()));
+        let node =
+            Node::new(log, table, name, node::Role::Follows(follower.gauge(), follower.pause()));
         self.start(node, Some(follower), None)
     }
 

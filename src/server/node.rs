@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::error::{Error, Kind, Result};
 use crate::log::{Home, Log};
 use crate::position::{Id, LogByte, Offset, Token};
-use crate::replica::{Follower, Gauge, Leader, Progress};
+use crate::replica::{Follower, Gauge, Leader, Pause, Progress};
 use crate::ship::shelf::Shelf;
 use crate::table::{Applier, Table};
 
@@ -29,6 +29,7 @@ use super::archive::Archiving;
 use super::events::Events;
 use super::followers::Followers;
 use super::metrics::Metrics;
+use super::query::Query;
 use super::reply::Refusal;
 use super::snapshots::Lending;
 
@@ -45,7 +46,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Role {
     Leads(Box<Leader>),
-    Follows(Gauge),
+    Follows(Gauge, Pause),
 }
 
 /// A node that is served.
@@ -57,6 +58,8 @@ pub(super) struct Node {
     pub(super) name: String,
     /// Of a follower.
     pub(super) gauge: Option<Gauge>,
+    /// The same: where it stops applying.
+    pub(super) pause: Option<Pause>,
     /// Of a leader.
     pub(super) leader: Option<Leader>,
     /// Of a leader that publishes its log.
@@ -105,10 +108,13 @@ impl Node {
         let home = log.home();
         let ends = Ends { durable: home.durable(), visible: home.visible() };
         let applied = table.applied().map_or(Offset(0), |position| position.offset);
-        let (leader, gauge) = match role {
-            Role::Leads(leader) => (Some(*leader), None),
-            Role::Follows(gauge) => (None, Some(gauge)),
+        let (leader, gauge, pause) = match role {
+            Role::Leads(leader) => (Some(*leader), None, None),
+            Role::Follows(gauge, pause) => (None, Some(gauge), Some(pause)),
         };
+        let followers = Followers::default();
+        // What is here already was durable now, at the latest: who lacks it is behind since then.
+        followers.passed(home.fs().now(), ends.durable.1);
         Node {
             home,
             shelf: Shelf::new(Arc::clone(&log)),
@@ -116,10 +122,11 @@ impl Node {
             table,
             name,
             gauge,
+            pause,
             leader,
             archive: None,
             lending: Lending::default(),
-            followers: Followers::default(),
+            followers,
             events: Events::default(),
             metrics: Metrics::default(),
             started: Instant::now(),
@@ -147,6 +154,22 @@ impl Node {
         let Some(gauge) = &self.gauge else { return self.address.get().cloned() };
         let shown = gauge.read();
         shown.leader.or_else(|| Some(shown.source).filter(|source| source.contains("://")))
+    }
+
+    /// How old what reads show may be; `None` when nobody knows. A leader's is what there is.
+    pub(super) fn staleness(&self) -> Option<Duration> {
+        self.gauge.as_ref().map_or(Some(Duration::ZERO), Gauge::staleness)
+    }
+
+    /// Refuses a request that asks for fresher data than this node has: `max_staleness`.
+    pub(super) fn check_staleness(&self, query: &Query) -> Result<(), Refusal> {
+        let (Some(most), Some(gauge)) = (query.max_staleness()?, &self.gauge) else {
+            return Ok(());
+        };
+        gauge.check_staleness(most).map_err(|e| {
+            let age = gauge.staleness().map(|age| age.as_secs_f64());
+            Refusal::from(e).with("staleness_seconds", age).with("leader", self.leader_address())
+        })
     }
 
     /// The nodes above this one.

@@ -60,6 +60,13 @@ impl Query {
         number.map(Some).ok_or_else(wrong)
     }
 
+    /// How old the data may be that is read.
+    pub(super) fn max_staleness(&self) -> Result<Option<Duration>, Refusal> {
+        let Some(text) = self.text("max_staleness")? else { return Ok(None) };
+        let most = crate::text::parse_duration(text);
+        most.map(Some).map_err(|e| Refusal::bad(format!("max_staleness: {e}")))
+    }
+
     /// A duration such as `5s`, at most a minute.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(None) };

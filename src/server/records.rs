@@ -229,7 +229,7 @@ fn read_batch(bytes: &[u8]) -> Result<Batch, Refusal> {
 
 /// `GET /v1/records`.
 pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["from", "limit", "wait"])?;
+    let query = Query::read(uri.query(), &["from", "limit", "wait", "max_staleness"])?;
     let from = query.number("from")?.map(Offset);
     let limit = query.number("limit")?.unwrap_or(DEFAULT_RECORDS).min(MOST_RECORDS);
     let from = match from {
@@ -239,6 +239,7 @@ pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     if let Some(wait) = query.duration("wait")? {
         node.wait_ends(|ends| ends.visible.1 > from, wait).await;
     }
+    node.check_staleness(&query)?;
     let end = node.log.end();
     let log = Arc::clone(&node.log);
     let work = move |out: &mut Out| {

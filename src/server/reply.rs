@@ -94,6 +94,7 @@ impl From<Error> for Refusal {
             | Kind::Closed
             | Kind::Interrupted
             | Kind::Locked
+            | Kind::Stale
             | Kind::ReadOnly => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

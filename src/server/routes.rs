@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use super::auth::Tokens;
 use super::node::Node;
 use super::reply::Refusal;
-use super::{health, history, members, page, records, ship, slots, snapshots, sql, table};
+use super::{apply, health, history, members, page, records, ship, slots, snapshots, sql, table};
 
 /// What the door needs.
 #[derive(Clone)]
@@ -45,6 +45,7 @@ pub(super) fn routes(node: &Arc<Node>, tokens: Tokens) -> Router {
         .route("/v1/wait", get(table::wait))
         .route("/v1/members", get(members::list).post(members::change))
         .route("/v1/slots", get(slots::list).post(slots::change))
+        .route("/v1/apply", post(apply::change))
         .route("/v1/sql", post(sql::query))
         .route("/v1/segments", get(ship::list))
         .route("/v1/segments/{base}", get(ship::segment))

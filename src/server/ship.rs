@@ -8,14 +8,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use serde_json::json;
 
-use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
 use crate::position::LogByte;
-use crate::ship::protocol::{
-    self, Answer as Fetched, Head, MAX_PART_BYTES, MAX_UPSTREAM, PREFIX_BYTES, Request,
-};
+use crate::ship::protocol::{self, Answer as Fetched, MAX_PART_BYTES, Request};
 use crate::ship::range::{Ranged, parse_range};
-use crate::ship::shelf::{Book, Served};
+use crate::ship::shelf::{Book, Speaker};
 
 use super::body;
 use super::node::{Ends, Node, Work};
@@ -104,32 +101,19 @@ fn answer(
     }
     let slot = super::slots::claim(node, request, report, &served.answer);
     node.metrics.shipped(served.bytes.len() as u64);
-    let Served { epoch, durable, committed, floor, answer, parts, bytes, crc } = served;
-    let mut upstream: Vec<String> = node.upstream().iter().map(ToString::to_string).collect();
-    upstream.truncate(MAX_UPSTREAM);
-    let head = Head {
-        log: node.log.id().to_string(),
-        node: node.log.node().to_string(),
-        name: node.name.clone(),
-        upstream,
-        leader: node.leader_address(),
-        epoch: epoch.into(),
-        time: now,
-        committed,
-        durable,
-        floor,
-        slot: match (slot, &answer) {
-            (Some(state), _) => state.word(),
-            (None, Fetched::Gone) => "lost",
-            (None, _) => "none",
-        }
-        .into(),
-        answer,
-        parts,
+    let slot = match (slot, &served.answer) {
+        (Some(state), _) => state.word(),
+        (None, Fetched::Gone) => "lost",
+        (None, _) => "none",
     };
-    let mut reply = protocol::encode_head(&head, crc);
-    debug_assert!(reply.len() >= PREFIX_BYTES);
-    reply.extend_from_slice(&bytes);
+    let speaker = Speaker {
+        name: node.name.clone(),
+        upstream: node.upstream(),
+        leader: node.leader_address(),
+        time: now,
+        stale: node.staleness(),
+    };
+    let reply = node.shelf.reply(served, speaker, slot);
     if !packs || reply.len() < WORTH_PACKING {
         return Ok((reply, false));
     }
@@ -268,11 +252,10 @@ async fn small(
     from: u64,
     bytes: usize,
 ) -> Result<Response<Body>, Refusal> {
-    let file = Arc::clone(&book.file);
-    let read = node.blocking(Work::Read, move || read(&*file, from, bytes)).await??;
-    let crc = crc32c(&read);
-    let mut response = reply::bytes(StatusCode::OK, "application/octet-stream", read);
-    crc_header(&mut response, crc);
+    let book = book.clone();
+    let range = node.blocking(Work::Read, move || book.range(from, bytes)).await??;
+    let mut response = reply::bytes(StatusCode::OK, "application/octet-stream", range.bytes);
+    crc_header(&mut response, range.crc);
     Ok(response)
 }
 
@@ -287,13 +270,13 @@ async fn packed_range(
     let few = few.ok_or_else(|| {
         Refusal::bad(format!("expected at most {MAX_PART_BYTES} bytes to be packed at once"))
     })?;
-    let file = Arc::clone(&book.file);
+    let file = book.clone();
     let made = node
         .blocking(Work::Read, move || {
-            let bytes = read(&*file, from, few)?;
-            let packed = zstd::bulk::compress(&bytes, PACK_LEVEL)
+            let range = file.range(from, few)?;
+            let packed = zstd::bulk::compress(&range.bytes, PACK_LEVEL)
                 .map_err(|e| Error::new(Kind::Io, format!("cannot pack: {e}")))?;
-            Ok::<_, Error>((crc32c(&bytes), packed))
+            Ok::<_, Error>((range.crc, packed))
         })
         .await??;
     let mut response = reply::bytes(StatusCode::OK, "application/zstd", made.1);
@@ -307,20 +290,13 @@ fn crc_header(response: &mut Response<Body>, crc: u32) {
     reply::set(response, name, &format!("{crc:08x}"));
 }
 
-fn read(file: &dyn crate::fs::File, from: u64, bytes: usize) -> Result<Vec<u8>> {
-    let mut buffer = vec![0; bytes];
-    let path = std::path::Path::new("segment");
-    file.read_exact_at(&mut buffer, from).map_err(|e| Error::io("read", path, e).at_byte(from))?;
-    Ok(buffer)
-}
-
 async fn long(node: &Node, book: &Book, from: u64, bytes: u64) -> Answer {
-    let file = Arc::clone(&book.file);
+    let book = book.clone();
     let work = move |out: &mut super::stream::Out| {
         let mut done = 0;
         while done < bytes {
             let take = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-            out.buffer().extend_from_slice(&read(&*file, from + done, take)?);
+            out.buffer().extend_from_slice(&book.range(from + done, take)?.bytes);
             out.flush_if_full()?;
             done += take as u64;
         }

@@ -10,8 +10,7 @@ use axum::http::{StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::log::{Claim, Hold, SlotState};
-use crate::position::LogByte;
+use crate::log::{Hold, SlotState};
 use crate::ship::Report;
 use crate::ship::protocol::{Answer as Fetched, Request};
 use crate::text::{cursor_row, slot_row};
@@ -35,29 +34,22 @@ struct Drop {
     dry_run: bool,
 }
 
-/// Notes what a follower needs; what has become of that. `None` of one that has no copy yet, or that
-/// is bound to an epoch which this node does not know.
+/// Notes what a follower needs; what has become of that, if this node keeps slots.
 pub(super) fn claim(
     node: &Node,
     request: &Request,
     report: &Report,
     answer: &Fetched,
 ) -> Option<SlotState> {
-    let who = report.node.filter(|_| node.leads() && report.log.is_some())?;
-    let growing = report.last.and_then(|last| last.growing);
-    let needs = growing.unwrap_or(report.durable.log_byte);
-    let needs = match answer {
-        Fetched::NotLeader => return None,
-        // What it has behind the end that both share is of no use to it.
-        Fetched::Diverged { end, .. } => needs.min(LogByte(end.log_byte)),
-        Fetched::Offer { .. } | Fetched::Gone => needs,
-    };
-    let name = request.name.clone();
-    let claim = Claim { node: who, name, position: report.durable, needs };
-    match node.log.claim(claim) {
+    if !node.leads() {
+        return None;
+    }
+    match node.shelf.claim(&request.name, report, answer) {
         Ok(state) => {
-            node.slots_troubled(None);
-            Some(state)
+            if state.is_some() {
+                node.slots_troubled(None);
+            }
+            state
         }
         Err(e) => {
             node.slots_troubled(Some(format!("slots cannot be kept: {e}")));

@@ -1,12 +1,16 @@
 //! `/v1/status`: this node, those that pull from it, and what happened lately.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
-use crate::position::Position;
+use crate::log::Claim;
+use crate::position::{Id, Position};
 use crate::replica::Leader;
 use crate::ship::LinkState;
 use crate::text::slot_row;
 
+use super::apply;
 use super::archive::View;
 use super::members;
 use super::node::Node;
@@ -42,6 +46,9 @@ pub(super) struct Status {
     pub(super) disk_full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
+    /// Where a follower stops applying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause_at: Option<String>,
     /// Of a follower with several sources each of them, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) sources: Vec<Link>,
@@ -69,13 +76,17 @@ pub(super) struct Row {
     pub(super) durable: u64,
     /// `None` of a follower that does not say.
     pub(super) committed: Option<u64>,
-    pub(super) applied: u64,
+    /// `None` of a follower that has not come back yet.
+    pub(super) applied: Option<u64>,
     pub(super) lag_records: u64,
     pub(super) lag_bytes: u64,
     pub(super) lag_seconds: f64,
     pub(super) max_lag_records: u64,
     pub(super) max_lag_bytes: u64,
     pub(super) max_lag_seconds: f64,
+    /// How old what reads of this node show may be; `None` of others, and when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) staleness_seconds: Option<f64>,
     /// `None` for this node itself, and for a source that never answered.
     pub(super) last_contact_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +100,9 @@ pub(super) struct Row {
     /// How many more bytes its slot may hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) slot_bytes_left: Option<u64>,
+    /// Where this node itself stops applying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause_at: Option<String>,
     /// Where this node itself pulls from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
@@ -138,6 +152,8 @@ impl Status {
             "fenced"
         } else if trouble.is_some() {
             "troubled"
+        } else if shown.as_ref().is_some_and(|shown| shown.paused) {
+            "paused"
         } else if degraded {
             "degraded"
         } else if node.leads() {
@@ -154,18 +170,20 @@ impl Status {
             received: stats.written.0,
             durable: stats.durable.0,
             committed: Some(node.home.committed().1.0),
-            applied,
+            applied: Some(applied),
             lag_records: 0,
             lag_bytes: 0,
             lag_seconds: 0.0,
             max_lag_records: 0,
             max_lag_bytes: 0,
             max_lag_seconds: 0.0,
+            staleness_seconds: node.staleness().map(|age| age.as_secs_f64()),
             last_contact_seconds: None,
             address: node.address.get().cloned(),
             mode: standing.as_ref().map(|standing| standing.mode.to_string()),
             slot: None,
             slot_bytes_left: None,
+            pause_at: shown.as_ref().and_then(|shown| shown.pause_at).map(apply::shown),
             source: shown.as_ref().map(|shown| shown.source.clone()),
         };
         if let Some(shown) = &shown {
@@ -187,6 +205,11 @@ impl Status {
         let followers = node.followers.list(now, durable);
         // An error is among the events.
         let slots = if node.leads() { node.log.slots().unwrap_or_default() } else { Vec::new() };
+        let mode_of = |id: &Id| {
+            let is_member = standing.as_ref().is_some_and(|standing| standing.members.contains(id));
+            is_member.then(|| "member".to_owned())
+        };
+        let heard: BTreeSet<Id> = followers.iter().map(|(id, ..)| *id).collect();
         let slot_of = |id| slots.iter().find(|slot| slot.claim.node == id);
         let followers = followers.into_iter().map(|(id, seen, lags)| {
             let offset = |at: Position| at.offset.0;
@@ -199,21 +222,50 @@ impl Status {
                 received: offset(seen.report.received),
                 durable: offset(seen.report.durable),
                 committed: None,
-                applied: offset(seen.report.applied),
+                applied: Some(offset(seen.report.applied)),
                 lag_records: lags.records,
                 lag_bytes: lags.bytes,
                 lag_seconds: lags.seconds,
                 max_lag_records: seen.most.records,
                 max_lag_bytes: seen.most.bytes,
                 max_lag_seconds: seen.most.seconds,
+                staleness_seconds: None,
                 last_contact_seconds: Some(seconds(now - seen.contact)),
                 address: seen.address,
-                mode: standing
-                    .as_ref()
-                    .filter(|s| s.members.contains(&id))
-                    .map(|_| "member".into()),
+                mode: mode_of(&id),
                 slot: slot_of(id).map(|slot| slot.state.word()),
                 slot_bytes_left: slot_of(id).and_then(|slot| slot.bytes_left),
+                pause_at: None,
+                source: None,
+            }
+        });
+        // Who has a slot and was not heard of since this node started.
+        let away = slots.iter().filter(|slot| !heard.contains(&slot.claim.node)).map(|slot| {
+            let Claim { node: id, name, position: at, .. } = &slot.claim;
+            let lags = node.followers.lags(*at, now, durable);
+            Row {
+                name: name.clone(),
+                node: id.to_string(),
+                role: "follower",
+                state: "away".to_owned(),
+                epoch: at.epoch.number,
+                received: at.offset.0,
+                durable: at.offset.0,
+                committed: None,
+                applied: None,
+                lag_records: lags.records,
+                lag_bytes: lags.bytes,
+                lag_seconds: lags.seconds,
+                max_lag_records: lags.records,
+                max_lag_bytes: lags.bytes,
+                max_lag_seconds: lags.seconds,
+                staleness_seconds: None,
+                last_contact_seconds: Some(seconds(now - slot.seen)),
+                address: None,
+                mode: mode_of(id),
+                slot: Some(slot.state.word()),
+                slot_bytes_left: slot.bytes_left,
+                pause_at: None,
                 source: None,
             }
         });
@@ -240,12 +292,13 @@ impl Status {
             poisoned: stats.poisoned,
             disk_full: stats.disk_full,
             sources: shown.iter().flat_map(|shown| &shown.sources).map(Link::from).collect(),
+            pause_at: shown.as_ref().and_then(|shown| shown.pause_at).map(apply::shown),
             source: shown.map(|shown| shown.source),
             leader: node.leader_address(),
             uptime_s: node.started.elapsed().as_secs(),
             time: crate::text::format_time(now),
             version: env!("CARGO_PKG_VERSION"),
-            nodes: std::iter::once(own).chain(followers).collect(),
+            nodes: std::iter::once(own).chain(followers).chain(away).collect(),
             slots: slots.iter().map(|slot| slot_row(slot).into()).collect(),
             events: node
                 .events

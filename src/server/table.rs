@@ -31,6 +31,8 @@ async fn view(node: &Node, query: &Query) -> Result<View, Refusal> {
     if let Some(text) = query.text("at_least")? {
         reach(node, text, timeout).await?;
     }
+    // Before the view is taken: it shows what is known now, or more.
+    node.check_staleness(query)?;
     Ok(node.table.view())
 }
 
@@ -61,7 +63,7 @@ fn timed_out(node: &Node, offset: Offset, timeout: Duration) -> Refusal {
 
 /// `GET /v1/table/{key}`.
 pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at_least", "timeout"])?;
+    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness"])?;
     let path = uri.path().strip_prefix("/v1/table/").unwrap_or_default();
     let key = percent_decode(path, false)?;
     let view = view(&node, &query).await?;
@@ -86,7 +88,8 @@ pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/table`.
 pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let known = ["prefix", "start", "end", "limit", "reverse", "at_least", "timeout"];
+    let known =
+        ["prefix", "start", "end", "limit", "reverse", "at_least", "timeout", "max_staleness"];
     let query = Query::read(uri.query(), &known)?;
     let mut scan = Scan::all();
     if let Some(prefix) = query.bytes("prefix") {
@@ -121,7 +124,7 @@ pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/count`.
 pub(super) async fn count(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at_least", "timeout"])?;
+    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness"])?;
     let view = view(&node, &query).await?;
     let applied = applied(&view);
     let count = node.blocking(Work::Read, move || view.len()).await??;
@@ -130,7 +133,7 @@ pub(super) async fn count(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/hash`: what tells two tables apart, now or at an offset.
 pub(super) async fn hash(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at", "at_least", "timeout"])?;
+    let query = Query::read(uri.query(), &["at", "at_least", "timeout", "max_staleness"])?;
     let at = query.number("at")?.map(Offset);
     let view = view(&node, &query).await?;
     let log = Arc::clone(&node.log);

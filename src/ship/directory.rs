@@ -2,7 +2,8 @@
 //!
 //! Looking again is the truth, file events are a hint: mounts may give neither events nor errors.
 //! Nothing is mapped, because a file that shrinks under a map kills the process. Only names of
-//! the grammar are opened, never through a link, and never for writing.
+//! the grammar are opened, never through a link, and never for writing; a follower that has a name
+//! leaves a notice beside them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,12 @@ use crate::segment::{Footer, SegmentHeader, SegmentName};
 use crate::table::{OpenSnapshot, RunId, Snapshots};
 
 use super::evidence::{Evidence, Memory};
+#[cfg(feature = "wire")]
+use super::notice::{Desk, Notice};
 use super::{Offer, Report, Shipped, SnapshotOffer, Source};
+
+/// A leader's STATE is rewritten so much later than it synced, at most, unless it has no worker.
+const STATE_LATE: Duration = Duration::from_millis(10);
 
 /// Pulls from another directory.
 ///
@@ -47,6 +53,9 @@ pub struct Directory {
     memory: Memory,
     /// The snapshot that was offered or read last.
     opened: Option<OpenSnapshot>,
+    /// Of a follower that has a name.
+    #[cfg(feature = "wire")]
+    desk: Option<Desk>,
 }
 
 /// Who leads in a directory, now and before.
@@ -71,8 +80,34 @@ impl Directory {
         let root = fs.canonical(path).map_err(|e| Error::io("resolve", path, e))?;
         let layout = Layout::new(&root);
         LogFile::read(&*fs, &layout)?;
-        let memory = Memory::default();
-        Ok(Directory { fs, layout, file: None, watch: None, memory, opened: None })
+        Ok(Directory {
+            fs,
+            layout,
+            file: None,
+            watch: None,
+            memory: Memory::default(),
+            opened: None,
+            #[cfg(feature = "wire")]
+            desk: None,
+        })
+    }
+
+    /// What people call the follower. With a name it leaves `followers/<node>.json` in the directory,
+    /// when it may: how far it is, for [`notices`](Self::notices). At most once a second, and only
+    /// when that changed. Without one the directory is only read.
+    #[cfg(feature = "wire")]
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.desk = Some(Desk::new(name.into()));
+        self
+    }
+
+    /// How far followers of this directory were when they last said so: a hint, for none of them
+    /// need have said so lately, and anybody who may write the directory may have said anything.
+    #[cfg(feature = "wire")]
+    pub fn notices(&self) -> Result<Vec<Notice>> {
+        let log = LogFile::read(&*self.fs, &self.layout)?.id;
+        Ok(Notice::read_all(&*self.fs, &self.layout, log))
     }
 
     /// The directory itself.
@@ -159,7 +194,8 @@ impl Source for Directory {
         segment.path(&self.layout.segments())
     }
 
-    fn look(&mut self, _report: &Report) -> Result<Offer> {
+    #[cfg_attr(not(feature = "wire"), expect(unused_variables, reason = "no notices"))]
+    fn look(&mut self, report: &Report) -> Result<Offer> {
         self.file = None;
         let log = LogFile::read(&*self.fs, &self.layout)?.id;
         // STATE comes first, so that the files hold at least what it says is durable; CONTROL
@@ -170,6 +206,10 @@ impl Source for Directory {
         segments.retain(|name| name.0 >= control.floor);
         let epochs = Epochs::read(&*self.fs, &self.layout)?;
         let node = NodeFile::read(&*self.fs, &self.layout)?.map(|node| node.id);
+        #[cfg(feature = "wire")]
+        if let Some(desk) = self.desk.as_mut().filter(|_| node != report.node) {
+            desk.note((&*self.fs, &self.layout), log, report, false);
+        }
         let evidence = Evidence {
             fs: &*self.fs,
             layout: &self.layout,
@@ -195,6 +235,9 @@ impl Source for Directory {
             upstream: Vec::new(),
             leader: None,
             time: None,
+            answered: None,
+            // What another follower's directory lacks of its leader's is not known here.
+            stale: control.follows.is_none().then_some(STATE_LATE),
             epoch: proven.epoch,
             floor: control.floor,
             floor_offset: control.floor_offset,
@@ -261,6 +304,14 @@ impl Source for Directory {
 
     fn wait(&mut self, timeout: Duration) {
         self.watch.get_or_insert_with(|| Watch::new(&self.layout)).wait(timeout);
+    }
+
+    #[cfg(feature = "wire")]
+    fn acknowledge(&mut self, report: &Report) {
+        if let (Some(desk), Ok(log)) = (self.desk.as_mut(), LogFile::read(&*self.fs, &self.layout))
+        {
+            desk.note((&*self.fs, &self.layout), log.id, report, true);
+        }
     }
 }
 

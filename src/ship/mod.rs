@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
-//! - a source is only read; what it says may be wrong, out of date or hostile.
+//! - a source is only read, but for the notice that a follower with a name leaves in a directory
+//!   (`notice`); what it says may be wrong, out of date or hostile.
 
 pub mod archive;
 mod chain;
@@ -15,24 +16,32 @@ mod evidence;
 #[cfg(feature = "client")]
 mod http;
 #[cfg(feature = "wire")]
+mod notice;
+#[cfg(feature = "wire")]
 pub mod protocol;
 #[cfg(feature = "wire")]
 pub mod range;
+#[cfg(feature = "wire")]
+mod remote;
 mod report;
-#[cfg(feature = "server")]
-pub(crate) mod shelf;
+#[cfg(feature = "wire")]
+pub mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
-pub use http::{Client, Credentials, Http, Reply};
+pub use http::{Client, Credentials, Http, HttpWire, Reply};
+#[cfg(feature = "wire")]
+pub use notice::Notice;
+#[cfg(feature = "wire")]
+pub use remote::{Range, Remote, Wire};
 pub use report::{LastFrame, Report};
 
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::log::files::Repaired;
@@ -117,6 +126,10 @@ pub struct Offer {
     pub leader: Option<String>,
     /// The leader's time in nanoseconds since the Unix epoch, if it is known now.
     pub time: Option<i64>,
+    /// When the source said this; at this moment, if it does not say.
+    pub answered: Option<Instant>,
+    /// How old what it shows may itself be: nothing at a leader; `None` when nobody knows.
+    pub stale: Option<Duration>,
     /// The newest epoch in its history; zeros before the first.
     pub epoch: Epoch,
     /// Everything below was dropped by retention.

@@ -119,6 +119,9 @@ pub struct Head {
     pub epoch: WireEpoch,
     /// The leader's time, in nanoseconds since the Unix epoch.
     pub time: i64,
+    /// How old what it shows may be, in milliseconds: 0 at a leader, absent when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_ms: Option<u64>,
     /// What is committed: shown to readers.
     pub committed: WireEnd,
     /// What is durable: may be copied.

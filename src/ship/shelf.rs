@@ -1,24 +1,29 @@
 //! What a node offers to those who pull from it: the other end of a source.
 //!
-//! Called by `server`; reads an open log, a leader's or a follower's. It answers fetches, names
-//! segments, and opens their files as far as they may be read.
+//! Called by `server`, and by a simulated network; reads an open log, a leader's or a follower's. It
+//! answers fetches, names segments, and opens their files as far as they may be read. It knows no
+//! connections.
 //!
 //! Invariants:
 //! - nothing above the durable end is handed out, whatever is asked for;
 //! - names and lengths come from the log, never from who asks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::File;
 use crate::log::catalog::{List, Segment};
-use crate::log::{Home, Log};
+use crate::log::{Claim, Home, Log, SlotState};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, HEADER_BYTES, SEAL_BYTES};
 
-use super::protocol::{Answer, MAX_PART_BYTES, MAX_SEGMENTS, Part, WireEnd};
+use super::protocol::{
+    self, Answer, Head, MAX_PART_BYTES, MAX_SEGMENTS, MAX_UPSTREAM, Part, WireEnd,
+};
+use super::remote::Range;
 use super::report::Report;
 
 /// A last frame up to this size comes with every reply, for the follower to compare.
@@ -26,42 +31,83 @@ const COMPARED_BYTES: u64 = 64 << 10;
 
 /// An open log, for those who pull from it.
 #[derive(Clone, Debug)]
-pub(crate) struct Shelf {
+pub struct Shelf {
     log: Arc<Log>,
     home: Home,
 }
 
 /// An answer to a fetch.
 #[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) epoch: Epoch,
-    pub(crate) durable: WireEnd,
-    pub(crate) committed: WireEnd,
-    pub(crate) floor: WireEnd,
-    pub(crate) answer: Answer,
-    pub(crate) parts: Vec<Part>,
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) crc: u32,
+pub struct Served {
+    /// The newest epoch here.
+    pub epoch: Epoch,
+    /// What may be copied.
+    pub durable: WireEnd,
+    /// What may be shown.
+    pub committed: WireEnd,
+    /// Where the log begins here.
+    pub floor: WireEnd,
+    /// What it comes to.
+    pub answer: Answer,
+    /// What the bytes are.
+    pub parts: Vec<Part>,
+    /// What comes along.
+    pub bytes: Vec<u8>,
+    /// Their checksum.
+    pub crc: u32,
+}
+
+/// What a node says of itself with each answer.
+#[derive(Clone, Debug, Default)]
+pub struct Speaker {
+    /// What people call it.
+    pub name: String,
+    /// The nodes it pulls from, directly or not.
+    pub upstream: Vec<Id>,
+    /// The leader's address, if it is known.
+    pub leader: Option<String>,
+    /// Its time, in nanoseconds since the Unix epoch.
+    pub time: i64,
+    /// How old what it shows may be: nothing at a leader; `None` when nobody knows.
+    pub stale: Option<Duration>,
 }
 
 /// A segment's file, as far as it may be read.
-#[derive(Debug)]
-pub(crate) struct Book {
-    pub(crate) file: Arc<dyn File>,
+#[derive(Clone, Debug)]
+pub struct Book {
+    /// The file.
+    pub file: Arc<dyn File>,
     /// Bytes that may be read: all of a sealed file, of another those that are durable.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Seal hash of a sealed one.
-    pub(crate) hash: Option<[u8; 32]>,
+    pub hash: Option<[u8; 32]>,
+}
+
+impl Book {
+    /// Bytes of it, with their checksum.
+    pub fn range(&self, from: u64, bytes: usize) -> Result<Range> {
+        let mut read = vec![0; bytes];
+        let path = std::path::Path::new("segment");
+        let done = self.file.read_exact_at(&mut read, from);
+        done.map_err(|e| Error::io("read", path, e).at_byte(from))?;
+        let crc = crc32c(&read);
+        Ok(Range { bytes: read, crc, total: self.bytes, sealed: self.hash.is_some() })
+    }
 }
 
 /// What a list of segments says of one.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
-    pub(crate) base: LogByte,
-    pub(crate) base_offset: Offset,
-    pub(crate) epoch: Epoch,
-    pub(crate) bytes: u64,
-    pub(crate) hash: Option<[u8; 32]>,
+pub struct Listed {
+    /// Its log byte.
+    pub base: LogByte,
+    /// Its first offset.
+    pub base_offset: Offset,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Bytes that may be read.
+    pub bytes: u64,
+    /// Seal hash of a sealed one.
+    pub hash: Option<[u8; 32]>,
 }
 
 /// The durable end, with the segments that hold it.
@@ -72,7 +118,8 @@ struct Stock {
 }
 
 impl Shelf {
-    pub(crate) fn new(log: Arc<Log>) -> Self {
+    /// What `log` offers.
+    pub fn new(log: Arc<Log>) -> Self {
         let home = log.home();
         Shelf { log, home }
     }
@@ -88,7 +135,7 @@ impl Shelf {
     }
 
     /// Answers a fetch, with at most `part_bytes` of what the follower lacks.
-    pub(crate) fn answer(&self, report: &Report, part_bytes: u64) -> Result<Served> {
+    pub fn answer(&self, report: &Report, part_bytes: u64) -> Result<Served> {
         let stock = self.stock();
         let floor = stock.floor();
         let epoch = stock.epoch;
@@ -147,6 +194,47 @@ impl Shelf {
         self.fill(&stock, report, limit, &mut served)?;
         served.crc = crc32c(&served.bytes);
         Ok(served)
+    }
+
+    /// Notes what a follower needs; what has become of that. `None` of one that has no copy yet, or
+    /// that is bound to an epoch which this node does not know. Only a leader's log takes claims.
+    pub fn claim(&self, name: &str, report: &Report, answer: &Answer) -> Result<Option<SlotState>> {
+        let Some(node) = report.node.filter(|_| report.log.is_some()) else { return Ok(None) };
+        let growing = report.last.and_then(|last| last.growing);
+        let needs = growing.unwrap_or(report.durable.log_byte);
+        let needs = match answer {
+            Answer::NotLeader => return Ok(None),
+            // What it has behind the end that both share is of no use to it.
+            Answer::Diverged { end, .. } => needs.min(LogByte(end.log_byte)),
+            Answer::Offer { .. } | Answer::Gone => needs,
+        };
+        let claim = Claim { node, name: name.to_owned(), position: report.durable, needs };
+        self.log.claim(claim).map(Some)
+    }
+
+    /// The bytes of an answer; `slot` is what retention holds for who asked.
+    pub fn reply(&self, served: Served, speaker: Speaker, slot: &str) -> Vec<u8> {
+        let Served { epoch, durable, committed, floor, answer, parts, bytes, crc } = served;
+        let upstream = speaker.upstream.iter().take(MAX_UPSTREAM).map(ToString::to_string);
+        let head = Head {
+            log: self.log.id().to_string(),
+            node: self.log.node().to_string(),
+            name: speaker.name,
+            upstream: upstream.collect(),
+            leader: speaker.leader,
+            epoch: epoch.into(),
+            time: speaker.time,
+            stale_ms: speaker.stale.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            committed,
+            durable,
+            floor,
+            slot: slot.into(),
+            answer,
+            parts,
+        };
+        let mut reply = protocol::encode_head(&head, crc);
+        reply.extend_from_slice(&bytes);
+        reply
     }
 
     /// Puts the bytes behind the follower's end into the answer.
@@ -261,7 +349,7 @@ impl Shelf {
     }
 
     /// Segments from the one at `from` on, at most `limit`; and whether there are more.
-    pub(crate) fn list(&self, from: LogByte, limit: usize) -> (Vec<Listed>, bool) {
+    pub fn list(&self, from: LogByte, limit: usize) -> (Vec<Listed>, bool) {
         let stock = self.stock();
         let at = stock.list.partition_point(|segment| segment.header.base < from);
         let listed: Vec<Listed> = stock.list[at..]
@@ -280,7 +368,7 @@ impl Shelf {
     }
 
     /// Opens a segment's file.
-    pub(crate) fn open(&self, base: LogByte) -> Result<Book> {
+    pub fn open(&self, base: LogByte) -> Result<Book> {
         let stock = self.stock();
         let Some(segment) = stock.find(base) else {
             let (floor, _) = stock.floor();

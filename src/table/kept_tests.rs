@@ -141,6 +141,24 @@ fn a_kept_table_agrees_with_the_log_through_freezes_merges_and_restarts() {
 }
 
 #[test]
+fn rows_are_found_in_more_runs_than_are_asked_at_once() {
+    let sim = Sim::new(1);
+    let log = options(&sim).open(LOG).unwrap();
+    let table = small().fan_in(100).open(&log).unwrap();
+    let mut dice = Dice(1);
+    for _ in 0..30 {
+        log.append_batch(&batch(&mut dice, 60)).unwrap();
+        table.catch_up(&log).unwrap();
+        assert!(table.checkpoint().unwrap());
+    }
+    assert!(table.stats().runs > 20, "{:?}", table.stats());
+    check(&table.view(), &rows_of(&log, log.end()), "runs alone");
+    log.append_batch(&batch(&mut dice, 60)).unwrap();
+    table.catch_up(&log).unwrap();
+    check(&table.view(), &rows_of(&log, log.end()), "runs and a delta");
+}
+
+#[test]
 fn a_restart_applies_only_what_came_after_the_checkpoint() {
     let sim = Sim::new(1);
     let log = options(&sim).open(LOG).unwrap();

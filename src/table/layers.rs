@@ -64,24 +64,42 @@ impl Shown {
     /// The row of `key`.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Row>> {
         let below = self.below();
+        // While deltas' slots are on their way, runs are asked: each look waits for memory.
+        self.deltas().for_each(|delta| delta.prefetch(key));
+        let asked = self.ask(key);
         for delta in self.deltas() {
             if let Some(version) = delta.get(key, below) {
                 return Ok(version.to_row());
             }
         }
-        self.get_from_runs(key)
+        self.get_from_runs(key, asked)
     }
 
-    fn get_from_runs(&self, key: &[u8]) -> Result<Option<Row>> {
-        let runs = &self.layers.runs;
-        if runs.is_empty() {
-            return Ok(None);
+    /// The newest runs' filters on `key`, and its hash.
+    #[inline]
+    fn ask(&self, key: &[u8]) -> (u64, [Ask<'_>; AT_ONCE]) {
+        let mut asks = [Ask::NOWHERE; AT_ONCE];
+        if self.layers.runs.is_empty() {
+            return (0, asks);
         }
         let hash = filter::hash(key);
-        for runs in runs.chunks(AT_ONCE) {
-            let mut asks = [Ask::NOWHERE; AT_ONCE];
-            for (ask, part) in asks.iter_mut().zip(runs) {
-                *ask = part.run.ask(key, hash);
+        for (ask, part) in asks.iter_mut().zip(&self.layers.runs) {
+            *ask = part.run.ask(key, hash);
+        }
+        (hash, asks)
+    }
+
+    #[inline]
+    fn get_from_runs(
+        &self,
+        key: &[u8],
+        (hash, mut asks): (u64, [Ask<'_>; AT_ONCE]),
+    ) -> Result<Option<Row>> {
+        for (i, runs) in self.layers.runs.chunks(AT_ONCE).enumerate() {
+            if i > 0 {
+                for (ask, part) in asks.iter_mut().zip(runs) {
+                    *ask = part.run.ask(key, hash);
+                }
             }
             for (ask, part) in asks.into_iter().zip(runs) {
                 if let Some(found) = part.run.get_asked(ask, key, hash)? {
@@ -107,7 +125,7 @@ impl Shown {
             left = missing;
         }
         for i in left {
-            rows[i] = self.get_from_runs(keys[i])?;
+            rows[i] = self.get_from_runs(keys[i], self.ask(keys[i]))?;
         }
         Ok(rows)
     }

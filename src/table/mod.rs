@@ -63,7 +63,7 @@ pub(crate) use manifest::{Manifest, checkpoint_name};
 pub use opened::OpenSnapshot;
 pub use options::{
     Beginning, DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN,
-    DEFAULT_KEEP_CHECKPOINTS, TableOptions,
+    DEFAULT_KEEP_CHECKPOINTS, PauseAt, TableOptions,
 };
 pub use problem::RunProblem;
 pub use repair::{TableRepair, repair, repair_on};

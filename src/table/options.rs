@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
+use crate::position::Offset;
 
 use super::Table;
 
@@ -16,6 +17,16 @@ pub const DEFAULT_FAN_IN: usize = 6;
 /// Checkpoints kept unless told otherwise.
 pub const DEFAULT_KEEP_CHECKPOINTS: usize = 2;
 
+/// Where a follower stops applying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseAt {
+    /// Before the record at this offset.
+    Offset(Offset),
+    /// Before the first record at or behind which a timestamp is at least this (nanoseconds since
+    /// the Unix epoch).
+    Time(i64),
+}
+
 /// How to open a table. Made by [`Table::options`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableOptions {
@@ -26,6 +37,7 @@ pub struct TableOptions {
     pub(super) persist: bool,
     pub(super) warm: bool,
     pub(crate) apply_delay: Duration,
+    pub(crate) pause_at: Option<PauseAt>,
     pub(super) begin: Beginning,
 }
 
@@ -53,6 +65,7 @@ impl Default for TableOptions {
             persist: true,
             warm: false,
             apply_delay: Duration::ZERO,
+            pause_at: None,
             begin: Beginning::default(),
         }
     }
@@ -94,17 +107,23 @@ impl TableOptions {
         /// How long a follower keeps what has arrived before it applies it; after a restart it counts
         /// from then. Tables that are opened otherwise apply at once. Default: not at all.
         apply_delay: Duration,
+        /// Where a follower stops applying, before the batch that reaches over that point, until its
+        /// [`Pause`](crate::replica::Pause) lets it go on. Tables that are opened otherwise apply
+        /// everything. Default: nowhere.
+        pause_at: Option<PauseAt>,
         /// What a follower's copy begins with; a table that is not kept on disk always with the log. One
-        /// that applies with a delay takes a snapshot, which shows what it shows at once, only where it
-        /// must. Default: a snapshot where the log's beginning is gone or costs much more.
+        /// whose apply is held back, by a delay or at a point, takes a snapshot, which shows what it
+        /// shows at once, only where it must. Default: a snapshot where the log's beginning is gone or
+        /// costs much more.
         begin: Beginning,
     }
 
     /// The same, for this table.
     pub(crate) fn begins(&self) -> Beginning {
+        let held_back = !self.apply_delay.is_zero() || self.pause_at.is_some();
         match self.begin {
             _ if !self.persist => Beginning::Log,
-            Beginning::Cheaper if !self.apply_delay.is_zero() => Beginning::Needed,
+            Beginning::Cheaper if held_back => Beginning::Needed,
             begin => begin,
         }
     }

@@ -50,8 +50,11 @@ impl Place {
 
     /// A node that serves the small log, and its address.
     pub(crate) fn node(&self) -> (Child, String) {
-        let serve = "serve mylog --listen 127.0.0.1:0";
-        let mut node = self.command(serve).stdout(Stdio::piped()).spawn().unwrap();
+        self.serve("serve mylog --listen 127.0.0.1:0")
+    }
+
+    pub(crate) fn serve(&self, args: &str) -> (Child, String) {
+        let mut node = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(node.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         (node, json(&line)["listening"].as_str().unwrap().to_owned())
@@ -555,7 +558,11 @@ fn every_example_in_the_help_runs() {
             false => example.clone(),
         };
         let serves = line.starts_with("tidelog serve");
-        let node = line.contains("http://").then(|| place.node());
+        let pauses = line.contains("tidelog pause") || line.contains("tidelog resume");
+        let node = line.contains("http://").then(|| match pauses {
+            true => place.serve("serve copy --follow mylog --listen 127.0.0.1:0"),
+            false => place.node(),
+        });
         let waits = serves
             || line.contains("--follow")
             || line.contains("--watch")

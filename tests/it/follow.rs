@@ -155,13 +155,23 @@ fn a_segment_with_a_damaged_header_is_set_aside_and_fetched_again() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[40] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let mut follower = leader.follower("copy");
+    let follower = leader.follower("copy");
     assert!(follower.report().unclean, "{:?}", follower.report());
     // It says so of itself, and acknowledges nothing, until it has fetched what it lost.
+    assert!(follower.gauge().read().report.unclean);
+    // However often it starts meanwhile, cleanly or not.
+    follower.close().unwrap();
+    let follower = leader.follower("copy");
+    assert!(follower.report().findings[0].contains("not been fetched"), "{:?}", follower.report());
+    drop(follower);
+    let mut follower = leader.follower("copy");
     assert!(follower.gauge().read().report.unclean);
     follower.catch_up().unwrap();
     assert!(!follower.gauge().read().report.unclean);
     leader.compare(&follower, "copy");
+    drop(follower);
+    let follower = leader.follower("copy");
+    assert!(!follower.report().unclean, "{:?}", follower.report());
 }
 
 #[test]

@@ -26,6 +26,8 @@ mod repair;
 mod serve;
 #[cfg(feature = "cli")]
 mod sql;
+#[cfg(feature = "cli")]
+mod status;
 #[cfg(feature = "sim")]
 mod syscalls;
 #[cfg(feature = "cli")]

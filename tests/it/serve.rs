@@ -6,10 +6,12 @@ mod bootstrap;
 mod chained;
 mod delayed;
 mod interface;
+mod paused;
 mod pulling;
 mod secured;
 #[cfg(feature = "cli")]
 mod slots;
+mod stale;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -187,6 +187,21 @@ pub fn quiesce(path: &Path) -> Result<()> {
     rustix::fs::syncfs(File::open(path)?).context("sync the file system")
 }
 
+/// Has the page cache forget the files below `dir`, which are on the device and which nobody maps.
+pub fn evict(dir: &Path) -> Result<()> {
+    quiesce(dir)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            evict(&entry.path())?;
+        } else {
+            let file = File::open(entry.path())?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
 /// Ends this process at once, like a crash: nothing is flushed, nothing is closed.
 pub fn die() -> ! {
     let me = rustix::process::getpid();

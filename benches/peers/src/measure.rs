@@ -29,6 +29,10 @@ pub struct Figures {
     pub absent_p50_us: Option<f64>,
     /// How long a snapshot took.
     pub snapshot_ms: Option<f64>,
+    /// How long the next one took, to the same place, after some more upserts.
+    pub next_snapshot_ms: Option<f64>,
+    /// What that added there; 10⁶ bytes.
+    pub next_snapshot_mb: Option<f64>,
     /// Time per record in the first tenth of the batches.
     pub first_tenth_us: Option<f64>,
     /// Time per record in the last tenth.
@@ -43,7 +47,8 @@ pub struct Figures {
     pub write_amplification: Option<f64>,
     /// What the disk takes, written in order and synced, right afterwards; 10⁶ bytes.
     pub sequential_mb_per_s: Option<f64>,
-    /// Settled records, by as many as the disk takes of the bytes written for each.
+    /// Settled records, by as many as the disk takes of the bytes written for each; a snapshot's
+    /// bytes per second, by the disk's.
     pub of_disk: Option<f64>,
 }
 
@@ -61,6 +66,8 @@ pub enum Metric {
     LongestMs,
     AbsentP50Us,
     SnapshotMs,
+    NextSnapshotMs,
+    NextSnapshotMb,
     FirstTenthUs,
     LastTenthUs,
     PeakMb,
@@ -73,7 +80,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, in the order of the tables.
-    pub const ALL: [Metric; 19] = [
+    pub const ALL: [Metric; 21] = [
         Metric::RecordsPerS,
         Metric::P50Us,
         Metric::P99Us,
@@ -85,6 +92,8 @@ impl Metric {
         Metric::LongestMs,
         Metric::AbsentP50Us,
         Metric::SnapshotMs,
+        Metric::NextSnapshotMs,
+        Metric::NextSnapshotMb,
         Metric::FirstTenthUs,
         Metric::LastTenthUs,
         Metric::PeakMb,
@@ -109,6 +118,8 @@ impl Metric {
             Metric::LongestMs => "longest_ms",
             Metric::AbsentP50Us => "absent_p50_us",
             Metric::SnapshotMs => "snapshot_ms",
+            Metric::NextSnapshotMs => "next_snapshot_ms",
+            Metric::NextSnapshotMb => "next_snapshot_mb",
             Metric::FirstTenthUs => "first_tenth_us",
             Metric::LastTenthUs => "last_tenth_us",
             Metric::PeakMb => "peak_mb",
@@ -134,6 +145,8 @@ impl Metric {
             Metric::LongestMs => figures.longest_ms,
             Metric::AbsentP50Us => figures.absent_p50_us,
             Metric::SnapshotMs => figures.snapshot_ms,
+            Metric::NextSnapshotMs => figures.next_snapshot_ms,
+            Metric::NextSnapshotMb => figures.next_snapshot_mb,
             Metric::FirstTenthUs => figures.first_tenth_us,
             Metric::LastTenthUs => figures.last_tenth_us,
             Metric::PeakMb => figures.peak_mb,

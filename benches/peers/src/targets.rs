@@ -106,7 +106,11 @@ pub fn all() -> Vec<Target> {
         target("table/get/10M", P50Us, Itself, AtMost(1.2)),
         target("table/get/10M", AbsentP50Us, Itself, AtMost(0.3)),
         target("table/scan/1M", RecordsPerS, Itself, AtLeast(30e6)),
+        target("table/snapshot", OfDisk, Itself, AtLeast(0.7)),
+        target("table/restart", OpenMs, Itself, AtMost(2000.0)),
+        target("table/restart/cold", OpenMs, Itself, AtMost(2000.0)),
         target("table/sustained", OfDisk, Itself, AtLeast(0.7)),
+        target("table/sustained", WriteAmplification, Itself, AtMost(5.0)),
         target("table/sustained", SettledPerS, BestPeer, AtLeast(5.0)),
     ]
 }

@@ -73,8 +73,17 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(dir: &Path, max_staleness: Option<Duration>) -> Result<Self, Failure> {
         let log = Log::options().read_only(true).open(dir)?;
+        if let (Some(most), Some(source)) = (max_staleness, log.follows()) {
+            let message = format!(
+                "expected data at most {most:?} old, found a copy of {source} of unknown age"
+            );
+            return Err(Error::new(Kind::Stale, message)
+                .in_file(dir)
+                .help("ask the node that keeps this copy, or read the leader's directory")
+                .into());
+        }
         Ok(Local { dir: dir.to_owned(), log: Arc::new(log), table: OnceCell::new() })
     }
 

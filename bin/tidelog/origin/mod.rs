@@ -65,6 +65,15 @@ pub(crate) enum At<'a> {
     Node(Client),
 }
 
+impl std::fmt::Display for OriginArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Place::Directory(dir) => write!(f, "{}", dir.display()),
+            Place::Node(url) => f.write_str(url),
+        }
+    }
+}
+
 impl OriginArgs {
     pub(crate) fn at(&self) -> Result<At<'_>, Failure> {
         Ok(match &self.place {
@@ -82,11 +91,24 @@ impl OriginArgs {
     }
 
     pub(crate) fn open(&self) -> Result<Box<dyn Origin>, Failure> {
+        self.open_fresh(&FreshArgs::default())
+    }
+
+    /// The same, of data that may be only so old.
+    pub(crate) fn open_fresh(&self, fresh: &FreshArgs) -> Result<Box<dyn Origin>, Failure> {
         Ok(match self.at()? {
-            At::Directory(dir) => Box::new(local::Local::open(dir)?),
-            At::Node(client) => Box::new(node::Node::new(client)),
+            At::Directory(dir) => Box::new(local::Local::open(dir, fresh.max_staleness)?),
+            At::Node(client) => Box::new(node::Node::new(client, fresh.max_staleness)),
         })
     }
+}
+
+/// How old the data may be.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct FreshArgs {
+    /// Refuse, with exit 1, when a follower's data may be older than this; a leader's never is
+    #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+    max_staleness: Option<Duration>,
 }
 
 /// A range of a log in offsets, and what the log holds.

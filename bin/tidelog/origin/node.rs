@@ -34,11 +34,17 @@ const NOW: Duration = Duration::ZERO;
 /// A node.
 pub(super) struct Node {
     client: Client,
+    max_staleness: Option<Duration>,
 }
 
 impl Node {
-    pub(super) fn new(client: Client) -> Self {
-        Node { client }
+    pub(super) fn new(client: Client, max_staleness: Option<Duration>) -> Self {
+        Node { client, max_staleness }
+    }
+
+    /// A path with what all questions ask for.
+    fn fresh(&self, path: &str) -> String {
+        fresh(path, self.max_staleness)
     }
 
     fn json<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<T, Failure> {
@@ -101,13 +107,14 @@ impl Origin for Node {
     ) -> Result<Option<OwnedEntry>, Failure> {
         let path = format!("/v1/table/{}", encode(key.as_bytes()));
         let Some((token, timeout)) = at_least else {
-            return row(self.client.get(&path, &[], NOW)?);
+            return row(self.client.get(&self.fresh(&path), &[], NOW)?);
         };
         // A time too far away to be told is a year.
         let deadline = Instant::now() + timeout.min(Duration::from_secs(365 * 24 * 3600));
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).min(STEP);
             let asked = format!("{path}?at_least={token}&timeout={}ms", left.as_millis());
+            let asked = self.fresh(&asked);
             let reply = self.client.get(&asked, &[], left)?;
             if reply.status != 504 {
                 return row(reply);
@@ -128,6 +135,7 @@ impl Origin for Node {
     fn scan(&self, rows: &Rows) -> Result<Box<dyn Entries>, Failure> {
         Ok(Box::new(TableRows {
             client: self.client.clone(),
+            max_staleness: self.max_staleness,
             left: rows.limit.unwrap_or(u64::MAX),
             rows: rows.clone(),
             start: rows.start.as_ref().map(|start| start.as_bytes().to_vec()),
@@ -146,7 +154,7 @@ impl Origin for Node {
         if let Some(last) = asked.last {
             path += &format!("&limit={last}");
         }
-        let mut lines = Lines::new(self.client.get(&path, &[], LONG)?.ok()?);
+        let mut lines = Lines::new(self.client.get(&self.fresh(&path), &[], LONG)?.ok()?);
         while let Some(line) = lines.next()? {
             if progress::interrupted() {
                 return Err(Failure::interrupted());
@@ -161,12 +169,13 @@ impl Origin for Node {
     }
 
     fn count(&self) -> Result<u64, Failure> {
-        Ok(self.json::<Counted>("/v1/count", LONG)?.count)
+        Ok(self.json::<Counted>(&self.fresh("/v1/count"), LONG)?.count)
     }
 
     fn sql(&self, query: &str, visit: &mut VisitRow<'_>) -> Result<Vec<String>, Failure> {
         let body = serde_json::json!({ "sql": query }).to_string();
-        let reply = self.client.post("/v1/sql?rows=arrays", &[], body.as_bytes(), LONG)?;
+        let reply =
+            self.client.post(&self.fresh("/v1/sql?rows=arrays"), &[], body.as_bytes(), LONG)?;
         let mut lines = Lines::new(reply.ok()?);
         let names: Option<Vec<String>> = match lines.read()? {
             Some(line) => serde_json::from_slice(line).ok(),
@@ -202,9 +211,16 @@ impl Origin for Node {
                 format!("/v1/hash?at={}", span.asked.end)
             }
         };
-        let Hashed { offset, epoch, rows, digest } = self.json(&path, LONG)?;
+        let Hashed { offset, epoch, rows, digest } = self.json(&self.fresh(&path), LONG)?;
         Ok(TableHash { offset, epoch, rows, digest })
     }
+}
+
+/// A path that asks for data at most so old.
+fn fresh(path: &str, most: Option<Duration>) -> String {
+    let Some(most) = most else { return path.to_owned() };
+    let mark = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{mark}max_staleness={}us", most.as_micros())
 }
 
 /// The record that a point read answers with.
@@ -316,6 +332,7 @@ impl Tail for Records {
 /// Rows of the node's table, page by page.
 struct TableRows {
     client: Client,
+    max_staleness: Option<Duration>,
     rows: Rows,
     left: u64,
     /// Where the next page begins.
@@ -341,6 +358,10 @@ impl TableRows {
             if let Some(value) = value {
                 path += &format!("&{name}={}", encode(value));
             }
+        }
+        if self.shown.is_none() {
+            // Later pages show no less than the first.
+            path = fresh(&path, self.max_staleness);
         }
         let reply = self.client.get(&path, &[], LONG)?.ok()?;
         let shown = reply.header("x-tidelog-token").filter(|token| !token.is_empty());

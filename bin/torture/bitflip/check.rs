@@ -7,14 +7,15 @@
 //!                         └─ repair (or Salvage), verify, read, append, reopen  is it mended?
 //! ```
 //! Violations: a panic; a record that was never appended at its offset; damage that nobody
-//! reports; a read that fails where only derived data is damaged; acknowledged records that an
+//! reports; a read that fails where only derived data is damaged; damage of `SLOTS` that keeps a log from
+//! opening or reading, that is not named, or that retention does not stop at; acknowledged records that an
 //! open for writing cuts off; a repair that loses a record
 //! whose frame is whole, or leaves a log that does not open, append, reopen and verify.
 
 use std::path::Path;
 
 use tidelog::fs::sim::Sim;
-use tidelog::log::{Level, OpenReport, VerifyReport, repair_on, verify_on};
+use tidelog::log::{Claim, Level, OpenReport, Retention, VerifyReport, repair_on, verify_on};
 use tidelog::{Kind, Log, Offset, Record, Recovery};
 
 use crate::dice::Dice;
@@ -144,8 +145,9 @@ impl Case<'_> {
     ) -> Result<bool, String> {
         let disk = self.image.deep_copy();
         let opened = Fixture::options(&disk).read_only(true).map(dice.chance(1, 2)).open(DIR);
-        let mut intact = false;
+        let (mut intact, mut slots_hold) = (false, true);
         match opened {
+            Err(e) if self.is_about_slots() => return Err(format!("SLOTS blocks the log: {e}")),
             Err(_) => outcome.by_open = true,
             Ok(log) => {
                 outcome.by_open |= Said::of(log.report()) != base.open;
@@ -161,10 +163,17 @@ impl Case<'_> {
                 outcome.by_read |= failed;
                 outcome.records_read += read.right.iter().filter(|r| **r).count() as u64 + gets;
                 intact = self.acknowledged().all(|o| read.is_right(o, self.fixture.start));
+                if self.is_about_slots() && (failed || !intact) {
+                    return Err(format!("SLOTS is damaged, but a read fails: {:?}", read.error));
+                }
+                slots_hold = self.slots(&disk, &log)?;
             }
         }
         let verified = match verify(&disk) {
             Ok(report) => {
+                if !slots_hold && !report.problems.iter().any(|p| p.file.ends_with("SLOTS")) {
+                    return Err(format!("verify does not name SLOTS: {:?}", report.problems));
+                }
                 !report.problems.is_empty()
                     || report.notes != base.verify.notes
                     || report.records != base.verify.records
@@ -182,6 +191,7 @@ impl Case<'_> {
         let options = Fixture::options(&disk).create(false).recovery(recovery);
         let log = match options.open(DIR) {
             Ok(log) => log,
+            Err(e) if self.is_about_slots() => return Err(format!("SLOTS blocks the log: {e}")),
             Err(_) => {
                 outcome.by_open = true;
                 return Ok(());
@@ -200,6 +210,21 @@ impl Case<'_> {
                 return Ok(());
             }
             Err(e) => return Err(format!("opened for writing, but an append failed: {e}")),
+        }
+        // Unreadable slots hold everything, and nothing else does.
+        let slots_hold = self.slots(&disk, &log)?;
+        let plan = Retention {
+            keep_bytes: Some(1),
+            table_is_only_copy: true,
+            dry_run: true,
+            ..Retention::default()
+        };
+        match log.retain(&plan) {
+            Ok(_) if !slots_hold => return Err("retention passes over unreadable slots".into()),
+            Err(e) if self.is_about_slots() && slots_hold => {
+                return Err(format!("the slots hold, but retention says {e}"));
+            }
+            _ => {}
         }
         // It goes on: then nothing acknowledged may be gone without an error at its place.
         let cut = self.acknowledged().find(|offset| *offset >= read.end);
@@ -228,7 +253,8 @@ impl Case<'_> {
     /// Repairs a copy; what is whole must be there, and the log must go on.
     fn repair(&self, dice: &mut Dice, outcome: &mut Outcome) -> Result<(), String> {
         let disk = self.image.deep_copy();
-        let salvage = dice.chance(1, 3);
+        // Opening looks at no slots, so it mends none.
+        let salvage = dice.chance(1, 3) && !self.damages_slots();
         let how = if salvage { "Salvage" } else { "repair" };
         let options = || Fixture::options(&disk).create(false);
         let log = if salvage {
@@ -252,6 +278,9 @@ impl Case<'_> {
         }
         self.kept(&read, outcome).map_err(|e| format!("{how}: {e}"))?;
         self.gets(&log, dice).map_err(|e| format!("{how}: {e}"))?;
+        if !self.slots(&disk, &log).map_err(|e| format!("{how}: {e}"))? {
+            return Err(format!("{how}: the slots still cannot be read"));
+        }
         let last = self.last_records(dice);
         let appended = log.append(&last).map_err(|e| format!("{how}, then append: {e}"))?;
         if appended.first.0 != read.end {
@@ -282,6 +311,36 @@ impl Case<'_> {
             && self.fixture.segments.iter().any(|segment| {
                 segment.path == self.damage.file() && segment.sealed && touched.start >= segment.end
             })
+    }
+
+    /// Whether the slots can be read, and then are what was claimed; a file that is gone holds
+    /// nothing. What cannot be read is an error that names the file.
+    fn slots(&self, disk: &Sim, log: &Log) -> Result<bool, String> {
+        match log.slots() {
+            Ok(found) => {
+                let found: Vec<Claim> = found.into_iter().map(|slot| slot.claim).collect();
+                let gone = !disk.paths().iter().any(|path| path.ends_with("SLOTS"));
+                match found == self.fixture.slots || gone && found.is_empty() {
+                    true => Ok(true),
+                    false => Err(format!("the slots are not what was claimed: {found:?}")),
+                }
+            }
+            Err(e) if e.file().is_some_and(|file| file.ends_with("SLOTS")) => Ok(false),
+            Err(e) => Err(format!("an error of the slots that does not name them: {e}")),
+        }
+    }
+
+    /// Whether nothing but the slots is damaged.
+    fn is_about_slots(&self) -> bool {
+        self.damages_slots() && !matches!(self.damage, Damage::Swap { .. })
+    }
+
+    fn damages_slots(&self) -> bool {
+        let named = |path: &Path| path.ends_with("SLOTS");
+        match self.damage {
+            Damage::Swap { a, b } => named(a) || named(b),
+            other => named(other.file()),
+        }
     }
 
     fn damages_identity(&self) -> bool {

@@ -6,7 +6,7 @@
 //! | `active` | an active segment after a crash, zeros ahead of it, `STATE` proves its end |
 //! | `torn` | the same, and behind the proven end a torn frame that nobody was told of |
 //! | `residual` | the same, and the last durable group has no evidence behind it |
-//! | `rolled` | segments of full size, two index entries each, a retention floor, cleanly closed |
+//! | `rolled` | segments of full size, two index entries each, a retention floor, two followers' slots, cleanly closed |
 //!
 //! | `table` | a table of several runs and two checkpoints; only its files are damaged |
 //! | `snapshot` | two snapshots of it; only theirs are |
@@ -21,9 +21,11 @@ use std::sync::Arc;
 use tidelog::frame::{FrameKind, Producer};
 use tidelog::fs::sim::{Crash, Fate, PendingOp, Sim};
 use tidelog::fs::{Fs, Open};
-use tidelog::log::Retention;
+use tidelog::log::{Claim, Retention};
 use tidelog::segment::{Footer, SegmentHeader, Tally, Window, walk};
-use tidelog::{Append, Batch, Compression, Durability, Id, Log, Offset, Op, Options, Preallocate};
+use tidelog::{
+    Append, Batch, Compression, Durability, Id, Log, Offset, Op, Options, Position, Preallocate,
+};
 
 use super::table;
 use crate::dice::Dice;
@@ -56,6 +58,8 @@ pub struct Fixture {
     /// Every file, and how long it is.
     pub files: Vec<(PathBuf, u64)>,
     pub segments: Vec<Frames>,
+    /// What followers claimed.
+    pub slots: Vec<Claim>,
     /// The files of another log of the same kind.
     pub foreign: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -114,6 +118,7 @@ impl Fixture {
             torn: false,
             files,
             segments: Vec::new(),
+            slots: Vec::new(),
             foreign: Vec::new(),
         };
         fixture.learn().map_err(failed)?;
@@ -130,6 +135,7 @@ impl Fixture {
     fn learn(&mut self) -> tidelog::Result<()> {
         let disk = self.disk.deep_copy();
         let log = Self::options(&disk).read_only(true).open(DIR)?;
+        self.slots = log.slots()?.into_iter().map(|slot| slot.claim).collect();
         let mut cursor = log.read(log.start())?;
         self.torn = log.report().bytes_cut > 0;
         let mut next = self.start;
@@ -268,6 +274,12 @@ impl Builder {
                 let second = log.segments()[1].base_offset;
                 let keep = Retention { keep_from: Some(second), ..Retention::default() };
                 self.start = log.retain(&keep)?.start.0;
+                let segments = log.segments();
+                for (node, needs) in [(1, segments[0].base), (2, segments[1].base)] {
+                    let position = Position { log_byte: needs, ..Position::default() };
+                    let name = format!("edge {node}");
+                    log.claim(Claim { node: Id([node; 16]), name, position, needs })?;
+                }
                 log.close()?;
             }
         }

@@ -33,6 +33,8 @@ pub fn reason(fixture: &Fixture, damage: &Damage) -> Option<&'static str> {
         }
         // A hint of another log names an epoch that this log's history has not: it is ignored.
         Damage::Foreign { .. } if name == "STATE" => Some("hint_of_another_log"),
+        // Nobody need ever have claimed anything: followers that fetch claim anew.
+        Damage::Remove { .. } | Damage::Rename { .. } if name == "SLOTS" => Some("slots_missing"),
         // These files hold together with their own checksum, and nothing in them names the log.
         Damage::Foreign { .. } if ["NODE", "EPOCHS", "PROMISE"].contains(&name) => {
             Some("small_file_of_another_log")

@@ -58,6 +58,7 @@ pub fn fixture(name: &'static str, seed: u64) -> Result<Fixture, String> {
         torn: false,
         files,
         segments: Vec::new(),
+        slots: Vec::new(),
         foreign: Vec::new(),
     })
 }

@@ -11,6 +11,7 @@ mod explore;
 mod follow;
 mod repair;
 mod shrink;
+mod slots;
 mod stage;
 mod table;
 mod told;

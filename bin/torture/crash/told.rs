@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use tidelog::{Epoch, Kind, Log, Offset, Op, Record};
 
+use crate::slots::Slots;
+
 /// How a verdict begins when the engine itself said that it cannot read on.
 pub const READING: &str = "reading";
 
@@ -61,6 +63,8 @@ pub struct Told {
     pub producers: BTreeMap<u8, Newest>,
     pub next_id: u32,
     pub table: TableTold,
+    /// What followers claimed.
+    pub slots: Slots,
     /// Offsets that were given out and lost again, with their epochs.
     spent: Vec<(u64, Epoch)>,
 }
@@ -92,6 +96,7 @@ impl Told {
         for part in [self.floor.0, self.floor.1, self.copied, u64::from(self.closed)] {
             digest = mix(digest ^ part);
         }
+        digest = mix(digest ^ self.slots.digest());
         let TableTold { checkpoint, published, restored, .. } = &self.table;
         if self.table.rows {
             for part in [*checkpoint, published.len() as u64, u64::from(*restored)] {

@@ -12,7 +12,7 @@ use tidelog::{Compression, Durability, Expect, Kind, Offset, Preallocate};
 use super::check::{check, recover};
 use super::stage::{DIR, Plan, Stage, Step, Stop};
 use super::told::{Dice, Told, key};
-use super::{damage, follow, repair, table};
+use super::{damage, follow, repair, slots, table};
 
 /// A listed workload.
 #[derive(Clone, Copy)]
@@ -75,6 +75,13 @@ pub const ALL: &[Workload] = &[
         ..PLAIN
     },
     Workload { name: "retain", script: retain, ..PLAIN },
+    Workload {
+        name: "slots",
+        script: slots::script,
+        recovery: slots::recovery,
+        check: slots::check,
+        ..PLAIN
+    },
     Workload { name: "sync-fails", script: sync_fails, ..PLAIN },
     Workload {
         name: "repair",

@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidelog::fs::sim::{Crash, Errno, Fault, Op, OpKind, Sim};
-use tidelog::{Append, Batch, Durability, Error, Expect, Kind, Log, Options, Record};
+use tidelog::{Append, Batch, Durability, Error, Expect, Kind, Log, LogByte, Options, Record};
 
 use super::variants::{Asked, hits_reads, is_full_disk, is_right, loses_names, says_full};
 use crate::oracle::{Found, Told, value};
+use crate::slots::Slots;
 
 /// Where the log is.
 pub const DIR: &str = "/log";
@@ -35,6 +36,8 @@ pub struct Client {
     /// The process that has the log open.
     pub sim: Sim,
     pub told: Told,
+    /// What followers were told.
+    pub slots: Slots,
     /// Errors that were seen, by what was asked and kind.
     pub outcomes: BTreeMap<String, u64>,
     /// Times that the log was opened for writing.
@@ -68,6 +71,7 @@ impl Client {
         Client {
             sim,
             told: Told::default(),
+            slots: Slots::default(),
             outcomes: BTreeMap::new(),
             opens: 0,
             disks: BTreeSet::new(),
@@ -105,6 +109,7 @@ impl Client {
     fn beside(&self, sim: Sim) -> Client {
         let mut other = Client::new(sim, self.options, self.fault.clone());
         other.told = self.told.clone();
+        other.slots = self.slots.clone();
         other.rows = self.rows;
         other
     }
@@ -333,6 +338,45 @@ impl Client {
         }
     }
 
+    /// A follower claims what it needs: the segment that is being written.
+    pub fn claim(&mut self, node: u8) -> Held {
+        let Some(log) = self.log()? else { return Ok(()) };
+        let newest = log.segments().last().map_or(LogByte(0), |segment| segment.base);
+        let first = !self.slots.knows(node);
+        let claim = self.slots.claim(node, newest);
+        match self.log.as_ref().expect("opened above").claim(claim) {
+            Ok(_) => {
+                self.slots.claimed(node, first);
+                Ok(())
+            }
+            Err(error) => self.judge(Asked::Upkeep, &error),
+        }
+    }
+
+    /// A follower is let go of.
+    pub fn drop_slot(&mut self, node: u8) -> Held {
+        if self.log()?.is_none() {
+            return Ok(());
+        }
+        let id = self.slots.drop_soon(node);
+        match self.log.as_ref().expect("opened above").drop_slot(id) {
+            Ok(_) => {
+                self.slots.dropped(node);
+                Ok(())
+            }
+            Err(error) => self.judge(Asked::Upkeep, &error),
+        }
+    }
+
+    /// The slots are what was claimed.
+    pub fn hold_slots(&mut self) -> Held {
+        let Some(log) = self.log()? else { return Ok(()) };
+        match log.slots() {
+            Ok(listed) => self.slots.hold(&listed),
+            Err(error) => self.judge(Asked::Upkeep, &error),
+        }
+    }
+
     /// Reads everything there is and holds it against what was told. A fault may get in the way;
     /// the cursor then stays where it is.
     pub fn read_all(&mut self) -> Held {
@@ -414,6 +458,7 @@ impl Client {
                 return Err(format!("life {life}: an append without faults was not acknowledged"));
             }
             self.read_all()?;
+            self.hold_slots()?;
             let log = self.log.take().expect("it was appended to");
             log.close().map_err(|e| format!("closing without faults: {e}"))?;
             self.told.closed();

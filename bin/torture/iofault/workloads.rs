@@ -22,7 +22,7 @@ pub struct Workload {
 }
 
 /// All of them.
-pub const ALL: [Workload; 15] = [
+pub const ALL: [Workload; 16] = [
     Workload { name: "create", run: create },
     Workload { name: "append", run: append },
     Workload { name: "roll", run: roll },
@@ -30,6 +30,7 @@ pub const ALL: [Workload; 15] = [
     Workload { name: "bulk", run: bulk },
     Workload { name: "large", run: large },
     Workload { name: "retain", run: retain },
+    Workload { name: "slots", run: slots },
     Workload { name: "recover", run: recover },
     Workload { name: "torn", run: torn },
     Workload { name: "read", run: reads },
@@ -159,6 +160,31 @@ fn retain(seed: u64, fault: &Fault) -> Held<Client> {
     client.read_all()?;
     client.end(End::Close)?;
     client.append(1, 10, Durable)?;
+    client.finish()
+}
+
+/// Slots are claimed while the log grows, moved and dropped, with retention in between.
+fn slots(seed: u64, fault: &Fault) -> Held<Client> {
+    let mut client = client(seed, small, fault);
+    for _ in 0..6 {
+        client.append(2, 12_000, Durable)?;
+    }
+    client.end(End::Close)?;
+    client.arm();
+    for node in 0..3 {
+        client.claim(node)?;
+        client.append(2, 12_000, Durable)?;
+        // Moves are written down now and then.
+        client.sim.advance(Duration::from_secs(11));
+        client.claim(0)?;
+        client.retain(50_000)?;
+        client.hold_slots()?;
+        client.end([End::Close, End::Kill, End::Drop][usize::from(node)])?;
+    }
+    client.drop_slot(1)?;
+    client.retain(50_000)?;
+    client.read_all()?;
+    client.end(End::Close)?;
     client.finish()
 }
 

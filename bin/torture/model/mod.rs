@@ -9,7 +9,7 @@ mod book;
 mod fall;
 mod op;
 mod run;
-mod shrink;
+pub mod shrink;
 mod table;
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ use run::{Failure, Stats, run as run_steps};
 
 /// Sequences run between two lines of progress.
 const ROUND: u64 = 20_000;
+/// Runs that shrinking a sequence may take.
+const MOST_TRIES: u32 = 2_000;
 
 /// Random operations against a plain model.
 #[derive(Args)]
@@ -121,7 +123,7 @@ fn reproduce(seed: u64, most: usize, failure: &Failure, line: &Line) -> Reproduc
     let fails = |steps: &[Step]| sequence.run(steps, false).is_err();
     // Shrinking takes time: the first ones are what anybody looks at.
     let left = match line.violations() < 5 {
-        true => shrink::shrink(&sequence.steps, fails),
+        true => shrink::shrink(&sequence.steps, MOST_TRIES, fails),
         false => sequence.steps.clone(),
     };
     let found = match sequence.run(&left, false) {

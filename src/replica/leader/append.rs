@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::*;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES, Mode, PRODUCER_BYTES};
@@ -16,6 +16,35 @@ use super::{Leader, Level, Outcome, Spell, State, archive};
 const AGAIN: Duration = Duration::from_millis(200);
 /// Whoever waits looks again after this long, come what may: bounds in seconds pass by themselves.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// An append that has its place, is durable here as far as it is to be, and waits for others.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Behind its frame.
+    end: LogByte,
+    /// Where it is.
+    pub appended: Appended,
+    /// How safe it is to be.
+    pub level: Level,
+    /// Since when it waits, by the clock that does not jump.
+    since: u64,
+}
+
+impl Waiting {
+    /// Since when it waits for members: those that hold it already are not what the archive's
+    /// slowness is about.
+    fn members_since(&self, state: &State, now: u64) -> u64 {
+        match self.level == Level::Archived && state.rule.committed.0 >= self.end {
+            true => now,
+            false => self.since,
+        }
+    }
+}
+
+/// A time too long to be counted is more than anybody waits.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
 
 impl Leader {
     /// The level that is meant when none is named.
@@ -46,58 +75,114 @@ impl Leader {
         staged: impl FnOnce(Appended),
     ) -> Result<Outcome> {
         let level = level.unwrap_or_else(|| self.level());
-        // A time too far away to be told is a year.
-        let deadline = Instant::now() + timeout.min(Duration::from_secs(365 * 24 * 3600));
+        let deadline = self.now().saturating_add(nanos(timeout));
         if level == Level::Archived && !self.has_archive() {
             return Ok(Outcome::Rejected { why: archive::none() });
         }
         if let Err(why) = self.wait_started(deadline) {
             return Ok(Outcome::Rejected { why });
         }
+        let waiting = match self.place(batch, how, level, staged)? {
+            Ok(waiting) => waiting,
+            Err(over) => return Ok(over),
+        };
+        let _wanted = (level == Level::Archived).then(|| self.want_archived());
+        self.wait(&waiting, deadline)
+    }
+
+    /// Appends a batch and makes it as safe as this node alone can; what is then still to come, or
+    /// what it came to. Waits for no other node: for who asks again, with [`look`](Self::look),
+    /// and has no thread to wait in.
+    pub fn begin(
+        &self,
+        batch: &Batch,
+        how: &Append,
+        level: Option<Level>,
+    ) -> Result<Result<Waiting, Outcome>> {
+        let level = level.unwrap_or_else(|| self.level());
+        if level == Level::Archived && !self.has_archive() {
+            return Ok(Err(Outcome::Rejected { why: archive::none() }));
+        }
+        let not_started = self.not_started(&self.state());
+        match not_started {
+            Some(why) => Ok(Err(Outcome::Rejected { why })),
+            None => self.place(batch, how, level, |_| {}),
+        }
+    }
+
+    /// What an append came to; `None` while that is open. When the time of a semi-synchronous set is
+    /// over, this begins its degraded spell.
+    pub fn look(&self, waiting: &Waiting) -> Option<Outcome> {
+        let state = self.state();
+        if let Some(outcome) = self.outcome(&state, waiting) {
+            return Some(outcome);
+        }
+        if !self.members_left(&state, waiting.members_since(&state, self.now())).is_zero() {
+            return None;
+        }
+        drop(state);
+        // What fails is tried again at the next look: without the mark nothing lesser is said.
+        self.degrade().ok()?;
+        self.outcome(&self.state(), waiting)
+    }
+
+    /// Gives a batch its place, and waits for this node's own disk.
+    fn place(
+        &self,
+        batch: &Batch,
+        how: &Append,
+        level: Level,
+        staged: impl FnOnce(Appended),
+    ) -> Result<Result<Waiting, Outcome>> {
         let ticket = match self.submit(batch, how)? {
             Ok(ticket) => ticket,
-            Err(why) => return Ok(Outcome::Rejected { why }),
+            Err(why) => return Ok(Err(Outcome::Rejected { why })),
         };
         let appended = ticket.appended;
         staged(appended);
         if let Err(why) = ticket.wait(level.durability()) {
-            return Ok(Outcome::Unknown { appended, why });
+            return Ok(Err(Outcome::Unknown { appended, why }));
         }
         if level < Level::Durable {
-            return Ok(Outcome::Acked { appended, level, copies: 1 });
+            return Ok(Err(Outcome::Acked { appended, level, copies: 1 }));
         }
         self.grew();
         // Behind a roll a retry's end counts a SEAL that is not written yet.
         let end = ticket.end().min(self.home.durable().0);
-        let _wanted = (level == Level::Archived).then(|| self.want_archived());
-        self.wait(end, appended, level, deadline)
+        Ok(Ok(Waiting { end, appended, level, since: self.now() }))
     }
 
     /// Waits until a frame of this epoch is committed: until then nothing is appended.
-    fn wait_started(&self, deadline: Instant) -> Result<()> {
-        let since = Instant::now();
+    fn wait_started(&self, deadline: u64) -> Result<()> {
+        let since = self.now();
         let mut state = self.state();
-        loop {
-            if state.rule.has_started() {
-                return Ok(());
-            }
-            let Some(again) = self.patience(&state, since, deadline) else {
-                if state.rule.waits_for_archive() {
-                    return Err(self.archive_not_fenced(&state));
-                }
-                return Err(Error::new(
-                    Kind::Rejected,
-                    format!(
-                        "expected the start of epoch {} on the disks of {} members, found it is not \
-                         there yet: the synchronous set is unavailable",
-                        state.rule.epoch,
-                        state.rule.mode().k()
-                    ),
-                )
-                .help("nothing was appended; try again when its members pull from this node"));
-            };
+        while let Some(why) = self.not_started(&state) {
+            let Some(again) = self.patience(&state, since, deadline) else { return Err(why) };
             state = self.pause(state, again);
         }
+        Ok(())
+    }
+
+    /// Why nothing is appended yet, unless a frame of this epoch is committed.
+    fn not_started(&self, state: &State) -> Option<Error> {
+        if state.rule.has_started() {
+            return None;
+        }
+        if state.rule.waits_for_archive() {
+            return Some(self.archive_not_fenced(state));
+        }
+        Some(
+            Error::new(
+                Kind::Rejected,
+                format!(
+                    "expected the start of epoch {} on the disks of {} members, found it is not \
+                     there yet: the synchronous set is unavailable",
+                    state.rule.epoch,
+                    state.rule.mode().k()
+                ),
+            )
+            .help("nothing was appended; try again when its members pull from this node"),
+        )
     }
 
     /// Appends, if the bounds of the mode leave room; `Ok(Err(…))` if not.
@@ -137,36 +222,18 @@ impl Leader {
         .help("nothing was appended; try again when they have caught up"))
     }
 
-    fn wait(
-        &self,
-        end: LogByte,
-        appended: Appended,
-        level: Level,
-        deadline: Instant,
-    ) -> Result<Outcome> {
-        let since = Instant::now();
+    fn wait(&self, waiting: &Waiting, deadline: u64) -> Result<Outcome> {
+        let Waiting { end, appended, level, .. } = *waiting;
         let mut state = self.state();
         loop {
-            let copies = state.rule.copies(end);
-            let semi = matches!(state.rule.mode(), Mode::Semi { .. });
-            if self.reached(&state, end, appended, level) {
-                return Ok(Outcome::Acked { appended, level, copies: copies + 1 });
+            if let Some(outcome) = self.outcome(&state, waiting) {
+                return Ok(outcome);
             }
-            let apart = level == Level::Archived;
-            if semi && state.spell == Spell::Degraded && level > Level::Durable && !apart {
-                // The mark is registered: the acknowledgement says itself that it is a lesser one.
-                let level = Level::Durable;
-                return Ok(Outcome::Acked { appended, level, copies: copies + 1 });
-            }
-            // Members that hold it already are not what the archive's slowness is about.
-            let since = match apart && state.rule.committed.0 >= end {
-                true => Instant::now(),
-                false => since,
-            };
+            let since = waiting.members_since(&state, self.now());
             let Some(again) = self.patience(&state, since, deadline) else {
-                let found = match apart {
-                    true => archive::reached(&state),
-                    false => format!("{copies} copies"),
+                let found = match level {
+                    Level::Archived => archive::reached(&state),
+                    _ => format!("{} copies", state.rule.copies(end)),
                 };
                 let why = Error::new(
                     Kind::Unknown,
@@ -178,6 +245,20 @@ impl Leader {
             };
             state = self.pause(state, again);
         }
+    }
+
+    /// The acknowledgement, once there is one.
+    fn outcome(&self, state: &State, waiting: &Waiting) -> Option<Outcome> {
+        let Waiting { end, appended, level, .. } = *waiting;
+        let copies = state.rule.copies(end) + 1;
+        if self.reached(state, end, appended, level) {
+            return Some(Outcome::Acked { appended, level, copies });
+        }
+        let semi = matches!(state.rule.mode(), Mode::Semi { .. });
+        let apart = level == Level::Archived;
+        // The mark is registered: the acknowledgement says itself that it is a lesser one.
+        (semi && state.spell == Spell::Degraded && level > Level::Durable && !apart)
+            .then_some(Outcome::Acked { appended, level: Level::Durable, copies })
     }
 
     fn reached(&self, state: &State, end: LogByte, appended: Appended, level: Level) -> bool {
@@ -202,18 +283,22 @@ impl Leader {
 
     /// How long to wait for the members at most before something else is to be done: `None` when
     /// time is over. A duration of zero: a semi-synchronous set's time is over.
-    fn patience(&self, state: &State, since: Instant, deadline: Instant) -> Option<Duration> {
-        let left = deadline.saturating_duration_since(Instant::now());
+    fn patience(&self, state: &State, since: u64, deadline: u64) -> Option<Duration> {
+        let left = Duration::from_nanos(deadline.saturating_sub(self.now()));
         if left.is_zero() || self.stopping.load(Acquire) {
             return None;
         }
-        let left = left.min(LOOK);
-        Some(match state.rule.mode() {
+        Some(left.min(LOOK).min(self.members_left(state, since)))
+    }
+
+    /// How long the members of a semi-synchronous set still have, of those who wait since then.
+    fn members_left(&self, state: &State, since: u64) -> Duration {
+        match state.rule.mode() {
             Mode::Semi { timeout, .. } if state.spell != Spell::Degraded => {
-                left.min(timeout.saturating_sub(since.elapsed()))
+                timeout.saturating_sub(Duration::from_nanos(self.now().saturating_sub(since)))
             }
-            _ => left,
-        })
+            _ => Duration::MAX,
+        }
     }
 
     /// Waits until something moves; or, when the time of a semi-synchronous set is over, begins a

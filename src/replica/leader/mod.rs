@@ -26,6 +26,7 @@ mod outcome;
 mod rule;
 mod spell;
 
+pub use append::Waiting;
 pub use archive::Due;
 pub use outcome::{Level, Outcome};
 
@@ -38,6 +39,7 @@ use crate::frame::{Mode, SyncSet};
 use crate::log::commit::End;
 use crate::log::files::SetLine;
 use crate::log::{Home, Log};
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte};
 use crate::ship::Report;
 
@@ -220,7 +222,10 @@ impl Leader {
         match state.rule.holds() {
             true => {
                 self.hold(state);
-                self.home.commit(state.rule.committed);
+                self.home.commit(match mutant::on(Mutant::ShowUncommitted) {
+                    true => state.rule.durable,
+                    false => state.rule.committed,
+                });
             }
             false => self.home.release_commits(),
         }

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use crate::frame::{Mode, SyncSet};
 use crate::log::commit::End;
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::ship::Report;
 
@@ -142,6 +143,9 @@ impl Rule {
     /// Up to where the archive may hold it: what is committed, but for what only the archive itself
     /// is waited for.
     pub(super) fn publishable(&self) -> End {
+        if mutant::on(Mutant::PublishUncommitted) {
+            return self.durable;
+        }
         let copied = self.copied().filter(|end| !self.holds() || end.0 > self.start);
         copied.unwrap_or(self.committed).max(self.committed)
     }
@@ -177,6 +181,10 @@ impl Rule {
         let others = set.members.iter().filter(|member| **member != self.leader);
         let mut held: Vec<End> =
             others.filter_map(|member| self.nodes.get(member).and_then(|held| held.end)).collect();
+        if mutant::on(Mutant::AckUncounted) {
+            // One member is taken for as good as any number.
+            return held.into_iter().max();
+        }
         held.sort_unstable_by(|a, b| b.cmp(a));
         k.checked_sub(1).and_then(|at| held.get(at).copied())
     }

@@ -401,3 +401,37 @@ fn archived_waits_for_the_archive_and_nothing_else_does() {
         assert!(matches!(outcome, Outcome::Acked { level: Level::Archived, .. }), "{outcome:?}");
     });
 }
+
+#[test]
+fn an_append_that_is_only_looked_at_comes_to_what_a_waiting_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = lead(dir.path());
+    let begin = || {
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"k", b"v")).unwrap();
+        leader.begin(&batch, &Append::default(), None).unwrap()
+    };
+    let sync = set(&leader, "sync:k=1", &[A]);
+    leader.change(&sync, Duration::ZERO).unwrap();
+    hears(&leader, A);
+    let waiting = begin().unwrap();
+    assert!(leader.look(&waiting).is_none());
+    hears(&leader, A);
+    let outcome = leader.look(&waiting).unwrap();
+    assert!(matches!(outcome, Outcome::Acked { level: Level::Replicated(1), copies: 2, .. }));
+    // Nobody waits: the time of a semi-synchronous set passes from look to look.
+    let semi = set(&leader, "semi:k=1,timeout=20ms", &[A]);
+    leader.change(&semi, Duration::ZERO).unwrap();
+    hears(&leader, A);
+    let waiting = begin().unwrap();
+    let outcome = loop {
+        match leader.look(&waiting) {
+            Some(outcome) => break outcome,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert!(matches!(outcome, Outcome::Acked { level: Level::Durable, copies: 1, .. }));
+    assert!(control(dir.path()).degraded.is_some(), "the mark came first");
+    let archived = leader.begin(&Batch::new(), &Append::default(), Some(Level::Archived)).unwrap();
+    assert!(matches!(archived, Err(Outcome::Rejected { .. })));
+}

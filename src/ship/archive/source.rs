@@ -241,6 +241,9 @@ impl Source for Archive {
             upstream: Vec::new(),
             leader: None,
             time: None,
+            answered: None,
+            // What the leader has not published yet is not known here.
+            stale: None,
             epoch: state.epoch,
             floor: state.floor,
             floor_offset: state.floor_offset,

@@ -231,21 +231,41 @@ impl State {
         if head.epoch.number <= self.epoch.number || parent != self.epoch {
             return Err(bad(head, "a fence that raises the epoch before it"));
         }
-        (self.epoch, self.node) = (head.epoch, head.node);
         if self.n == 0 {
+            (self.epoch, self.node) = (head.epoch, head.node);
             (self.floor, self.floor_offset) = (fork, fork_offset);
             (self.end, self.end_offset) = (fork, fork_offset);
             return Ok(());
         }
-        let inside = self.floor <= fork && fork <= self.end;
-        let offsets = self.floor_offset <= fork_offset && fork_offset <= self.end_offset;
-        if !inside || !offsets || fork == self.end && fork_offset != self.end_offset {
+        if !self.may_fork_at(fork, fork_offset) {
             return Err(bad(head, "a fork inside what the archive holds"));
         }
+        (self.epoch, self.node) = (head.epoch, head.node);
         if fork < self.end {
             self.cut_at(fork, fork_offset);
         }
         Ok(())
+    }
+
+    /// Whether frames that the archive holds may end there, with that many records before.
+    fn may_fork_at(&self, fork: LogByte, fork_offset: Offset) -> bool {
+        let Some((_, piece)) = self.pieces.range(..fork).next_back() else {
+            return (fork, fork_offset) == (self.floor, self.floor_offset);
+        };
+        let (before, end) = match piece {
+            Piece::Sealed(_) => (piece.base_offset(), piece.end()),
+            Piece::Tails(tails) => {
+                match &tails[..tails.partition_point(|tail| tail.tail.from < fork)] {
+                    [.., before, last] => (before.to_offset, (last.to, last.to_offset)),
+                    [last] => (piece.base_offset(), (last.to, last.to_offset)),
+                    [] => return false,
+                }
+            }
+        };
+        match fork == end.0 {
+            true => fork_offset == end.1,
+            false => fork < end.0 && before <= fork_offset && fork_offset <= end.1,
+        }
     }
 
     fn cut_at(&mut self, fork: LogByte, fork_offset: Offset) {
@@ -361,17 +381,20 @@ impl State {
             let (to, to_offset) = piece.end();
             let whole = match piece {
                 Piece::Sealed(held) => {
-                    held.sealed.base == *base && held.to <= held.sealed.end && to > *base
+                    held.sealed.base == *base
+                        && (*base < to && to <= held.sealed.end)
+                        && (held.sealed.base_offset..=held.sealed.end_offset).contains(&to_offset)
                 }
                 Piece::Tails(tails) => {
-                    let mut at = *base;
+                    let mut at = (*base, piece.base_offset());
                     !tails.is_empty()
                         && tails.iter().all(|tail| {
                             let fits = tail.tail.base == *base
-                                && tail.tail.from == at
+                                && tail.tail.from == at.0
                                 && tail.tail.from < tail.to
-                                && tail.to <= tail.tail.to;
-                            at = tail.to;
+                                && tail.to <= tail.tail.to
+                                && (at.1..=tail.tail.to_offset).contains(&tail.to_offset);
+                            at = (tail.to, tail.to_offset);
                             fits
                         })
                 }

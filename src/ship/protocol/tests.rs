@@ -44,6 +44,7 @@ fn reply() -> Vec<u8> {
         leader: None,
         epoch: Epoch { number: 3, nonce: 9 }.into(),
         time: 17,
+        stale_ms: Some(250),
         committed: WireEnd::default(),
         durable: WireEnd::new(LogByte(900), Offset(9)),
         floor: WireEnd::default(),

@@ -44,6 +44,8 @@ const HUGE_BYTES: usize = 2 << 20;
 /// Up to so many bytes, slots lie in small pages.
 const SMALL_PAGES_BYTES: usize = 64 << 20;
 const UNIT: usize = 8;
+/// As much of a record is fetched at once; the processor goes on by itself where one is longer.
+const RECORD_NEAR_LINES: usize = 4;
 const DELETE: u32 = 1 << 31;
 /// The farthest an address reaches.
 pub(super) const MAX_ROOM: usize =
@@ -210,10 +212,15 @@ impl Arena {
     }
 
     /// Touches every page: the system may take long to bring one, and whoever appends later would
-    /// wait for it.
+    /// wait for it. Slots get huge pages, too, since they are all touched now.
     pub(super) fn warm(&mut self) {
         assert!(*self.published.get_mut() == UNIT as u64, "expected an arena without records");
         let bytes = self.slot_count * 8 + self.room;
+        #[cfg(target_os = "linux")]
+        if let Some(map) = &self.map {
+            let skip = self.slots.addr().get() - map.as_ptr().addr();
+            let _ = map.advise_range(memmap2::Advice::HugePage, skip, self.slot_count * 8);
+        }
         for at in (0..bytes).step_by(4096) {
             // SAFETY: inside the map, and `&mut self` says that nobody else looks. The byte is zero,
             // or belongs to a record that nobody can reach any more: no slot is taken.
@@ -234,16 +241,32 @@ impl Arena {
     }
 
     /// The slot of the key that hashes to `hash`, and the address of its newest record; or the
-    /// empty slot where it belongs. Ends because half of the slots are empty.
+    /// empty slot where it belongs.
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> (u32, Option<Address>) {
+        self.search(hash, key, |_| ())
+    }
+
+    /// The newest record of the key that hashes to `hash`, for who will read it all.
+    #[inline]
+    pub(super) fn find_to_read(&self, hash: u64, key: &[u8]) -> Option<Address> {
+        // Of a record, the first line is waited for; the others come at the same time.
+        self.search(hash, key, |found| self.prefetch_record(found)).1
+    }
+
+    /// Ends because half of the slots are empty. `near` is told which record is looked at next.
+    #[inline]
+    fn search(&self, hash: u64, key: &[u8], near: impl Fn(Address)) -> (u32, Option<Address>) {
         let slots = self.slots();
         let mut index = self.home(hash);
         loop {
             let word = slots[index as usize].load(Acquire);
             let Some(address) = address(word) else { return (index, None) };
-            if word >> 32 == hash >> 32 && self.record(address).key == key {
-                return (index, Some(address));
+            if word >> 32 == hash >> 32 {
+                near(address);
+                if self.record(address).key == key {
+                    return (index, Some(address));
+                }
             }
             index = self.behind(index);
         }
@@ -378,13 +401,21 @@ impl Arena {
         prefetch(self.slots.as_ptr().wrapping_add(slot as usize).cast());
     }
 
-    /// Has a record's head, its key and the beginning of its value brought near.
+    /// Has a record's head and its key brought near.
     #[inline]
-    pub(super) fn prefetch_record(&self, at: Address) {
+    pub(super) fn prefetch_key(&self, at: Address) {
         let at = self.records.as_ptr().wrapping_add(at.byte());
         prefetch(at);
         prefetch(at.wrapping_add(size_of::<Head>() + 15));
-        prefetch(at.wrapping_add(128));
+    }
+
+    /// The same, and the beginning of its value.
+    #[inline]
+    pub(super) fn prefetch_record(&self, at: Address) {
+        let at = self.records.as_ptr().wrapping_add(at.byte());
+        for line in 0..RECORD_NEAR_LINES {
+            prefetch(at.wrapping_add(64 * line));
+        }
     }
 }
 

@@ -181,10 +181,17 @@ impl Delta {
         Delta::new(&Pool::new(0, 0), 0, 0).1
     }
 
+    /// Has the place where [`get`](Delta::get) will look brought near, for who has something to do
+    /// meanwhile.
+    #[inline]
+    pub(super) fn prefetch(&self, key: &[u8]) {
+        self.arena.prefetch_home(self.hash(key));
+    }
+
     /// What the newest record below `below` did to `key`; `None` if none of them is about it.
     pub(super) fn get(&self, key: &[u8], below: Offset) -> Option<Version<'_>> {
-        let (_, newest) = self.arena.find(self.hash(key), key);
-        self.version(newest?, below).map(|(_, record)| record.version)
+        let newest = self.arena.find_to_read(self.hash(key), key)?;
+        self.version(newest, below).map(|(_, record)| record.version)
     }
 
     /// Answers for many keys, in their order: [`get`](Delta::get), with the waits for memory
@@ -202,10 +209,12 @@ impl Delta {
                 self.arena.prefetch_home(*hash);
             }
             for &hash in &hashes[..keys.len()] {
-                self.approach(hash);
+                if let Some(record) = self.arena.guess(hash) {
+                    self.arena.prefetch_record(record);
+                }
             }
             for (j, (&hash, key)) in hashes.iter().zip(keys).enumerate() {
-                let (_, newest) = self.arena.find(hash, key);
+                let newest = self.arena.find_to_read(hash, key);
                 let found = newest.and_then(|newest| self.version(newest, below));
                 each(i * SLOT_AHEAD + j, found.map(|(_, record)| record.version));
             }
@@ -245,14 +254,6 @@ impl Delta {
     #[inline]
     fn hash(&self, key: &[u8]) -> u64 {
         xxh3_64_with_seed(key, self.pool.seed)
-    }
-
-    /// Follows a hash whose slot is near: has the record there brought near.
-    #[inline]
-    fn approach(&self, hash: u64) {
-        if let Some(record) = self.arena.guess(hash) {
-            self.arena.prefetch_record(record);
-        }
     }
 
     #[inline]
@@ -316,7 +317,10 @@ impl Writer {
                 seen += 1;
             }
             if near < seen && (next.is_none() || seen - near > SLOT_AHEAD - RECORD_AHEAD) {
-                self.delta.approach(ring[near % SLOT_AHEAD].0);
+                let arena = &self.delta.arena;
+                if let Some(record) = arena.guess(ring[near % SLOT_AHEAD].0) {
+                    arena.prefetch_key(record);
+                }
                 near += 1;
             }
             if done < seen && (next.is_none() || seen - done == SLOT_AHEAD) {

@@ -62,7 +62,9 @@ fn a_copy_over_http_is_byte_identical_at_every_stage_of_a_leaders_life() {
     }
     // The leader knows what each has, without having been told otherwise than by fetches.
     let (_, status) = get(&leader.client(), "/v1/status");
-    let copies: Vec<&Value> = status["nodes"].as_array().unwrap()[1..].iter().collect();
+    let rows = status["nodes"].as_array().unwrap()[1..].iter();
+    // Not of those that it knows by their slots alone.
+    let copies: Vec<&Value> = rows.filter(|row| row["state"] != "away").collect();
     assert!(copies.len() >= 2, "{status}");
     for copy in copies {
         assert_eq!(copy["durable"], leader.server().log().end().0, "{copy}");
@@ -288,4 +290,65 @@ fn another_log_a_later_epoch_and_a_node_itself_are_refused_in_words() {
     let error = source.look(&report).unwrap_err();
     assert_eq!(error.kind(), Kind::NotInHistory);
     assert!(error.to_string().contains("nothing was changed"), "{error}");
+}
+
+/// Fetches that the leader has answered.
+fn fetches(leader: &Leader) -> u64 {
+    let text = leader.client().get("/metrics", &[], NOW).unwrap().bytes(1 << 20).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("tidelog_fetch_seconds_count "));
+    count.unwrap().parse().unwrap()
+}
+
+#[test]
+fn who_is_told_to_stop_does_not_wait_for_the_answer_it_is_reading() {
+    let mut leader = Leader::new();
+    leader.append(40, 8000);
+    let told = std::sync::Arc::new(AtomicBool::new(false));
+    let stop = std::sync::Arc::clone(&told);
+    // Even the least that is asked for at a time takes more than a minute.
+    let source = Http::open(leader.server().url(), Credentials::default())
+        .unwrap()
+        .limit_bytes_per_s(Some(1000))
+        .stop_when(move || stop.load(Ordering::Relaxed));
+    let copy = leader.path("copy");
+    let slow = std::thread::spawn(move || Follower::open(Log::options(), &copy, source));
+    until("it is asked", || fetches(&leader) > 0);
+    std::thread::park_timeout(Duration::from_millis(200));
+    assert!(!slow.is_finished(), "the first answer is still being read");
+    let since = Instant::now();
+    told.store(true, Ordering::Relaxed);
+    let error = slow.join().unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_throttled_follower_ends_soon_after_a_polite_kill() {
+    let place = crate::cli::Place::new();
+    let mut leader = Leader::new();
+    let url = leader.server().url().to_owned();
+    place.ok(&format!("follow copy --from {url} --once"));
+    leader.append(40, 8000);
+    for verb in [
+        "follow copy --once --from",
+        "follow copy --from",
+        "serve copy --listen 127.0.0.1:0 --follow",
+    ] {
+        let line = format!("{verb} {url} --limit-bytes-per-s 1000");
+        let before = fetches(&leader);
+        let mut child = place.command(&line).stdout(Stdio::null()).spawn().unwrap();
+        // The answer is on its way, and will not be whole for a minute.
+        until("it pulls", || fetches(&leader) > before);
+        std::thread::park_timeout(Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "{verb}");
+        let told = Instant::now();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        until("it has ended", || child.try_wait().unwrap().is_some());
+        assert!(told.elapsed() < Duration::from_secs(5), "{verb}: {:?}", told.elapsed());
+        let code = child.wait().unwrap().code();
+        assert_eq!(code, Some(if verb.starts_with("serve") { 0 } else { 130 }), "{verb}");
+    }
 }

@@ -75,6 +75,21 @@ fn a_follower_that_is_away_holds_its_segments_to_the_cap_and_comes_back_through_
     leader.start(options().slots(limits()));
     let (_, status) = get(&leader.client(), "/v1/status");
     assert_eq!(status["slots"][0]["node"], node.to_string(), "{status}");
+    // Nor does it show nothing: whoever has not come back yet is told, with how far it is.
+    let away = &status["nodes"][1];
+    assert_eq!((&away["state"], &away["slot"]), (&"away".into(), &"extended".into()), "{status}");
+    assert_eq!((&away["node"], &away["applied"]), (&node.to_string().into(), &Value::Null));
+    let durable = leader.server().log().durable_end().0;
+    assert_eq!(away["lag_records"], durable - away["durable"].as_u64().unwrap(), "{status}");
+    assert!(away["lag_records"].as_u64().unwrap() > 0, "{status}");
+    until("its lag grows", || {
+        let (_, status) = get(&leader.client(), "/v1/status");
+        status["nodes"][1]["lag_seconds"].as_f64().unwrap() > 0.0
+    });
+    assert!(away["last_contact_seconds"].as_f64().unwrap() > 0.0, "{status}");
+    let text = leader.client().get("/metrics", &[], NOW).unwrap().bytes(1 << 20).unwrap();
+    let metric = format!("tidelog_lag_records{{node=\"{node}\"");
+    assert!(String::from_utf8(text).unwrap().contains(&metric), "{metric}");
 
     // Beyond the cap nothing is held for it.
     leader.append(200, 2000);
@@ -100,6 +115,9 @@ fn a_follower_that_is_away_holds_its_segments_to_the_cap_and_comes_back_through_
     place.ok(&follow);
     same_end(&leader, &copy);
     assert_eq!(slot(&leader), SlotState::Reserved);
+    let (_, status) = get(&leader.client(), "/v1/status");
+    assert_eq!(status["nodes"][1]["state"], "following", "{status}");
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 2, "{status}");
     assert!(drop_old(&leader).held_by.is_none_or(|holder| holder.slot.is_none()));
 }
 

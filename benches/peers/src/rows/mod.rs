@@ -44,6 +44,10 @@ pub enum Rows {
     TableSnapshotStall,
     /// Reads of single rows, and scans.
     TableRead,
+    /// Snapshots of a table that stands still; tidelog only.
+    TableSnapshot,
+    /// Opening a large table whose checkpoint is behind its log; tidelog only.
+    TableRestart,
     /// Upserts over far more keys than memory would hold for long.
     TableSustained,
 }
@@ -77,6 +81,8 @@ impl Bench {
             Rows::TableUpserts => table::upserts(self),
             Rows::TableSnapshotStall => table::snapshot_stall(self),
             Rows::TableRead => table::read(self),
+            Rows::TableSnapshot => table::snapshot(self),
+            Rows::TableRestart => table::restart(self),
             Rows::TableSustained => table::sustained(self),
         }
     }

@@ -22,7 +22,7 @@ impl Contestant for Fjall {
     }
 
     fn open(&self, setup: &Setup<'_>) -> Result<Box<dyn Store>> {
-        let cache_bytes = if setup.job == Job::Read { 2048 * MIB } else { 256 * MIB };
+        let cache_bytes = if matches!(setup.job, Job::Read(_)) { 2048 * MIB } else { 256 * MIB };
         let db = Database::builder(setup.dir)
             .cache_size(cache_bytes)
             .max_journaling_size(2048 * MIB)

@@ -13,7 +13,7 @@ use super::{
 
 pub(super) struct Hash;
 
-pub const NAME: &str = "hash, no persistence";
+pub const NAME: &str = "hash";
 
 impl Contestant for Hash {
     fn name(&self) -> &'static str {

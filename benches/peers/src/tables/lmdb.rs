@@ -22,7 +22,7 @@ const MAP_BYTES: usize = 64 << 30;
 
 impl Contestant for Lmdb {
     fn name(&self) -> &'static str {
-        if self.write_map { "lmdb, writemap" } else { "lmdb" }
+        if self.write_map { "lmdb-writemap" } else { "lmdb" }
     }
 
     fn open(&self, setup: &Setup<'_>) -> Result<Box<dyn Store>> {

@@ -48,15 +48,19 @@ pub struct Setup<'a> {
 pub enum Job {
     /// Upserts, snapshots beside them, and what comes after.
     Write,
-    /// Reads from memory.
-    Read,
+    /// Reads from memory, of rows that lie so.
+    Read(Shape),
+    /// Opened again, as a process does that starts: nothing is got ready for what may come.
+    Restart,
 }
 
 /// Where rows lie when they are read; only tidelog tells these apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// In memory.
+    /// In memory, all of them.
     Delta,
+    /// As upserts left them: in memory, the older ones on disk.
+    Applied,
     /// On disk, all merged.
     OneRun,
     /// On disk, in four parts.
@@ -97,7 +101,7 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// Fills it for reading; speed does not count.
+    /// Fills it for reading; speed does not count. `shape` is what it was opened for.
     fn fill(&self, load: &Load, _shape: Shape) -> Result<()> {
         self.upserts(load, &mut |_| ())?;
         self.settle()

@@ -33,7 +33,7 @@ impl Contestant for RocksDb {
         options.set_max_write_buffer_number(4);
         let mut table = BlockBasedOptions::default();
         table.set_bloom_filter(10.0, false);
-        let cache_bytes = if setup.job == Job::Read { 2048 * MIB } else { 256 * MIB };
+        let cache_bytes = if matches!(setup.job, Job::Read(_)) { 2048 * MIB } else { 256 * MIB };
         table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
         options.set_block_based_table_factory(&table);
         Ok(Box::new(Open(DB::open(&options, setup.dir)?)))

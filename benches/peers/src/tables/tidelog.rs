@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tidelog::table::{Applier, Frames, Scan, Snapshots, View};
 use tidelog::{Apply, Batch, Durability, Log, Offset, Position, Record, Table, Verification};
 
-use super::{Contestant, Key, Load, Reader, Setup, Shape, Store, Tally, stamp};
+use super::{Contestant, Job, Key, Load, Reader, Setup, Shape, Store, Tally, stamp};
 
 pub(super) struct Tidelog;
 
@@ -41,7 +41,7 @@ impl Contestant for Tidelog {
         }
         // Every frame is checked when it is applied, also one that was read before.
         let log = Log::options().verification(Verification::Always).open(setup.source)?;
-        let table = open_table(&log, setup.fresh)?;
+        let table = open_table(&log, setup)?;
         Ok(Box::new(Open { log, table }))
     }
 
@@ -114,7 +114,13 @@ impl Store for Open {
             Ok(())
         })?;
         match shape {
-            Shape::Delta => Ok(()),
+            Shape::Delta => {
+                let runs = self.table.stats().runs;
+                ensure!(runs == 0, "expected all rows in memory, found {runs} runs");
+                Ok(())
+            }
+            // What is being written is there soon, and does not disturb reads any more.
+            Shape::Applied => Ok(self.table.settle()?),
             Shape::SeveralRuns => write_a_run(&self.table),
             Shape::OneRun => merge_into_one_run(&self.table),
         }
@@ -145,11 +151,14 @@ impl Reader for Read {
     }
 }
 
-/// The table of `log` as it was left; `fresh`: without rows, to be filled by who asked.
-fn open_table(log: &Log, fresh: bool) -> Result<Table> {
-    // As in a process that has run for a while.
-    let options = Table::options().warm(true);
-    if fresh {
+/// The table of `log` as it was left; when `fresh`, without rows, to be filled by who asked.
+fn open_table(log: &Log, setup: &Setup<'_>) -> Result<Table> {
+    let options = Table::options()
+        // As in a process that has run for a while.
+        .warm(setup.job != Job::Restart)
+        // What is not kept on disk stays in memory up to the delta's bound.
+        .persist(setup.job != Job::Read(Shape::Delta));
+    if setup.fresh {
         Ok(options.open_at_checkpoint(log)?)
     } else {
         options.open(log).context("go on from the checkpoint")

@@ -252,6 +252,39 @@ fn the_fuzz_target_gets_behind_links_and_checksums() {
     assert!(read("tail") == samples()[1].1);
 }
 
+/// What the test below once came to: a fence between two pieces' log bytes, with an offset of
+/// neither. Its entry was taken, and the rollup behind it was one that nobody could read.
+#[test]
+fn a_fork_fits_the_frames_that_it_leaves() {
+    let mut base = State::default();
+    let entries = chain();
+    let apply = |state: &mut State, mut head: EntryHead| {
+        (head.n, head.previous, head.rollup) = (state.n + 1, state.hash, state.rollup);
+        state.apply(&head)
+    };
+    for entry in entries[..6 * HEAD_BYTES].chunks(HEAD_BYTES) {
+        apply(&mut base, EntryHead::decode(entry).unwrap()).unwrap();
+    }
+    let fork = |(byte, offset): (u64, u64)| {
+        let (fork, fork_offset) = (LogByte(byte), Offset(offset));
+        let mut head = head(What::Fence { parent: epoch(), fork, fork_offset });
+        head.epoch.number += 1;
+        head
+    };
+    // One segment holds log bytes 4096 to 8192 and offsets 10 to 30; a tail goes on to 8300 and 31.
+    for good in [(4096, 10), (4100, 10), (8000, 29), (8192, 30), (8256, 30), (8256, 31), (8300, 31)]
+    {
+        let mut state = base.clone();
+        apply(&mut state, fork(good)).unwrap_or_else(|e| panic!("{good:?}: {e}"));
+        rollup::decode(&rollup::encode(&state)).unwrap_or_else(|e| panic!("{good:?}: {e}"));
+    }
+    let bad = [(4096, 11), (8000, 9), (8000, 31), (8192, 29), (8256, 29), (8300, 30), (8301, 31)];
+    for bad in bad {
+        let refused = apply(&mut base.clone(), fork(bad)).expect_err("a fork that fits nothing");
+        assert_eq!(refused.kind(), crate::error::Kind::Corrupt, "{bad:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]

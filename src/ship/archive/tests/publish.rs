@@ -216,3 +216,24 @@ fn what_cannot_be_read_back_is_tried_again_with_the_same_bytes() {
     assert_eq!(to.push().unwrap().end, stage.end);
     assert_eq!(fake.object(&fence), Some(sent), "the same n, the same bytes");
 }
+
+#[test]
+fn a_leader_that_knows_of_less_than_the_archive_holds_has_lost_nothing() {
+    // Opened anew under a synchronous set, a leader calls little committed until its members report;
+    // being told to publish only that, the publisher took the archive's end for lost records.
+    let sim = Sim::new(3);
+    let log = options(&sim).open(LEADER).unwrap();
+    log.append(&Record::put(b"k", b"v")).unwrap();
+    log.close().unwrap();
+    let fake = Fake::new();
+    let open = || {
+        let from = Directory::open_in(sim.shared(), LEADER).unwrap();
+        Publisher::open(Arc::new(fake.client()), from, PublishOptions::default()).unwrap()
+    };
+    open().push().unwrap();
+    let mut publisher = open();
+    let end = (publisher.state().end, publisher.state().end_offset);
+    assert_eq!(end.1, Offset(1));
+    publisher.push_to(Default::default()).unwrap();
+    assert_eq!(publisher.held(), Some(end));
+}

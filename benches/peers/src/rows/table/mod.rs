@@ -1,6 +1,8 @@
 //! Tables: key → latest value, upserted in batches that bring the applied offset along.
 
 mod read;
+mod restart;
+mod snapshot;
 mod stall;
 mod sustained;
 mod upserts;
@@ -14,6 +16,8 @@ use crate::machine::{Place, quiesce, warm, warm_cache};
 use crate::tables::{Contestant, Expected, Job, Load, Setup, Store, Tally};
 
 pub(super) use read::run as read;
+pub(super) use restart::run as restart;
+pub(super) use snapshot::run as snapshot;
 pub(super) use stall::run as snapshot_stall;
 pub(super) use sustained::run as sustained;
 pub(super) use upserts::run as upserts;
@@ -27,6 +31,8 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
     upserts(bench)?;
     snapshot_stall(bench)?;
     read(bench)?;
+    snapshot(bench)?;
+    restart(bench)?;
     sustained(bench)
 }
 

@@ -24,12 +24,19 @@ struct Stock {
     alone: bool,
 }
 
-const STOCKS: [Stock; 4] = [
+const STOCKS: [Stock; 5] = [
     Stock {
         rows: 1_000_000,
         shape: Shape::Delta,
         get: "table/get/1M/delta",
         scan: Some("table/scan/1M/delta"),
+        alone: true,
+    },
+    Stock {
+        rows: 1_000_000,
+        shape: Shape::Applied,
+        get: "table/get/1M/as-applied",
+        scan: None,
         alone: true,
     },
     Stock {
@@ -99,7 +106,7 @@ fn fill<'a>(
     expected: &Expected,
 ) -> Result<Filled<'a>> {
     let place = bench.workplace.place(entrant.name())?;
-    let store = entrant.contestant.open(&entrant.setup(&place, true, Job::Read))?;
+    let store = entrant.contestant.open(&entrant.setup(&place, true, Job::Read(stock.shape)))?;
     store.fill(load, stock.shape)?;
     check(&*store, expected)?;
     Ok(Filled { store, name: entrant.name(), _place: place, _entrant: entrant })

@@ -12,7 +12,8 @@ use crate::measure::{Figures, Latencies, Metric};
 use crate::tables::{Job, Keys, Load, Store};
 
 const ROW: &str = "table/snapshot-stall";
-const UPSERTS: u64 = 5_000_000;
+/// Two thousand batches, so that one in a thousand is not just the longest.
+const UPSERTS: u64 = 20_000_000;
 const KEYS: u64 = 1_000_000;
 
 pub(in crate::rows) fn run(bench: &Bench) -> Result<()> {

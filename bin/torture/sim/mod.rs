@@ -1,0 +1,196 @@
+//! `sim`: a leader, its followers and an archive in one thread, with everything that can go wrong.
+//!
+//! It drives the engine's own leader, followers, protocol, publisher and archive reader; simulated are
+//! the disks, the clocks, the network and the store. `op` makes a sequence of steps from a seed,
+//! `world` is the cluster, `act` does the steps, `net` is the network, `book` what clients know,
+//! `check` holds it all against that, `heal` ends a run: whatever happened, everybody must get on.
+//! Invariant: a seed alone says all that happens, which its trace hash shows.
+
+mod act;
+mod book;
+mod check;
+mod heal;
+mod net;
+mod op;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clap::Args;
+use rayon::prelude::*;
+
+use crate::dice::Dice;
+use crate::line::{Line, Reproduction};
+use crate::model::shrink;
+
+use op::{Setup, Step, steps};
+use world::{Failure, Stats};
+
+/// Seeds run between two lines of progress.
+const ROUND: u64 = 200;
+
+/// A leader, followers and an archive under one seeded scheduler.
+#[derive(Args)]
+pub struct Sim {
+    /// The first seed; the others follow.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// Steps of each.
+    #[arg(long, default_value_t = 2_000)]
+    steps: usize,
+    /// Lets files of followers rot, too. Not clean yet: docs/TESTING.md.
+    #[arg(long)]
+    rot: bool,
+    /// Stops at the first violation.
+    #[arg(long)]
+    first: bool,
+    /// Runs the one sequence of this seed, and tells of its steps.
+    #[arg(long)]
+    replay: Option<u64>,
+}
+
+/// Runs it.
+pub fn run(args: &Sim) -> Result<Line, String> {
+    let (first, count) = match args.replay {
+        Some(seed) => (seed, 1),
+        None => (args.seed, args.seeds),
+    };
+    let mut line = Line::new("sim", first);
+    let mut sum = Sum::default();
+    if args.replay.is_none() {
+        // A panic is a violation like any other: it is caught, shrunk and reproduced.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let mut done = 0;
+    while done < count && !(args.first && line.violations() > 0) {
+        let round = if args.first { 8 } else { ROUND }.min(count - done);
+        let results: Vec<(u64, Result<Stats, Failure>)> = (first + done..first + done + round)
+            .into_par_iter()
+            .map(|seed| {
+                let sequence = Sequence::new(seed, args.steps, args.rot);
+                (seed, sequence.run(&sequence.steps, args.replay.is_some()))
+            })
+            .collect();
+        for (seed, result) in results {
+            match result {
+                Ok(stats) => sum.add(&stats),
+                Err(failure) => line.violation(reproduce(seed, args, &failure, &line)),
+            }
+        }
+        done += round;
+        if done < count {
+            eprintln!("{done} seeds, {} violations", line.violations());
+        }
+    }
+    let _ = std::panic::take_hook();
+    sum.count(done, args.steps, &mut line);
+    Ok(line)
+}
+
+/// A seed, and what it says.
+struct Sequence {
+    seed: u64,
+    setup: Setup,
+    steps: Vec<Step>,
+}
+
+impl Sequence {
+    fn new(seed: u64, count: usize, rot: bool) -> Self {
+        let mut dice = Dice::new(seed);
+        let mut setup = Setup::new(&mut dice);
+        setup.rots = rot && !setup.retains;
+        Sequence { seed, setup, steps: steps(&mut dice, count) }
+    }
+
+    fn run(&self, steps: &[Step], aloud: bool) -> Result<Stats, Failure> {
+        if aloud {
+            eprintln!("{:?}", self.setup);
+        }
+        let run = || world::run(self.setup, self.seed, steps, aloud);
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            let found = format!("panic: {}", crate::told::said(&*panic));
+            Err(Failure { step: steps.len(), found })
+        })
+    }
+}
+
+/// How to see a failure again, with as few steps as could be.
+fn reproduce(seed: u64, args: &Sim, failure: &Failure, line: &Line) -> Reproduction {
+    let count = args.steps;
+    let sequence = Sequence::new(seed, count, args.rot);
+    let fails = |steps: &[Step]| sequence.run(steps, false).is_err();
+    let until = (failure.step + 1).min(sequence.steps.len());
+    // Shrinking takes time: the first ones are what anybody looks at.
+    let left = match line.violations() < 2 && fails(&sequence.steps[..until]) {
+        true => shrink::shrink(&sequence.steps[..until], SHRINK_TRIES, fails),
+        false => sequence.steps[..until].to_vec(),
+    };
+    let found = match sequence.run(&left, false) {
+        Err(short) => format!("step {}: {}", short.step, short.found),
+        Ok(_) => format!("step {}: {} (not again with fewer)", failure.step, failure.found),
+    };
+    let mut steps = vec![format!("{:?}", sequence.setup)];
+    match left.len() < 100 {
+        true => steps.extend(left.iter().map(|step| format!("{:?}, seed {}", step.op, step.seed))),
+        false => steps.push(format!("sim --replay {seed} --steps {count}, step {}", failure.step)),
+    }
+    Reproduction { seed, steps, found }
+}
+
+/// Runs that shrinking a sequence may take.
+const SHRINK_TRIES: u32 = 400;
+
+/// The denominators, as they add up.
+#[derive(Default)]
+struct Sum {
+    counts: BTreeMap<&'static str, u64>,
+    trace: u64,
+    states: Vec<u128>,
+}
+
+impl Sum {
+    fn add(&mut self, stats: &Stats) {
+        for (name, count) in &stats.counts {
+            *self.counts.entry(name).or_default() += count;
+        }
+        self.trace = self.trace.rotate_left(5) ^ stats.trace;
+        self.states.push(stats.state);
+    }
+
+    fn count(mut self, seeds: u64, steps: usize, line: &mut Line) {
+        line.count("seeds", seeds);
+        line.count("steps", seeds * steps as u64);
+        for (name, count) in &self.counts {
+            line.count(name, *count);
+        }
+        line.count("trace", format!("{:016x}", self.trace));
+        self.states.sort_unstable();
+        self.states.dedup();
+        line.distinct(self.states.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_run_to_the_last_bit() {
+        for seed in 1..=4 {
+            let run = || {
+                let sequence = Sequence::new(seed, 400, false);
+                let stats = sequence.run(&sequence.steps, false).map_err(|f| f.found);
+                let stats = stats.unwrap_or_else(|found| panic!("seed {seed}: {found}"));
+                (stats.trace, stats.state, stats.counts)
+            };
+            let first = run();
+            // On a pool of one thread and of several: nothing that a run asks for may matter.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            assert_eq!(first, pool.install(run), "seed {seed}");
+        }
+    }
+}
