@@ -19,6 +19,7 @@ use crate::exit::{Failure, Outcome};
 use crate::members;
 use crate::output::{self, Format, count, say};
 use crate::progress;
+use crate::snapshot;
 use crate::source::Place;
 
 /// Keep a log in an object store or a shared directory, for any number of readers
@@ -27,7 +28,7 @@ use crate::source::Place;
   tidelog archive push mylog --to shelf
   tidelog archive list shelf
   tidelog archive verify shelf
-  tidelog archive prune shelf
+  tidelog archive prune shelf --keep-snapshots 3
   tidelog follow copy --from shelf --once
 
 A URL is file:///path (or just a path), s3://bucket/prefix, gs://bucket/prefix or az://container/prefix. \
@@ -52,6 +53,9 @@ enum What {
         /// If this log has left the archive's history, cut there what it left
         #[arg(long)]
         accept_loss: bool,
+        /// Then publish a snapshot of the table, too: a new follower begins with it
+        #[arg(long)]
+        snapshot: bool,
     },
     /// Print what is there, oldest first
     List {
@@ -103,6 +107,9 @@ enum What {
         /// The archive
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
+        /// Let older snapshots go but for so many of the newest; all stay unless given
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep_snapshots: Option<u32>,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -112,18 +119,18 @@ enum What {
 impl ArchiveArgs {
     pub(crate) fn run(self) -> Outcome {
         match self.what {
-            What::Push { dir, to, accept_loss } => push(&dir, &to, accept_loss),
+            What::Push { dir, to, accept_loss, snapshot } => push(&dir, &to, accept_loss, snapshot),
             What::List { url, output } => list(&url, output),
             What::Verify { url } => verify(&url),
             What::Pin { url, owner, during } => pin(&url, &owner, during),
             What::Unpin { url, id } => unpin(&url, id),
             What::Pins { url, output } => list_pins(&url, output),
-            What::Prune { url, yes } => take_away(&url, yes),
+            What::Prune { url, keep_snapshots, yes } => take_away(&url, keep_snapshots, yes),
         }
     }
 }
 
-fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
+fn push(dir: &std::path::Path, to: &Place, accept_loss: bool, with_snapshot: bool) -> Outcome {
     let started = Instant::now();
     let from = Directory::open(dir)?;
     let mut options = PublishOptions::default();
@@ -132,7 +139,11 @@ fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
     let pushed = Publisher::open(to.store()?, from, options).and_then(|mut to| to.push());
     spinner.finish_and_clear();
     let pushed = pushed?;
-    output::line(json!({
+    let placed = match with_snapshot {
+        true => Some(snapshot::publish(dir, to, false)?.snapshot.name.to_string()),
+        false => None,
+    };
+    let mut line = json!({
         "from_offset": pushed.from.0,
         "end_offset": pushed.end.0,
         "entries": pushed.entries,
@@ -140,7 +151,11 @@ fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
         "tails": pushed.tails,
         "bytes": pushed.bytes,
         "seconds": progress::seconds(started),
-    }))?;
+    });
+    if let Some(name) = placed {
+        line["snapshot"] = name.into();
+    }
+    output::line(line)?;
     say(format_args!(
         "{to} holds everything before offset {}: {} and {} sent, {}",
         pushed.end,
@@ -330,18 +345,19 @@ fn list_pins(url: &Place, format: Option<Format>) -> Outcome {
     output::print_rows(format.unwrap_or_else(output::default_format), &rows)
 }
 
-fn take_away(url: &Place, yes: bool) -> Outcome {
+fn take_away(url: &Place, keep_snapshots: Option<u32>, yes: bool) -> Outcome {
     state(url)?;
     let store = url.store()?;
-    let plan = plan_prune(&*store, now())?;
+    let plan = plan_prune(&*store, now(), keep_snapshots.map(|n| n as usize))?;
     if yes {
-        prune(&*store, &plan)?;
+        prune(&*store, &plan, now())?;
     }
-    let objects: Vec<String> = plan.data.iter().map(|(name, _)| name.to_string()).collect();
+    let objects: Vec<String> = plan.objects().map(|(name, _)| name.to_string()).collect();
     output::line(json!({
         "pruned": yes && !plan.is_empty(),
         "entries": plan.entries.len(),
         "objects": objects,
+        "snapshots": plan.snapshots.len(),
         "bytes": plan.bytes(),
         "pins": plan.pins,
         "ended_pins": plan.ended.len(),
@@ -354,12 +370,13 @@ fn take_away(url: &Place, yes: bool) -> Outcome {
         return Ok(());
     }
     let room = format!(
-        "{} and {}, {}",
+        "{}, {} and {}, {}",
+        count(plan.snapshots.len(), "snapshot"),
         match plan.entries.len() {
             1 => "what 1 entry carries".to_owned(),
             n => format!("what {n} entries carry"),
         },
-        count(plan.data.len(), "unnamed object"),
+        count(plan.objects().count(), "object"),
         format_bytes(plan.bytes())
     );
     match (plan.is_empty(), yes) {

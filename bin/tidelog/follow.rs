@@ -16,6 +16,8 @@ use crate::output::{self, count, say};
 use crate::progress;
 use crate::source::{self, Place, SourceArgs};
 
+/// A copy that went on for so long is counted from the beginning again.
+const SPELL: Duration = Duration::from_secs(60);
 /// How often a copy whose log is gone is begun anew before that is an error.
 const AGAIN: u32 = 3;
 
@@ -63,7 +65,12 @@ impl Follow {
         let started = Instant::now();
         let mut again = AGAIN;
         loop {
-            match self.follow(started) {
+            let began = Instant::now();
+            let outcome = self.follow(started);
+            if began.elapsed() > SPELL {
+                again = AGAIN;
+            }
+            match outcome {
                 // What it needs was dropped meanwhile: opened again it begins with a snapshot.
                 Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
                     let what = failure.message.unwrap_or_default();

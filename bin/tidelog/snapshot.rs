@@ -8,7 +8,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tidelog::Kind;
 use tidelog::ship::Directory;
-use tidelog::ship::archive::{Archive, PublishOptions, Publisher, SnapshotRef, Store, snapshots};
+use tidelog::ship::archive::{
+    Archive, Placed, PublishOptions, Publisher, SnapshotRef, Store, snapshots,
+};
 use tidelog::table::{OpenSnapshot, Snapshot, Snapshots};
 use tidelog::text::{format_bytes, format_time};
 
@@ -151,8 +153,8 @@ fn row(snapshot: &SnapshotRef) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }
 
-fn create_in(dir: &Path, to: &Place, digest: bool) -> Outcome {
-    let started = Instant::now();
+/// Publishes a snapshot of the table in `dir` to an archive, and the log up to there first.
+pub(crate) fn publish(dir: &Path, to: &Place, digest: bool) -> Result<Placed, Failure> {
     let (_log, table) = origin::open_kept(dir)?;
     let spinner = progress::spinner("publishing");
     let take = || match OpenSnapshot::take(&table, digest) {
@@ -162,26 +164,31 @@ fn create_in(dir: &Path, to: &Place, digest: bool) -> Outcome {
         }
         taken => taken,
     };
-    let publish = || -> tidelog::Result<_> {
+    let attempt = || -> tidelog::Result<_> {
         let snapshot = take()?;
         let from = Directory::open(dir)?;
         let mut publisher = Publisher::open(to.store()?, from, PublishOptions::default())?;
         publisher.push()?;
         publisher.snapshot(&snapshot)
     };
-    let mut placed = publish();
+    let mut placed = attempt();
     for _ in 0..TRIES {
         match &placed {
             // The node that serves the log has published an entry at the same moment.
             Err(e) if e.kind() == Kind::Locked => {
                 std::thread::sleep(AGAIN);
-                placed = publish();
+                placed = attempt();
             }
             _ => break,
         }
     }
     spinner.finish_and_clear();
-    let placed = placed?;
+    Ok(placed?)
+}
+
+fn create_in(dir: &Path, to: &Place, digest: bool) -> Outcome {
+    let started = Instant::now();
+    let placed = publish(dir, to, digest)?;
     let mut line = row(&placed.snapshot);
     line.insert("copied_runs".into(), placed.sent.into());
     line.insert("copied_bytes".into(), placed.sent_bytes.into());

@@ -70,12 +70,18 @@ impl Bootstrap<'_> {
         let mut refused: Option<Error> = None;
         for _ in 0..ATTEMPTS {
             // Asked anew each time: what took long to fetch may have a younger one by now.
-            let mut offers = source.snapshots()?;
+            let mut offers = match source.snapshots() {
+                Err(_) if refused.is_some() => break,
+                offers => offers?,
+            };
             offers.retain(|offer| self.fits(offer) && !tried.contains(&(offer.link, offer.name)));
             let next = offers.into_iter().min_by_key(|o| (o.link, std::cmp::Reverse(o.name)));
             let Some(offer) = next else { break };
             tried.insert((offer.link, offer.name));
-            match self.with(source, &offer) {
+            source.hold(&offer, &**self.fs);
+            let begun = self.with(source, &offer);
+            source.release();
+            match begun {
                 Ok(begun) => return Ok(Some(begun)),
                 Err(e) if another_may_do(e.kind()) => {
                     refused.get_or_insert(e);
@@ -438,6 +444,10 @@ pub(super) fn another_may_do(kind: Kind) -> bool {
             | Kind::Corrupt
             | Kind::WrongLog
             | Kind::NewerVersion
+            // Its source is away, or does not let anybody read: another may have one.
+            | Kind::Io
+            | Kind::ReadOnly
+            | Kind::NotLeader
     )
 }
 

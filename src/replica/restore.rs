@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{Frame, HEADER_BYTES as FRAME_HEADER, Header};
+use crate::fs::Fs;
 use crate::log::files::{Control, Layout, LogFile};
 use crate::log::{Options, open};
 use crate::position::{LogByte, Offset};
@@ -77,7 +78,7 @@ pub fn restore_from(
 }
 
 /// Refuses a directory that is a log of somebody's; one that an earlier try made will do.
-fn check_target(fs: &dyn crate::fs::Fs, layout: &Layout) -> Result<()> {
+fn check_target(fs: &dyn Fs, layout: &Layout) -> Result<()> {
     match LogFile::read(fs, layout) {
         Ok(_) => {}
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotALog) => return Ok(()),
@@ -241,6 +242,14 @@ impl Source for Until {
         buf: &mut [u8],
     ) -> Result<()> {
         self.inner.read_run(offer, run, byte, buf)
+    }
+
+    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
+        self.inner.hold(offer, fs);
+    }
+
+    fn release(&mut self) {
+        self.inner.release();
     }
 
     fn wait(&mut self, timeout: Duration) {

@@ -377,10 +377,10 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
         .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread tidelog-follow: {e}")))
 }
 
-pub(super) fn spawn(
+pub(super) fn spawn<T: Send + 'static>(
     name: &'static str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::segment::SegmentName;
 use crate::table::RunId;
 
@@ -318,6 +319,19 @@ impl Source for Chain {
         let place = self.place();
         let link = self.links.get_mut(offer.link).ok_or_else(|| offer.gone(&place))?;
         link.source()?.read_run(offer, run, byte, buf)
+    }
+
+    /// The link that has the snapshot, and the one that the log comes from, may be two.
+    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
+        for source in self.links.iter_mut().filter_map(|link| link.source.as_mut()) {
+            source.hold(offer, fs);
+        }
+    }
+
+    fn release(&mut self) {
+        for source in self.links.iter_mut().filter_map(|link| link.source.as_mut()) {
+            source.release();
+        }
     }
 
     fn wait(&mut self, timeout: Duration) {

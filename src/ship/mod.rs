@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::log::files::Repaired;
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{Footer, SegmentHeader, SegmentName};
@@ -86,6 +87,14 @@ pub trait Source: Debug + Send {
     ) -> Result<()> {
         Err(offer.gone(&self.place()))
     }
+
+    /// Asks the other end to keep what a snapshot and the log behind it need, while somebody begins with
+    /// it, until [`release`](Self::release) or an hour. A courtesy: without it what is read may go, and
+    /// another snapshot is the way on. A leader learns of it from the reports of [`look`](Self::look).
+    fn hold(&mut self, _offer: &SnapshotOffer, _fs: &dyn Fs) {}
+
+    /// Says that nothing need be kept any more.
+    fn release(&mut self) {}
 
     /// Waits until there may be more, about `timeout`; a source whose other end tells it may take
     /// a second. A hint: looking is the truth.

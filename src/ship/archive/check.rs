@@ -78,7 +78,7 @@ pub fn verify_archive(store: &dyn Store) -> Result<ArchiveReport> {
             }
         }
     }
-    for (_, of) in &state.snapshots {
+    for (_, of) in &snapshot::live(store, &state)? {
         let mut problems = Vec::new();
         let mut say = |name, problem: &str| problems.push((name, problem.to_owned()));
         report.bytes += snapshot::check(store, &state, of, &mut say)?;

@@ -57,7 +57,7 @@ pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 #[cfg(feature = "object-store")]
 pub use remote::RemoteStore;
-pub use snapshot::{Placed, snapshots};
+pub use snapshot::{Placed, send_runs, snapshots};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
 pub use store::{Create, ReadPart, Store};

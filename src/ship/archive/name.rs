@@ -120,15 +120,15 @@ impl fmt::Display for ObjectName {
 impl Prefix {
     /// Whether a name lies under it.
     pub fn holds(&self, name: &ObjectName) -> bool {
-        match (self, name) {
+        matches!(
+            (self, name),
             (Prefix::Data, ObjectName::Data(..))
-            | (Prefix::Log, ObjectName::Log(_))
-            | (Prefix::Epoch, ObjectName::Epoch(_))
-            | (Prefix::Pin, ObjectName::Pin(_))
-            | (Prefix::Probe, ObjectName::Probe(_))
-            | (Prefix::Run, ObjectName::Run(_)) => true,
-            _ => false,
-        }
+                | (Prefix::Log, ObjectName::Log(_))
+                | (Prefix::Epoch, ObjectName::Epoch(_))
+                | (Prefix::Pin, ObjectName::Pin(_))
+                | (Prefix::Probe, ObjectName::Probe(_))
+                | (Prefix::Run, ObjectName::Run(_))
+        )
     }
 }
 

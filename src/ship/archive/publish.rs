@@ -25,7 +25,7 @@ use super::probe::probe;
 use super::sequence::{self, Contest, Won};
 use super::state::State;
 use super::store::Store;
-use super::{rollup, walk};
+use super::{rollup, snapshot, walk};
 
 /// How a log is published.
 #[derive(Clone, Copy, Debug)]
@@ -427,6 +427,8 @@ impl Publisher {
         if self.state.n - self.state.rollup < self.options.rollup_every {
             return Ok(());
         }
+        // What was pruned is carried no further.
+        self.state.snapshots = snapshot::live(&*self.store, &self.state)?;
         let payload = rollup::encode(&self.state);
         if payload.len() as u64 <= MAX_PAYLOAD_BYTES {
             self.append(me, What::Rollup, &payload, pushed)?;

@@ -5,24 +5,33 @@
 //! - a snapshot exists for readers once an entry names it: what an interrupted upload left is of no
 //!   meaning, and is used by the next one;
 //! - a run that is there is not sent again, whichever snapshot it was sent for;
-//! - what an entry names lies behind log that the archive holds, of the same history.
+//! - what an entry names lies behind log that the archive holds, of the same history;
+//! - a snapshot whose entry is a tombstone was pruned: it may still be in a rollup, and counts no more;
+//! - while one is sent a pin is set, so that no prune takes a run that it counts on.
+
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::ship::SnapshotOffer;
 use crate::table::{Manifest, OpenSnapshot, RunId, SNAPSHOT, check_run};
 
 use super::entry::{SnapshotRef, What};
+use super::epoch::Owner;
 use super::name::{Hash, ObjectName};
+use super::pin::{drop_pin, set_pin};
 use super::publish::{Publisher, Pushed};
 use super::state::State;
 use super::store::Store;
 use super::walk;
 
 /// No manifest is larger.
-const MAX_MANIFEST_BYTES: usize = 4 << 20;
+pub(super) const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// The end of a run that is compared before it is taken to be there: its footer, which holds the hash
 /// of the rest.
 const COMPARED_BYTES: u64 = 256;
+
+/// A pin of who sends a snapshot ends after this; one that died leaves it until then.
+const SENDING: Duration = Duration::from_secs(3600);
 
 /// What publishing a snapshot did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,36 +71,35 @@ impl Publisher {
             return Err(self.too_early(snapshot));
         }
         let name = snapshot.name();
-        if let Some((_, there)) = self.state.snapshots.iter().find(|(_, s)| s.name == name) {
+        if let Some((n, there)) = self.state.snapshots.iter().find(|(_, s)| s.name == name)
+            && is_live(&*self.store, *n)?
+        {
             return Ok(Placed { snapshot: *there, known: true, sent: 0, sent_bytes: 0 });
         }
-        let (mut sent, mut sent_bytes) = (0, 0);
-        for (run, bytes) in snapshot.runs() {
-            if self.has_run(snapshot, run, bytes)? {
-                continue;
-            }
-            let mut read = |byte, part: &mut [u8]| snapshot.read(run, byte, part);
-            self.store.put_from(&ObjectName::Run(Hash(run.0)), bytes, &mut read)?;
-            (sent, sent_bytes) = (sent + 1, sent_bytes + bytes);
-        }
-        let manifest = Hash::of(snapshot.manifest());
-        self.store.put(&ObjectName::Manifest(name, manifest), snapshot.manifest())?;
-        let bytes = snapshot.bytes();
-        let snapshot = SnapshotRef { name, log_byte: at.log_byte, bytes, manifest };
-        self.append(&me, What::Snapshot(snapshot), &[], &mut pushed)?;
-        self.roll_up(&me, &mut pushed)?;
-        walk::write_hint(&*self.store, self.state.n);
-        Ok(Placed { snapshot, known: false, sent, sent_bytes })
+        let pinned = set_pin(&*self.store, &**self.from.fs(), "a snapshot on its way", SENDING)?.0;
+        let placed = self.place(&me, snapshot, &mut pushed);
+        // One that cannot be dropped ends by itself.
+        let _ = drop_pin(&*self.store, pinned);
+        placed
     }
 
-    /// Whether a run is in the archive: objects appear whole, so who finds its end finds all of it.
-    fn has_run(&self, snapshot: &OpenSnapshot, run: RunId, bytes: u64) -> Result<bool> {
-        let at = bytes.saturating_sub(COMPARED_BYTES);
-        let mut mine = vec![0; usize::try_from(bytes - at).expect("a few bytes")];
-        snapshot.read(run, at, &mut mine)?;
-        // One byte more than there may be: an object of another length is another one.
-        let there = self.store.get_range(&ObjectName::Run(Hash(run.0)), at, mine.len() + 1)?;
-        Ok(there.as_deref() == Some(&mine[..]))
+    /// Sends what is missing, then names it.
+    fn place(
+        &mut self,
+        me: &Owner,
+        snapshot: &OpenSnapshot,
+        pushed: &mut Pushed,
+    ) -> Result<Placed> {
+        let (sent, sent_bytes) = send_runs(&*self.store, snapshot)?;
+        let (name, bytes) = (snapshot.name(), snapshot.bytes());
+        let manifest = Hash::of(snapshot.manifest());
+        self.store.put(&ObjectName::Manifest(name, manifest), snapshot.manifest())?;
+        let log_byte = snapshot.position().log_byte;
+        let placed = SnapshotRef { name, log_byte, bytes, manifest };
+        self.append(me, What::Snapshot(placed), &[], pushed)?;
+        self.roll_up(me, pushed)?;
+        walk::write_hint(&*self.store, self.state.n);
+        Ok(Placed { snapshot: placed, known: false, sent, sent_bytes })
     }
 
     fn too_early(&self, snapshot: &OpenSnapshot) -> Error {
@@ -109,6 +117,49 @@ impl Publisher {
         .in_file(std::path::Path::new(&self.store.place()))
         .help("publish the log first: `tidelog archive push`")
     }
+}
+
+/// Sends the runs of a snapshot that are not there yet; how many, and their bytes. Until an entry
+/// names the snapshot they are of no meaning, and a prune may take them.
+pub fn send_runs(store: &dyn Store, snapshot: &OpenSnapshot) -> Result<(usize, u64)> {
+    let (mut sent, mut sent_bytes) = (0, 0);
+    for (run, bytes) in snapshot.runs() {
+        if has_run(store, snapshot, run, bytes)? {
+            continue;
+        }
+        let mut read = |byte, part: &mut [u8]| snapshot.read(run, byte, part);
+        store.put_from(&ObjectName::Run(Hash(run.0)), bytes, &mut read)?;
+        (sent, sent_bytes) = (sent + 1, sent_bytes + bytes);
+    }
+    Ok((sent, sent_bytes))
+}
+
+/// Whether a run is in the archive: objects appear whole, so who finds its end finds all of it.
+fn has_run(store: &dyn Store, snapshot: &OpenSnapshot, run: RunId, bytes: u64) -> Result<bool> {
+    let at = bytes.saturating_sub(COMPARED_BYTES);
+    let mut mine = vec![0; usize::try_from(bytes - at).expect("a few bytes")];
+    snapshot.read(run, at, &mut mine)?;
+    // One byte more than there may be: an object of another length is another one.
+    let there = store.get_range(&ObjectName::Run(Hash(run.0)), at, mine.len() + 1)?;
+    Ok(there.as_deref() == Some(&mine[..]))
+}
+
+/// Whether the snapshot that entry `n` names was not pruned.
+fn is_live(store: &dyn Store, n: u64) -> Result<bool> {
+    let head = walk::head(store, n)?;
+    Ok(head.is_some_and(|head| matches!(head.what, What::Snapshot(_))))
+}
+
+/// The snapshots that were not pruned, oldest entry first. Only those that the newest rollup carries
+/// can have been: each of these costs a request.
+pub(super) fn live(store: &dyn Store, state: &State) -> Result<Vec<(u64, SnapshotRef)>> {
+    let mut live = Vec::new();
+    for (n, of) in &state.snapshots {
+        if *n >= state.rollup || is_live(store, *n)? {
+            live.push((*n, *of));
+        }
+    }
+    Ok(live)
 }
 
 /// The manifest of a snapshot that an entry names, held against the entry.
@@ -133,6 +184,12 @@ pub(super) fn manifest(store: &dyn Store, state: &State, of: &SnapshotRef) -> Re
         );
     }
     Ok(bytes)
+}
+
+/// The runs that a snapshot names.
+pub(super) fn runs(store: &dyn Store, state: &State, of: &SnapshotRef) -> Result<Vec<Hash>> {
+    let manifest = Manifest::parse(&manifest(store, state, of)?, SNAPSHOT)?;
+    Ok(manifest.runs.iter().map(|run| Hash(run.id.0)).collect())
 }
 
 /// What the archive offers, oldest first.
@@ -173,7 +230,7 @@ pub(super) fn read_run(store: &dyn Store, run: RunId, byte: u64, buf: &mut [u8])
 pub fn snapshots(store: &dyn Store, verify: bool) -> Result<Vec<(SnapshotRef, Vec<String>)>> {
     let state = walk::load(store)?;
     let mut checked = Vec::new();
-    for (_, of) in &state.snapshots {
+    for (_, of) in &live(store, &state)? {
         let mut problems = Vec::new();
         if verify {
             check(store, &state, of, &mut |name, problem| {
@@ -216,6 +273,6 @@ pub(super) fn check(
     Ok(bytes)
 }
 
-fn is_damage(error: &Error) -> bool {
+pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::WrongLog | Kind::NewerVersion)
 }

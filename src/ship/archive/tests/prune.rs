@@ -14,11 +14,11 @@ fn pruning_takes_what_nobody_needs_and_followers_see_no_difference() {
     let store = fake.client();
     for (i, stage) in stages.iter().enumerate() {
         push(&fake, stage).unwrap();
-        let plan = plan_prune(&store, NOW).unwrap();
+        let plan = plan_prune(&store, NOW, None).unwrap();
         let before = fake.names();
-        prune(&store, &plan).unwrap();
+        prune(&store, &plan, NOW).unwrap();
         assert_eq!(fake.names(), before, "no name is freed");
-        assert_eq!(plan_prune(&store, NOW).unwrap(), PrunePlan::default());
+        assert_eq!(plan_prune(&store, NOW, None).unwrap(), PrunePlan::default());
         let report = verify_archive(&store).unwrap();
         assert_eq!(report.problems, [], "stage {i}");
         if i == 4 {
@@ -38,7 +38,7 @@ fn a_reader_that_pruning_overtakes_begins_anew() {
         push(&fake, stage).unwrap();
     }
     let store = fake.client();
-    prune(&store, &plan_prune(&store, NOW).unwrap()).unwrap();
+    prune(&store, &plan_prune(&store, NOW, None).unwrap(), NOW).unwrap();
     let offer = crate::ship::Source::look(&mut archive, &crate::ship::Report::default()).unwrap();
     assert_eq!(offer.durable_offset, stages[4].end);
 }
@@ -54,7 +54,7 @@ fn a_writer_that_stalled_before_its_create_cannot_write_what_was_pruned() {
         push(&fake, stage).unwrap();
     }
     let store = fake.client();
-    prune(&store, &plan_prune(&store, NOW).unwrap()).unwrap();
+    prune(&store, &plan_prune(&store, NOW, None).unwrap(), NOW).unwrap();
     let n = stalled.n + 1;
     let there = walk::head(&store, n).unwrap().unwrap();
     assert!(matches!(there.what, What::Tombstone { .. }), "{there:?}");
@@ -96,13 +96,13 @@ fn unnamed_objects_go_only_when_named_segments_cover_them_and_pins_keep_all() {
     let pin = ObjectName::Pin(crate::position::Id([3; 16]));
     fake.plant(pin, Some(vec![]));
     let store = fake.client();
-    let plan = plan_prune(&store, NOW).unwrap();
+    let plan = plan_prune(&store, NOW, None).unwrap();
     assert!(plan.is_empty() && plan.pins == 1, "{plan:?}");
     fake.plant(pin, None);
-    let plan = plan_prune(&store, NOW).unwrap();
+    let plan = plan_prune(&store, NOW, None).unwrap();
     assert_eq!(plan.data, [(covered, 100)]);
     assert_eq!(plan.bytes(), 100 + plan.entries.iter().map(|(_, bytes)| bytes).sum::<u64>());
-    prune(&store, &plan).unwrap();
+    prune(&store, &plan, NOW).unwrap();
     assert!(fake.object(&covered).is_none() && fake.object(&ahead).is_some());
     follow(&fake, &Sim::new(2), &stages[2], "after pruning");
 }
@@ -122,20 +122,20 @@ fn a_pin_counts_until_it_has_ended_and_one_that_cannot_be_read_always() {
     assert_eq!(pin.expires, pin.made + 2 * hour);
     let end = pin.expires + hour;
     for (now, counts) in [(pin.made, 1), (end, 1), (end + 1, 0)] {
-        let plan = plan_prune(&store, now).unwrap();
+        let plan = plan_prune(&store, now, None).unwrap();
         assert_eq!((plan.pins, plan.ended.len()), (counts, 1 - counts), "{now}");
         assert_eq!(plan.entries.is_empty(), counts == 1, "{plan:?}");
     }
     let other = ObjectName::Pin(crate::position::Id([8; 16]));
     fake.plant(other, Some(b"tidelog pin 9".to_vec()));
-    let plan = plan_prune(&store, i64::MAX).unwrap();
+    let plan = plan_prune(&store, i64::MAX, None).unwrap();
     assert_eq!((plan.pins, plan.entries.len()), (1, 0), "{plan:?}");
     // What has ended goes all the same.
-    prune(&store, &plan).unwrap();
+    prune(&store, &plan, NOW).unwrap();
     assert!(fake.object(&ObjectName::Pin(id)).is_none() && fake.object(&other).is_some());
     assert!(drop_pin(&store, crate::position::Id([8; 16])).unwrap());
     assert!(!drop_pin(&store, crate::position::Id([8; 16])).unwrap());
-    assert!(!plan_prune(&store, NOW).unwrap().is_empty());
+    assert!(!plan_prune(&store, NOW, None).unwrap().is_empty());
     for owner in ["", "two\nlines", &"x".repeat(300)] {
         let error = set_pin(&store, &sim, owner, GRACE).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidInput, "{error}");
