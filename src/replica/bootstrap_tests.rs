@@ -19,18 +19,18 @@ use crate::ship::archive::{
 use crate::ship::{Directory, Source};
 use crate::table::{Beginning, Digest, OpenSnapshot, RestoreAt, Snapshots, Table, TableOptions};
 
-const LEADER: &str = "/leader";
-const COPY: &str = "/copy";
+pub(super) const LEADER: &str = "/leader";
+pub(super) const COPY: &str = "/copy";
 
-fn options(sim: &Sim) -> Options {
+pub(super) fn options(sim: &Sim) -> Options {
     Log::options().fs(sim.shared()).create(true).worker(false).segment_bytes(MIN_SEGMENT_BYTES)
 }
 
-fn table() -> TableOptions {
+pub(super) fn table() -> TableOptions {
     Table::options().delta_bytes(32 << 10).checkpoint_bytes(64 << 10)
 }
 
-fn append(sim: &Sim, log: &Log, from: u64, batches: u64, size: usize) {
+pub(super) fn append(sim: &Sim, log: &Log, from: u64, batches: u64, size: usize) {
     for i in from..from + batches {
         sim.advance(Duration::from_millis(6));
         let mut batch = Batch::new();
@@ -43,14 +43,14 @@ fn append(sim: &Sim, log: &Log, from: u64, batches: u64, size: usize) {
 }
 
 /// A leader that still has its log: 60 batches over several segments, with a checkpoint at each twenty.
-struct Leader {
-    sim: Sim,
-    log: Log,
-    table: Table,
+pub(super) struct Leader {
+    pub(super) sim: Sim,
+    pub(super) log: Log,
+    pub(super) table: Table,
 }
 
 impl Leader {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let sim = Sim::new(seed);
         let log = options(&sim).open(LEADER).unwrap();
         let table = table().open(&log).unwrap();
@@ -61,35 +61,40 @@ impl Leader {
         leader
     }
 
-    fn grow(&mut self, from: u64) {
+    pub(super) fn grow(&mut self, from: u64) {
         append(&self.sim, &self.log, from, 20, 2000);
         self.table.catch_up(&self.log).unwrap();
         assert!(self.table.checkpoint().unwrap());
     }
 
-    fn retain(&self) {
+    pub(super) fn retain(&self) {
         let mut policy = Retention::default();
         (policy.keep_bytes, policy.table_is_only_copy) = (Some(1), true);
         let start = self.log.retain(&policy).unwrap().start;
         assert!(start > Offset(0), "nothing was dropped");
     }
 
-    fn source(&self) -> Box<dyn Source> {
+    pub(super) fn source(&self) -> Box<dyn Source> {
         Box::new(Directory::open_in(self.sim.shared(), LEADER).unwrap())
     }
 
-    fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Digest {
         self.table.digest().unwrap()
     }
 }
 
-fn open(disk: &Sim, source: Box<dyn Source>, begin: Beginning) -> Result<Follower> {
+pub(super) fn open(disk: &Sim, source: Box<dyn Source>, begin: Beginning) -> Result<Follower> {
     let options = Log::options().fs(disk.shared()).worker(false);
     Follower::open_from(options, table().begin(begin), Path::new(COPY), source)
 }
 
 /// Follows to the end; the table must be the leader's, and so must every segment that is here.
-fn follow(leader: &Leader, disk: &Sim, source: Box<dyn Source>, begin: Beginning) -> Result<Begun> {
+pub(super) fn follow(
+    leader: &Leader,
+    disk: &Sim,
+    source: Box<dyn Source>,
+    begin: Beginning,
+) -> Result<Begun> {
     let mut follower = open(disk, source, begin)?;
     follower.catch_up()?;
     assert_eq!(follower.end(), leader.log.durable_end());
@@ -118,9 +123,9 @@ fn follow(leader: &Leader, disk: &Sim, source: Box<dyn Source>, begin: Beginning
 }
 
 #[derive(Debug)]
-struct Begun {
-    start: Offset,
-    snapshot: Option<Offset>,
+pub(super) struct Begun {
+    pub(super) start: Offset,
+    pub(super) snapshot: Option<Offset>,
 }
 
 #[test]
@@ -281,7 +286,7 @@ fn a_damaged_run_is_never_taken() {
 }
 
 /// Publishes the leader's log and table to the store.
-fn publish(leader: &Leader, store: Arc<dyn Store>) -> Result<()> {
+pub(super) fn publish(leader: &Leader, store: Arc<dyn Store>) -> Result<()> {
     let from = Directory::open_in(leader.sim.shared(), LEADER)?;
     let publishing = PublishOptions { probe: false, rollup_every: 6, ..PublishOptions::default() };
     let mut publisher = Publisher::open(store, from, publishing)?;
@@ -289,11 +294,11 @@ fn publish(leader: &Leader, store: Arc<dyn Store>) -> Result<()> {
     publisher.snapshot(&OpenSnapshot::take(&leader.table, true)?).map(drop)
 }
 
-fn archive(fake: &Fake) -> Box<dyn Source> {
+pub(super) fn archive(fake: &Fake) -> Box<dyn Source> {
     Box::new(Archive::open(Arc::new(fake.client())).unwrap())
 }
 
-fn runs(fake: &Fake) -> usize {
+pub(super) fn runs(fake: &Fake) -> usize {
     fake.names().iter().filter(|name| matches!(name, ObjectName::Run(_))).count()
 }
 

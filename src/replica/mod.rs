@@ -17,6 +17,8 @@
 mod bootstrap;
 #[cfg(test)]
 mod bootstrap_tests;
+#[cfg(test)]
+mod bootstrap_tier_tests;
 mod copy;
 mod fetch;
 mod follower;

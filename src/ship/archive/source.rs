@@ -104,6 +104,14 @@ impl Archive {
         &self.state
     }
 
+    /// Takes in what was appended since the last look.
+    fn advance(&mut self) -> Result<()> {
+        if !walk::advance(&*self.store, &mut self.state)? {
+            self.state = walk::load(&*self.store)?;
+        }
+        Ok(())
+    }
+
     fn piece(&self, segment: SegmentName) -> Result<&Piece> {
         self.state.pieces.get(&segment.0).ok_or_else(|| {
             Error::new(Kind::NotFound, "expected a segment, found none that starts there")
@@ -243,9 +251,7 @@ impl Source for Archive {
 
     fn look(&mut self, _report: &Report) -> Result<Offer> {
         let before = self.state.n;
-        if !walk::advance(&*self.store, &mut self.state)? {
-            self.state = walk::load(&*self.store)?;
-        }
+        self.advance()?;
         if self.state.n > before {
             self.wait = FIRST_WAIT;
         }
@@ -325,6 +331,8 @@ impl Source for Archive {
     }
 
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        // One that took long may have been pruned, and a younger one be there.
+        self.advance()?;
         Ok(snapshot::offers(&self.state))
     }
 

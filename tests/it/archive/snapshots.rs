@@ -50,19 +50,27 @@ pub(super) fn life(place: &Place, url: &str) {
     place.ingest("log", 3500, 100);
     place.ok(&format!("archive push log --to {url}"));
 
+    let pushed = place.json(&format!("archive push log --to {url} --snapshot"));
+    let third = pushed["snapshot"].as_str().unwrap().to_owned();
+    let plan = place.json(&format!("archive prune {url} --keep-snapshots 1"));
+    // Nothing that a walk from the newest rollup meets may be a tombstone, and there is none yet.
+    assert_eq!(plan["snapshots"], 0, "{plan}");
+    place.expect(2, &format!("archive prune {url} --keep-snapshots 0"));
+
     let listed = place.ok(&format!("snapshot list {url} -o ndjson"));
+    assert!(listed.contains(&third), "{listed}");
     let names: Vec<&str> = [&first, &second].iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert_eq!(listed.lines().count(), 3, "{listed}");
     assert!(names.iter().all(|name| listed.contains(name)), "{listed}");
     let verified = place.ok(&format!("snapshot verify {url}"));
-    assert_eq!(verified.matches("\"problems\":[]").count(), 2, "{verified}");
+    assert_eq!(verified.matches("\"problems\":[]").count(), 3, "{verified}");
     let report = place.json(&format!("archive verify {url}"));
-    assert_eq!((&report["problems"], &report["snapshots"]), (&0.into(), &2.into()), "{report}");
+    assert_eq!((&report["problems"], &report["snapshots"]), (&0.into(), &3.into()), "{report}");
     assert!(place.ok(&format!("archive list {url} -o ndjson")).contains("\"what\":\"snapshot\""));
 
     // To the end, to a point between, to one before the first snapshot.
     let end = place.json(&format!("restore whole --from {url}"));
-    assert_eq!((&end["end_offset"], &end["snapshot"]), (&3600.into(), &second["name"]), "{end}");
+    assert_eq!((&end["end_offset"], &end["snapshot"]), (&3600.into(), &third.into()), "{end}");
     assert_eq!(place.digest("whole"), place.digest("log"));
     let between = place.json(&format!("restore between --from {url} --at 3000"));
     assert_eq!((&between["end_offset"], &between["snapshot"]), (&3000.into(), &first["name"]));
@@ -125,6 +133,25 @@ fn publishing_and_restoring_are_killed_and_done_again() {
     }
     assert_eq!(place.digest("back"), place.digest("log"));
     place.ok("append back one more");
+}
+
+#[test]
+fn a_copy_of_an_archive_begins_with_its_snapshot_however_often_it_is_killed_and_then_unpins_it() {
+    let place = Place::new();
+    place.ingest("log", 0, 20_000);
+    place.ok("archive push log --to shelf --snapshot");
+    place.ingest("log", 20_000, 500);
+    place.ok("archive push log --to shelf");
+    for millis in [2, 5, 9, 14, 20, 35, 60, 100] {
+        place.killed("follow copy --from shelf --once --begin snapshot", millis);
+    }
+    place.ok("follow copy --from shelf --once --begin snapshot");
+    assert_ne!(place.json("info copy -o ndjson")["start_offset"], 0);
+    assert_eq!(place.digest("copy"), place.digest("log"));
+    // What a killed one pinned stays pinned until it ends; a whole one leaves nothing.
+    let before = place.ok("archive pins shelf -o ndjson");
+    place.ok("follow other --from shelf --once --begin snapshot");
+    assert_eq!(place.ok("archive pins shelf -o ndjson"), before);
 }
 
 #[test]

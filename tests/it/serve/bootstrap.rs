@@ -1,6 +1,9 @@
 //! Followers that begin with a snapshot of a node that runs: over HTTP, through a bad link, when the
 //! leader dies, when it has dropped what they need.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
 use tidelog::log::Retention;
 use tidelog::ship::{Http, Source};
 use tidelog::table::Beginning;
@@ -70,6 +73,164 @@ fn a_follower_begins_with_a_snapshot_of_a_running_leader_and_follows_on() {
     let mut third = Follower::open(Log::options(), leader.path("third"), source).unwrap();
     assert!(third.report().snapshot.is_some());
     agree(&leader, &mut third);
+}
+
+/// A node as a source at which something happens before each run is read.
+struct Meanwhile<F> {
+    node: Http,
+    work: F,
+}
+
+impl<F> std::fmt::Debug for Meanwhile<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.node.fmt(f)
+    }
+}
+
+impl<F: FnMut() + Send> Source for Meanwhile<F> {
+    fn place(&self) -> String {
+        self.node.place()
+    }
+    fn file(&self, segment: tidelog::segment::SegmentName) -> std::path::PathBuf {
+        self.node.file(segment)
+    }
+    fn look(&mut self, report: &tidelog::ship::Report) -> tidelog::Result<tidelog::ship::Offer> {
+        self.node.look(report)
+    }
+    fn segment(
+        &mut self,
+        segment: tidelog::segment::SegmentName,
+    ) -> tidelog::Result<tidelog::ship::Shipped> {
+        self.node.segment(segment)
+    }
+    fn read(
+        &mut self,
+        segment: tidelog::segment::SegmentName,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> tidelog::Result<usize> {
+        self.node.read(segment, byte, buf)
+    }
+    fn snapshots(&mut self) -> tidelog::Result<Vec<tidelog::ship::SnapshotOffer>> {
+        self.node.snapshots()
+    }
+    fn manifest(&mut self, offer: &tidelog::ship::SnapshotOffer) -> tidelog::Result<Vec<u8>> {
+        self.node.manifest(offer)
+    }
+    fn read_run(
+        &mut self,
+        offer: &tidelog::ship::SnapshotOffer,
+        run: tidelog::table::RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> tidelog::Result<()> {
+        (self.work)();
+        self.node.read_run(offer, run, byte, buf)
+    }
+    fn wait(&mut self, timeout: Duration) {
+        self.node.wait(timeout);
+    }
+}
+
+#[test]
+fn a_snapshot_under_full_load_is_begun_with_while_the_leaders_slot_keeps_the_log_behind_it() {
+    // Scenarios 35 and 36: the writer goes on and retention is run while the snapshot is on its way.
+    let mut leader = Leader::new();
+    leader.append(120, 2000);
+    applied(&leader);
+    drop_old(&leader);
+    let (stop, asked, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (asked, done) = (Arc::new(asked), Arc::new(done));
+    let server = leader.server();
+    let wrote = std::thread::scope(|scope| {
+        let (orders, kept) = (Arc::clone(&asked), Arc::clone(&done));
+        let stop = &stop;
+        let writer = scope.spawn(move || {
+            let mut batches = 0u64;
+            while !stop.load(Relaxed) {
+                let value = batches.to_le_bytes().repeat(200);
+                server.log().append(&Record::put(&(batches % 50).to_le_bytes(), &value)).unwrap();
+                batches += 1;
+                if batches % 400 == 0 && orders.load(Relaxed) > kept.load(Relaxed) {
+                    // Several segments later all that retention may take goes.
+                    server.table().checkpoint().unwrap();
+                    let policy = Retention {
+                        keep_bytes: Some(1),
+                        table_is_only_copy: true,
+                        ..Retention::default()
+                    };
+                    server.log().retain(&policy).unwrap();
+                    kept.fetch_add(1, Relaxed);
+                }
+            }
+            batches
+        });
+        let url = server.url().to_owned();
+        let node = Http::open(&url, Credentials::default()).unwrap();
+        let (orders, kept) = (Arc::clone(&asked), Arc::clone(&done));
+        let work = move || {
+            let mine = orders.fetch_add(1, Relaxed);
+            while kept.load(Relaxed) <= mine {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        };
+        let source = Meanwhile { node, work };
+        let table = Table::options().begin(Beginning::Needed);
+        let mut follower =
+            Follower::open_with(Log::options(), table, leader.path("copy"), source).unwrap();
+        let with = follower.report().snapshot.unwrap().offset;
+        // It was begun with once: the log behind it was there when all had arrived.
+        assert!(follower.log().start() <= with);
+        assert_eq!(follower.position().offset, with);
+        assert!(done.load(Relaxed) > 0, "retention was never run");
+        follower.catch_up().unwrap();
+        stop.store(true, Relaxed);
+        let wrote = writer.join().unwrap();
+        agree(&leader, &mut follower);
+        wrote
+    });
+    assert!(wrote > 400, "{wrote}");
+}
+
+#[test]
+fn a_leader_out_of_reach_midway_is_made_up_for_by_the_archive() {
+    // Scenario 37, over HTTP: every answer is cut off while runs are read.
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn tidelog::ship::archive::Store> =
+        Arc::new(tidelog::ship::archive::LocalStore::at(dir.path().join("archive")));
+    let mut leader = Leader { dir: tempfile::tempdir().unwrap(), server: None, appended: 0 };
+    let archive = tidelog::server::ArchiveOptions::new(Arc::clone(&store))
+        .interval(Duration::from_millis(20))
+        .snapshots(Some(1 << 20));
+    leader.start(options().archive(Some(archive)));
+    leader.append(400, 4000);
+    applied(&leader);
+    until("a snapshot is in the archive", || {
+        !tidelog::ship::archive::load(&*store).unwrap().snapshots.is_empty()
+    });
+    let proxy = Proxy::new(leader.server().address());
+    let node = Http::open(&proxy.url(), Credentials::default()).unwrap();
+    let faults = Arc::new(proxy);
+    let cutting = Arc::clone(&faults);
+    let mut source = Some(Meanwhile {
+        node,
+        work: move || cutting.set(Faults { cut_after: Some(300), ..Faults::default() }),
+    });
+    let shelf = Arc::clone(&store);
+    let away = || tidelog::Error::new(Kind::Io, "it is away");
+    let chain = tidelog::ship::Chain::default()
+        .link("leader", move || Ok(Box::new(source.take().ok_or_else(away)?) as Box<dyn Source>))
+        .link("archive", move || {
+            Ok(Box::new(tidelog::ship::archive::Archive::open(Arc::clone(&shelf))?) as _)
+        });
+    let table = Table::options().begin(Beginning::Snapshot);
+    let mut follower =
+        Follower::open_with(Log::options(), table, leader.path("copy"), chain).unwrap();
+    let named = tidelog::ship::archive::load(&*store).unwrap().snapshots;
+    let with = follower.report().snapshot.unwrap();
+    assert!(named.iter().any(|(_, of)| of.name == with), "{with} of {named:?}");
+    faults.set(Faults::default());
+    agree(&leader, &mut follower);
 }
 
 #[test]
