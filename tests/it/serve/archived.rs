@@ -403,7 +403,7 @@ mod fake {
 
 #[test]
 fn a_new_copy_of_the_archive_alone_begins_with_the_snapshot_that_its_leader_published() {
-    const EVERY: u64 = 128 << 10;
+    const EVERY: u64 = 32 << 10;
     let dir = tempfile::tempdir().unwrap();
     let (_, store) = gate(&dir);
     let mut leader = Leader { dir: tempfile::tempdir().unwrap(), server: None, appended: 0 };
