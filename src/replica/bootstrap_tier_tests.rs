@@ -9,7 +9,7 @@ use super::bootstrap_tests::{Leader, archive, follow, publish, runs};
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
 use crate::fs::sim::Sim;
-use crate::position::Offset;
+use crate::position::{LogByte, Offset};
 use crate::segment::SegmentName;
 use crate::ship::archive::fake::{Fake, FakeStore};
 use crate::ship::archive::{
@@ -241,6 +241,28 @@ fn a_pin_keeps_a_prune_from_what_a_copy_begins_with_and_goes_when_it_has_begun()
     assert_eq!(prune(&store, &plan, NOW).unwrap_err().kind(), Kind::Locked);
     assert_eq!(fake.names(), before);
     assert!(crate::ship::archive::drop_pin(&store, pin).unwrap());
+}
+
+#[test]
+fn what_a_node_had_acknowledged_and_lost_stays_lost_when_it_begins_anew() {
+    use crate::log::files::{Control, Layout};
+    let layout = Layout::new(Path::new(super::bootstrap_tests::COPY));
+    for (lost, stays) in [(1 << 40, true), (1, false)] {
+        let mut leader = Leader::new(1);
+        let disk = Sim::new(3);
+        follow(&leader, &disk, leader.source(), Beginning::Needed).unwrap();
+        leader.grow(60);
+        leader.grow(80);
+        leader.retain();
+        let fs = disk.shared();
+        let mut control = Control::read(&*fs, &layout).unwrap().unwrap();
+        control.lost_below = Some(LogByte(lost));
+        control.write(&*fs, &layout).unwrap();
+        let begun = follow(&leader, &disk, leader.source(), Beginning::Needed).unwrap();
+        assert!(begun.snapshot.is_some(), "{begun:?}");
+        let after = Control::read(&*fs, &layout).unwrap().unwrap();
+        assert_eq!(after.lost_below, stays.then_some(LogByte(lost)));
+    }
 }
 
 /// A store for one who may only read.

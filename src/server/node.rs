@@ -2,7 +2,7 @@
 //!
 //! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
 //! leader that the log has grown, so that waiting costs nothing); of a leader `tidelog-apply`, and perhaps
-//! `tidelog-retain` and `tidelog-archive`; of a follower `tidelog-follow`.
+//! `tidelog-retain`, `tidelog-archive` and `tidelog-snapshot`; of a follower `tidelog-follow`.
 //!
 //! Invariants:
 //! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
