@@ -93,7 +93,7 @@ pub(super) fn recover(
     // A set whose frame did not come as far as this disk is fetched again with it.
     let end = scan.end;
     copy.control.sets.retain(|line| line.end <= end);
-    adopt(&mut copy, scan)?;
+    adopt(&mut copy, scan, state.map_or(LogByte(0), |state| state.durable))?;
     copy.mend()?;
     match copy.control.lost_below {
         Some(lost) if !report.unclean => report.findings.push(format!(
@@ -206,13 +206,22 @@ fn drop_behind(
 }
 
 /// Takes over what is whole: makes it durable, seals what was about to be sealed.
-fn adopt(copy: &mut Copy, scan: Scan) -> Result<()> {
+fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
     let durable = scan.durable.min(scan.end);
     let fs = Arc::clone(&copy.fs);
     let count = scan.found.len();
     let mut settled = false;
     for (i, found) in scan.found.into_iter().enumerate() {
         let Some(unsealed) = found.unsealed else {
+            let newest = found.footer.filter(|footer| i + 1 == count && footer.end() > told);
+            if newest.is_some() {
+                // Closes the crash that takes back a seal which a process wrote, died before it had synced, and
+                // this one acknowledges.
+                let bytes = fs.open(&found.path, Open::Read).and_then(|file| file.len());
+                let bytes = bytes.map_err(|e| Error::io("read", &found.path, e))?;
+                settle(&*fs, &found.path, &found.header, bytes, told)?;
+                settled = true;
+            }
             copy.sealed = found.footer;
             continue;
         };
