@@ -151,7 +151,7 @@ fn a_snapshot_under_full_load_is_begun_with_while_the_leaders_slot_keeps_the_log
                 let value = batches.to_le_bytes().repeat(200);
                 server.log().append(&Record::put(&(batches % 50).to_le_bytes(), &value)).unwrap();
                 batches += 1;
-                if batches % 400 == 0 && orders.load(Relaxed) > kept.load(Relaxed) {
+                if batches.is_multiple_of(400) && orders.load(Relaxed) > kept.load(Relaxed) {
                     // Several segments later all that retention may take goes.
                     server.table().checkpoint().unwrap();
                     let policy = Retention {
