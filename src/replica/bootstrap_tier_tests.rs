@@ -265,6 +265,48 @@ fn what_a_node_had_acknowledged_and_lost_stays_lost_when_it_begins_anew() {
     }
 }
 
+#[test]
+fn a_snapshot_of_a_cloned_directory_that_went_on_in_the_same_epoch_is_refused() {
+    // Scenario 38 where names, epochs and lengths agree: only the last frame's checksums differ.
+    use super::bootstrap_tests::{LEADER, append, options, table};
+    let Leader { sim, log, table: rows } = Leader::new(1);
+    drop(rows);
+    log.close().unwrap();
+    let clone = sim.deep_copy();
+    let go_on = |sim: &Sim, from| {
+        let log = options(sim).identity(crate::log::Identity::SameNode).open(LEADER).unwrap();
+        let rows = table().open(&log).unwrap();
+        append(sim, &log, from, 20, 2000);
+        rows.catch_up(&log).unwrap();
+        (log, rows)
+    };
+    let (log, rows) = go_on(&sim, 60);
+    let (other, stray) = go_on(&clone, 500);
+    assert_eq!(log.durable_position(), other.durable_position());
+    let leader = Leader { sim, log, table: rows };
+    clone.shared().create_dir(Path::new("/elsewhere")).unwrap();
+    let elsewhere = Path::new("/elsewhere/snapshots");
+    crate::table::Snapshots::at_on(clone.shared(), elsewhere).publish(&stray, false).unwrap();
+    append(&leader.sim, &leader.log, 80, 2, 2000);
+    leader.table.catch_up(&leader.log).unwrap();
+    assert!(leader.table.checkpoint().unwrap());
+    leader.retain();
+    for path in leader.sim.paths() {
+        if path.to_string_lossy().ends_with(".checkpoint") {
+            leader.sim.remove(&path);
+        }
+    }
+    let mine = Path::new(LEADER).join("snapshots");
+    leader.sim.shared().create_dir(&mine).unwrap();
+    for name in clone.shared().list(elsewhere).unwrap() {
+        leader.sim.write(mine.join(&name), &clone.read(elsewhere.join(&name)));
+    }
+    let disk = Sim::new(5);
+    let error = follow(&leader, &disk, leader.source(), Beginning::Needed).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotInHistory, "{error}");
+    assert!(!disk.exists(Path::new(super::bootstrap_tests::COPY).join("LOG")));
+}
+
 /// A store for one who may only read.
 #[derive(Debug)]
 struct ReadOnly(FakeStore);
