@@ -1,21 +1,25 @@
 //! `archive`: a log in a shared store, and what is there.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
+use tidelog::Id;
+use tidelog::fs::Os;
 use tidelog::ship::Directory;
 use tidelog::ship::archive::{
-    Archive, Cut, ObjectName, Piece, PublishOptions, Publisher, State, plan_prune, prune,
-    verify_archive,
+    Archive, Cut, ObjectName, Piece, Pin, PublishOptions, Publisher, State, drop_pin, pins,
+    plan_prune, prune, set_pin, verify_archive,
 };
-use tidelog::text::format_bytes;
+use tidelog::text::{format_bytes, format_time};
 
 use crate::args::directory;
 use crate::exit::{Failure, Outcome};
+use crate::members;
 use crate::output::{self, Format, count, say};
 use crate::progress;
+use crate::snapshot;
 use crate::source::Place;
 
 /// Keep a log in an object store or a shared directory, for any number of readers
@@ -24,7 +28,7 @@ use crate::source::Place;
   tidelog archive push mylog --to shelf
   tidelog archive list shelf
   tidelog archive verify shelf
-  tidelog archive prune shelf
+  tidelog archive prune shelf --keep-snapshots 3
   tidelog follow copy --from shelf --once
 
 A URL is file:///path (or just a path), s3://bucket/prefix, gs://bucket/prefix or az://container/prefix. \
@@ -49,6 +53,9 @@ enum What {
         /// If this log has left the archive's history, cut there what it left
         #[arg(long)]
         accept_loss: bool,
+        /// Then publish a snapshot of the table, too: a new follower begins with it
+        #[arg(long)]
+        snapshot: bool,
     },
     /// Print what is there, oldest first
     List {
@@ -65,11 +72,44 @@ enum What {
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
     },
+    /// Keep everything in it from being pruned, for a while; prints the pin's id
+    Pin {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// Who wants it so: words for people
+        #[arg(long, value_name = "WORDS")]
+        owner: String,
+        /// For how long, such as 12h
+        #[arg(long = "for", value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
+        during: Duration,
+    },
+    /// Take a pin away; exit 1 when there is none
+    Unpin {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// Its id
+        #[arg(value_name = "ID", value_parser = members::node)]
+        id: Id,
+    },
+    /// Print the pins there are
+    Pins {
+        /// The archive
+        #[arg(value_name = "URL", value_parser = Place::parse_archive)]
+        url: Place,
+        /// How to print them
+        #[arg(short = 'o', value_name = "FORMAT")]
+        output: Option<Format>,
+    },
     /// Print what nobody needs any more; with --yes, free it
     Prune {
         /// The archive
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
+        /// Let older snapshots go but for so many of the newest; all stay unless given
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep_snapshots: Option<u32>,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -79,15 +119,18 @@ enum What {
 impl ArchiveArgs {
     pub(crate) fn run(self) -> Outcome {
         match self.what {
-            What::Push { dir, to, accept_loss } => push(&dir, &to, accept_loss),
+            What::Push { dir, to, accept_loss, snapshot } => push(&dir, &to, accept_loss, snapshot),
             What::List { url, output } => list(&url, output),
             What::Verify { url } => verify(&url),
-            What::Prune { url, yes } => take_away(&url, yes),
+            What::Pin { url, owner, during } => pin(&url, &owner, during),
+            What::Unpin { url, id } => unpin(&url, id),
+            What::Pins { url, output } => list_pins(&url, output),
+            What::Prune { url, keep_snapshots, yes } => take_away(&url, keep_snapshots, yes),
         }
     }
 }
 
-fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
+fn push(dir: &std::path::Path, to: &Place, accept_loss: bool, with_snapshot: bool) -> Outcome {
     let started = Instant::now();
     let from = Directory::open(dir)?;
     let mut options = PublishOptions::default();
@@ -96,7 +139,11 @@ fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
     let pushed = Publisher::open(to.store()?, from, options).and_then(|mut to| to.push());
     spinner.finish_and_clear();
     let pushed = pushed?;
-    output::line(json!({
+    let placed = match with_snapshot {
+        true => Some(snapshot::publish(dir, to, false)?.snapshot.name.to_string()),
+        false => None,
+    };
+    let mut line = json!({
         "from_offset": pushed.from.0,
         "end_offset": pushed.end.0,
         "entries": pushed.entries,
@@ -104,7 +151,11 @@ fn push(dir: &std::path::Path, to: &Place, accept_loss: bool) -> Outcome {
         "tails": pushed.tails,
         "bytes": pushed.bytes,
         "seconds": progress::seconds(started),
-    }))?;
+    });
+    if let Some(name) = placed {
+        line["snapshot"] = name.into();
+    }
+    output::line(line)?;
     say(format_args!(
         "{to} holds everything before offset {}: {} and {} sent, {}",
         pushed.end,
@@ -136,6 +187,12 @@ fn list(url: &Place, format: Option<Format>) -> Outcome {
             }
         };
         rows.push(row(what, base.0, (piece.base_offset().0, end.0), piece.epoch(), bytes, object));
+    }
+    for (_, snapshot) in &state.snapshots {
+        let (name, offset) = (snapshot.name, snapshot.name.offset.0);
+        let object = ObjectName::Manifest(name, snapshot.manifest).to_string();
+        let at = (offset, offset);
+        rows.push(row("snapshot", snapshot.log_byte.0, at, name.epoch, snapshot.bytes, object));
     }
     for cut in &state.cut {
         let (base, offsets, epoch, bytes, object) = match cut {
@@ -225,6 +282,7 @@ fn verify(url: &Place) -> Outcome {
         "tombstones": report.tombstones,
         "segments": report.segments,
         "tails": report.tails,
+        "snapshots": report.snapshots,
         "bytes": report.bytes,
         "seconds": progress::seconds(started),
     }))?;
@@ -248,32 +306,77 @@ fn verify(url: &Place) -> Outcome {
     )))
 }
 
-fn take_away(url: &Place, yes: bool) -> Outcome {
+/// This machine's time.
+fn now() -> i64 {
+    Os::shared().now()
+}
+
+fn told(id: Id, pin: Option<&Pin>) -> Map<String, Value> {
+    let value = json!({
+        "id": id.to_string(),
+        "owner": pin.map(|pin| pin.owner.clone()),
+        "made": pin.map(|pin| format_time(pin.made)),
+        "expires": pin.map(|pin| format_time(pin.expires)),
+        "counts": pin.is_none_or(|pin| !pin.has_ended(now())),
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn pin(url: &Place, owner: &str, during: Duration) -> Outcome {
+    state(url)?;
+    let (id, pin) = set_pin(&*url.store()?, &*Os::shared(), owner, during)?;
+    output::line(Value::from(told(id, Some(&pin))))
+}
+
+fn unpin(url: &Place, id: Id) -> Outcome {
+    match drop_pin(&*url.store()?, id)? {
+        true => {
+            say(format_args!("the pin {id} is gone"));
+            Ok(())
+        }
+        false => Err(Failure::no(format!("expected a pin {id}, found none"))),
+    }
+}
+
+fn list_pins(url: &Place, format: Option<Format>) -> Outcome {
+    state(url)?;
+    let all = pins(&*url.store()?)?;
+    let rows: Vec<_> = all.iter().map(|(id, pin)| told(*id, pin.as_ref())).collect();
+    output::print_rows(format.unwrap_or_else(output::default_format), &rows)
+}
+
+fn take_away(url: &Place, keep_snapshots: Option<u32>, yes: bool) -> Outcome {
     state(url)?;
     let store = url.store()?;
-    let plan = plan_prune(&*store)?;
+    let plan = plan_prune(&*store, now(), keep_snapshots.map(|n| n as usize))?;
     if yes {
-        prune(&*store, &plan)?;
+        prune(&*store, &plan, now())?;
     }
-    let objects: Vec<String> = plan.data.iter().map(|(name, _)| name.to_string()).collect();
+    let objects: Vec<String> = plan.objects().map(|(name, _)| name.to_string()).collect();
     output::line(json!({
         "pruned": yes && !plan.is_empty(),
         "entries": plan.entries.len(),
         "objects": objects,
+        "snapshots": plan.snapshots.len(),
         "bytes": plan.bytes(),
         "pins": plan.pins,
+        "ended_pins": plan.ended.len(),
     }))?;
     if plan.pins > 0 {
-        say(format_args!("nothing goes while there are pins: {} there", plan.pins));
+        say(format_args!(
+            "nothing goes while there are pins: {} there (`tidelog archive pins`)",
+            plan.pins
+        ));
         return Ok(());
     }
     let room = format!(
-        "{} and {}, {}",
+        "{}, {} and {}, {}",
+        count(plan.snapshots.len(), "snapshot"),
         match plan.entries.len() {
             1 => "what 1 entry carries".to_owned(),
             n => format!("what {n} entries carry"),
         },
-        count(plan.data.len(), "unnamed object"),
+        count(plan.objects().count(), "object"),
         format_bytes(plan.bytes())
     );
     match (plan.is_empty(), yes) {

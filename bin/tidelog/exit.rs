@@ -14,32 +14,34 @@ pub(crate) struct Failure {
     pub(crate) code: u8,
     /// Nothing, when everything has been said.
     pub(crate) message: Option<String>,
+    /// Of an error of the library.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl Failure {
     /// The verb ran, and the answer is no.
     pub(crate) fn no(message: impl Into<String>) -> Self {
-        Failure { code: 1, message: Some(message.into()) }
+        Failure { code: 1, message: Some(message.into()), kind: None }
     }
 
     /// The same, everything having been said.
     pub(crate) fn silent_no() -> Self {
-        Failure { code: 1, message: None }
+        Failure { code: 1, message: None, kind: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Failure { code: 2, message: Some(message.into()) }
+        Failure { code: 2, message: Some(message.into()), kind: None }
     }
 
     pub(crate) fn io(what: &str, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Failure { code: 0, message: None };
+            return Failure { code: 0, message: None, kind: None };
         }
-        Failure { code: 3, message: Some(format!("cannot {what}: {error}")) }
+        Failure { code: 3, message: Some(format!("cannot {what}: {error}")), kind: None }
     }
 
     pub(crate) fn interrupted() -> Self {
-        Failure { code: 130, message: None }
+        Failure { code: 130, message: None, kind: None }
     }
 
     /// Says it on stderr and becomes the process's code.
@@ -67,7 +69,7 @@ impl From<Error> for Failure {
             | Kind::CopiedDirectory => 6,
             _ => 3,
         };
-        Failure { code, message: Some(error.to_string()) }
+        Failure { code, message: Some(error.to_string()), kind: Some(error.kind()) }
     }
 }
 

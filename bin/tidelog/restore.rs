@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use tidelog::Offset;
+use tidelog::replica::restore_from;
+use tidelog::ship::archive::Archive;
 use tidelog::table::{RestoreAt, fork, restore};
 use tidelog::text::{Bound, format_bytes};
+use tidelog::{Log, Offset};
 
 use crate::args::directory;
 use crate::exit::Outcome;
@@ -16,6 +18,7 @@ use crate::origin::OriginArgs;
 use crate::output::{self, count, say};
 use crate::pause::point;
 use crate::progress;
+use crate::source::Place;
 
 /// Make a log's directory from a snapshot and the log behind it
 #[derive(Args)]
@@ -24,6 +27,8 @@ use crate::progress;
   tidelog restore older --from mylog --at 2
   tidelog restore yesterday --from mylog --at @-24h
   tidelog restore another --from mylog --fork
+  tidelog archive push mylog --to shelf
+  tidelog restore again --from shelf --at 2
 
 Takes the newest snapshot at or below the point and the log from there; every byte is held against \
 its hash on the way. It is the same log, cut there: whoever writes to it begins a new epoch. A batch \
@@ -34,9 +39,10 @@ pub(crate) struct Restore {
     /// The directory to make
     #[arg(value_name = "DIR", value_parser = directory())]
     dir: PathBuf,
-    /// A log's directory, or a directory of snapshots
-    #[arg(long, value_name = "SOURCE", value_parser = directory())]
-    from: PathBuf,
+    /// A log's directory, a directory of snapshots, or an archive: one in a directory, file:///path,
+    /// s3://bucket/prefix, gs://… or az://…
+    #[arg(long, value_name = "SOURCE", value_parser = Place::parse_archive)]
+    from: Place,
     /// An offset, or a time: only what lies before it
     #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Option<Bound>,
@@ -71,8 +77,20 @@ impl Restore {
             _ => RestoreAt::End,
         };
         let spinner = progress::spinner("restoring");
-        let make = if self.fork { fork } else { restore };
-        let restored = make(&self.from, &self.dir, at);
+        let restored = match (self.from.directory(), self.fork) {
+            (Some(from), true) => fork(from, &self.dir, at),
+            (Some(from), false) => restore(from, &self.dir, at),
+            (None, true) => Err(tidelog::Error::new(
+                tidelog::Kind::InvalidInput,
+                format!("expected --fork with a log's directory, found the archive {}", self.from),
+            )
+            .help("restore from the archive first, then `restore --fork` from what that made")),
+            (None, false) => {
+                self.from.store().and_then(Archive::open).and_then(|archive| {
+                    restore_from(Log::options(), Box::new(archive), &self.dir, at)
+                })
+            }
+        };
         spinner.finish_and_clear();
         let restored = restored?;
         output::line(json!({

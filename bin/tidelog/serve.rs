@@ -25,6 +25,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A source that was not there at the start is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// A copy that went on for so long is counted from the beginning again.
+const SPELL: Duration = Duration::from_secs(60);
+/// How often a copy whose log is gone is begun anew before that is an error.
+const ANEW: u32 = 3;
+
 /// Run a node: appends, reads, queries and followers over HTTP
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -83,6 +88,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DURATION", default_value = "10s", requires = "archive",
           value_parser = tidelog::text::parse_duration)]
     archive_interval: Duration,
+    /// Publish a snapshot of the table there, too, each time that the log behind the newest one has grown by
+    /// so much, and by as much as that one is large; none for never [default: 256MiB]
+    #[arg(long, value_name = "SIZE", requires = "archive", value_parser = snapshot_bytes)]
+    archive_snapshots: Option<SnapshotBytes>,
     #[command(flatten)]
     keep: KeepArgs,
     /// Demand tokens: a file with a role and a token on each line
@@ -105,6 +114,17 @@ pub(crate) struct Serve {
     max_connections: usize,
     #[command(flatten)]
     node: NodeArgs,
+}
+
+/// How much log makes another snapshot due, if anything does.
+#[derive(Clone, Copy)]
+struct SnapshotBytes(Option<u64>);
+
+fn snapshot_bytes(text: &str) -> Result<SnapshotBytes, String> {
+    match text {
+        "none" => Ok(SnapshotBytes(None)),
+        size => tidelog::text::parse_bytes(size).map(|bytes| SnapshotBytes(Some(bytes))),
+    }
 }
 
 /// What a leader keeps of its log, and for whom.
@@ -166,8 +186,30 @@ impl Serve {
         if self.mode == Some(Mode::Archive) && self.archive.is_none() {
             return Err(Failure::usage("expected --archive with --mode archive: it is waited for"));
         }
+        let mut listen = self.listen;
+        let mut again = ANEW;
+        loop {
+            let began = Instant::now();
+            let outcome = self.serve(&mut listen);
+            if began.elapsed() > SPELL {
+                again = ANEW;
+            }
+            match outcome {
+                // What it needs was dropped meanwhile: opened again it begins with a snapshot.
+                Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
+                    let what = failure.message.unwrap_or_default();
+                    say(format_args!("{what}; looking for a snapshot"));
+                    again -= 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Serves until it is told to end, or cannot go on; `listen` is where, from the first time on.
+    fn serve(&self, listen: &mut SocketAddr) -> Outcome {
         let name = source::name(self.name.as_deref(), &self.at.dir);
-        let bound = self.options(&name)?.bind()?;
+        let bound = self.options(&name)?.listen(*listen).bind()?;
         let url = bound.url();
         let server = match self.follow.is_empty() {
             true => {
@@ -189,6 +231,7 @@ impl Serve {
                 bound.follow(follower)?
             }
         };
+        *listen = server.address();
         self.until_told(server)
     }
 
@@ -202,7 +245,10 @@ impl Serve {
             .slots(self.keep.slots())
             .connections(self.max_connections.max(1));
         if let Some(place) = &self.archive {
-            let archive = ArchiveOptions::new(place.store()?).interval(self.archive_interval);
+            let mut archive = ArchiveOptions::new(place.store()?).interval(self.archive_interval);
+            if let Some(SnapshotBytes(every)) = self.archive_snapshots {
+                archive = archive.snapshots(every);
+            }
             options = options.archive(Some(archive));
         }
         if let Some(path) = &self.token_file {

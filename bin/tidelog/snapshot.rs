@@ -1,11 +1,17 @@
 //! `snapshot`: publishing what a table holds, and looking at what is published.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use tidelog::table::{Snapshot, Snapshots};
+use tidelog::Kind;
+use tidelog::ship::Directory;
+use tidelog::ship::archive::{
+    Archive, Placed, PublishOptions, Publisher, SnapshotRef, Store, snapshots,
+};
+use tidelog::table::{OpenSnapshot, Snapshot, Snapshots};
 use tidelog::text::{format_bytes, format_time};
 
 use crate::args::LogDir;
@@ -13,6 +19,11 @@ use crate::exit::{Failure, Outcome};
 use crate::origin;
 use crate::output::{self, Format, count, say};
 use crate::progress;
+use crate::source::Place;
+
+/// An archive that somebody else publishes to at the same moment is tried again so often, after this.
+const TRIES: u32 = 10;
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Publish what the table holds, list what is published, check it
 #[derive(Args)]
@@ -21,8 +32,13 @@ use crate::progress;
   tidelog snapshot create mylog --to snaps --digest
   tidelog snapshot list snaps
   tidelog snapshot verify snaps
+  tidelog archive push mylog --to shelf
+  tidelog snapshot create mylog --to shelf
+  tidelog snapshot list shelf
+  tidelog snapshot verify shelf
 
-A snapshot is the table at one exact offset, in files named by their content: the next one costs what \
+A STORE is a directory of snapshots, or an archive: a directory that is one, file:///path, s3://bucket/prefix, \
+gs://… or az://…. A snapshot is the table at one exact offset, in files named by their content: the next one costs what \
 changed. Writers go on while it is taken. `tidelog restore` makes a log of one.")]
 pub(crate) struct SnapshotArgs {
     #[command(subcommand)]
@@ -35,27 +51,28 @@ enum What {
     Create {
         #[command(flatten)]
         at: LogDir,
-        /// Where to; DIR/snapshots unless told
+        /// Where to: a directory, or an archive of this log, which is brought up to the snapshot first;
+        /// DIR/snapshots unless told
         #[arg(long, value_name = "STORE")]
-        to: Option<PathBuf>,
+        to: Option<String>,
         /// Add the state digest and the exact number of rows: a walk over all of them
         #[arg(long)]
         digest: bool,
     },
     /// Print what is published, oldest first
     List {
-        /// A directory of snapshots, or a log's directory
+        /// A directory of snapshots, a log's directory, or an archive
         #[arg(value_name = "STORE")]
-        store: PathBuf,
+        store: String,
         /// How to print them
         #[arg(short = 'o', value_name = "FORMAT")]
         output: Option<Format>,
     },
     /// Read every byte and hold it against its hash; exit 1 with a list when something is damaged
     Verify {
-        /// A directory of snapshots, or a log's directory
+        /// A directory of snapshots, a log's directory, or an archive
         #[arg(value_name = "STORE")]
-        store: PathBuf,
+        store: String,
         /// One of them; all unless told
         name: Option<String>,
     },
@@ -88,14 +105,115 @@ fn describe(snapshot: &Snapshot) -> Map<String, Value> {
 impl SnapshotArgs {
     pub(crate) fn run(self) -> Outcome {
         match self.what {
-            What::Create { at, to, digest } => create(&at.dir, to, digest),
-            What::List { store: dir, output } => {
-                let rows: Vec<_> = store(&dir).list()?.iter().map(describe).collect();
+            What::Create { at, to, digest } => match to.as_deref().map(archive).transpose()? {
+                Some(Some(place)) => create_in(&at.dir, &place, digest),
+                _ => create(&at.dir, to.map(PathBuf::from), digest),
+            },
+            What::List { store: at, output } => {
+                let rows: Vec<_> = match archive(&at)? {
+                    Some(place) => {
+                        let all = snapshots(&*there(&place)?, false)?;
+                        all.iter().map(|(snapshot, _)| row(snapshot)).collect()
+                    }
+                    None => store(Path::new(&at)).list()?.iter().map(describe).collect(),
+                };
                 output::print_rows(output.unwrap_or_else(output::default_format), &rows)
             }
-            What::Verify { store: dir, name } => verify(&store(&dir), name.as_deref()),
+            What::Verify { store: at, name } => match archive(&at)? {
+                Some(place) => verify_in(&place, name.as_deref()),
+                None => verify(&store(Path::new(&at)), name.as_deref()),
+            },
         }
     }
+}
+
+/// The archive that a store is, if it is one.
+fn archive(text: &str) -> Result<Option<Place>, Failure> {
+    let place = Place::parse_archive(text).map_err(Failure::usage)?;
+    let named = text.starts_with("file://");
+    Ok(Some(place).filter(|place| named || place.is_archive()))
+}
+
+/// The store of an archive that is there.
+fn there(place: &Place) -> Result<Arc<dyn Store>, Failure> {
+    let store = place.store()?;
+    Archive::open(Arc::clone(&store))?;
+    Ok(store)
+}
+
+/// A snapshot in an archive as named values.
+fn row(snapshot: &SnapshotRef) -> Map<String, Value> {
+    let value = json!({
+        "name": snapshot.name.to_string(),
+        "offset": snapshot.name.offset.0,
+        "epoch": snapshot.name.epoch.number,
+        "log_byte": snapshot.log_byte.0,
+        "bytes": snapshot.bytes,
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+/// Publishes a snapshot of the table in `dir` to an archive, and the log up to there first.
+pub(crate) fn publish(dir: &Path, to: &Place, digest: bool) -> Result<Placed, Failure> {
+    let (_log, table) = origin::open_kept(dir)?;
+    let spinner = progress::spinner("publishing");
+    let take = || match OpenSnapshot::take(&table, digest) {
+        // A process that serves the log keeps its table: what that has on disk does.
+        Err(e) if e.kind() == Kind::InvalidInput && !digest => {
+            OpenSnapshot::newest_in(dir)?.ok_or(e)
+        }
+        taken => taken,
+    };
+    let attempt = || -> tidelog::Result<_> {
+        let snapshot = take()?;
+        let from = Directory::open(dir)?;
+        let mut publisher = Publisher::open(to.store()?, from, PublishOptions::default())?;
+        publisher.push()?;
+        publisher.snapshot(&snapshot)
+    };
+    let mut placed = attempt();
+    for _ in 0..TRIES {
+        match &placed {
+            // The node that serves the log has published an entry at the same moment.
+            Err(e) if e.kind() == Kind::Locked => {
+                std::thread::sleep(AGAIN);
+                placed = attempt();
+            }
+            _ => break,
+        }
+    }
+    spinner.finish_and_clear();
+    Ok(placed?)
+}
+
+fn create_in(dir: &Path, to: &Place, digest: bool) -> Outcome {
+    let started = Instant::now();
+    let placed = publish(dir, to, digest)?;
+    let mut line = row(&placed.snapshot);
+    line.insert("copied_runs".into(), placed.sent.into());
+    line.insert("copied_bytes".into(), placed.sent_bytes.into());
+    line.insert("seconds".into(), progress::seconds(started).into());
+    output::line(Value::from(line))?;
+    say(format_args!(
+        "{to} has the table before offset {}: {} sent, {}",
+        placed.snapshot.name.offset,
+        count(placed.sent, "run"),
+        format_bytes(placed.sent_bytes)
+    ));
+    Ok(())
+}
+
+fn verify_in(place: &Place, name: Option<&str>) -> Outcome {
+    let store = there(place)?;
+    let spinner = progress::spinner("verifying");
+    let all = snapshots(&*store, true);
+    spinner.finish_and_clear();
+    let mut all = all?;
+    all.retain(|(snapshot, _)| name.is_none_or(|name| name == snapshot.name.to_string()));
+    let checked = |(snapshot, problems): (SnapshotRef, Vec<String>)| {
+        (snapshot.name.to_string(), snapshot.bytes, problems)
+    };
+    tell(all.into_iter().map(checked).collect(), name)
 }
 
 fn create(dir: &Path, to: Option<PathBuf>, digest: bool) -> Outcome {
@@ -123,25 +241,32 @@ fn create(dir: &Path, to: Option<PathBuf>, digest: bool) -> Outcome {
 fn verify(store: &Snapshots, name: Option<&str>) -> Outcome {
     let mut snapshots = store.list()?;
     snapshots.retain(|snapshot| name.is_none_or(|name| name == snapshot.name));
-    if snapshots.is_empty() {
+    let mut checked = Vec::new();
+    for snapshot in snapshots {
+        let spinner = progress::spinner("verifying");
+        let problems = store.verify(&snapshot);
+        spinner.finish_and_clear();
+        checked.push((snapshot.name, snapshot.bytes, problems?));
+    }
+    tell(checked, name)
+}
+
+/// Says what was found in which snapshot.
+fn tell(checked: Vec<(String, u64, Vec<String>)>, name: Option<&str>) -> Outcome {
+    if checked.is_empty() {
         return Err(Failure::no(match name {
             Some(name) => format!("expected a snapshot {name}, found none"),
             None => "expected snapshots, found none".to_owned(),
         }));
     }
     let (mut damaged, mut bytes) = (0, 0);
-    for snapshot in &snapshots {
-        let spinner = progress::spinner("verifying");
-        let problems = store.verify(snapshot);
-        spinner.finish_and_clear();
-        let problems = problems?;
-        bytes += snapshot.bytes;
+    let snapshots = checked.len();
+    for (name, its, problems) in checked {
+        bytes += its;
         damaged += usize::from(!problems.is_empty());
-        output::line(
-            json!({"name": snapshot.name, "bytes": snapshot.bytes, "problems": problems}),
-        )?;
+        output::line(json!({"name": name, "bytes": its, "problems": problems}))?;
     }
-    let looked_at = format!("{}, {}", count(snapshots.len(), "snapshot"), format_bytes(bytes));
+    let looked_at = format!("{}, {}", count(snapshots, "snapshot"), format_bytes(bytes));
     if damaged > 0 {
         return Err(Failure::no(format!("{damaged} of {looked_at}: damaged")));
     }

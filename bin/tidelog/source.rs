@@ -13,7 +13,7 @@ use tidelog::Offset;
 use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
-use tidelog::table::{PauseAt, TableOptions};
+use tidelog::table::{Beginning, PauseAt, TableOptions};
 use tidelog::text::Bound;
 
 use crate::access::NodeAccess;
@@ -47,6 +47,20 @@ pub(crate) struct SourceArgs {
     /// again, and so does a start without it
     #[arg(long, value_name = "OFFSET,TIME", value_parser = pause::point)]
     pause_at: Option<Bound>,
+    /// What a new copy begins with: log (the first record), needed (a snapshot where that is gone),
+    /// cheaper (and where it costs much less), snapshot (wherever there is one)
+    #[arg(long, value_name = "WHAT", default_value = "cheaper", value_parser = beginning)]
+    begin: Beginning,
+}
+
+fn beginning(text: &str) -> Result<Beginning, String> {
+    Ok(match text {
+        "log" => Beginning::Log,
+        "needed" => Beginning::Needed,
+        "cheaper" => Beginning::Cheaper,
+        "snapshot" => Beginning::Snapshot,
+        _ => return Err(format!("expected log, needed, cheaper or snapshot, found {text}")),
+    })
 }
 
 impl Place {
@@ -107,6 +121,23 @@ impl Place {
         }
     }
 
+    /// Whether it is an archive, or can be nothing else.
+    pub(crate) fn is_archive(&self) -> bool {
+        match self {
+            Place::Local(path) => is_archive(path),
+            Place::Store(_) => true,
+            Place::Node(_) => false,
+        }
+    }
+
+    /// Whether a log's directory or snapshots lie there, rather than an archive.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Place::Local(path) if !is_archive(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Whether looking costs a request to a store, which somebody may pay for.
     pub(crate) fn is_store(&self) -> bool {
         matches!(self, Place::Store(_))
@@ -158,7 +189,10 @@ impl SourceArgs {
             Some(Bound::Time(time)) => Some(PauseAt::Time(time)),
             _ => None,
         };
-        Table::options().apply_delay(self.apply_delay.unwrap_or_default()).pause_at(pause_at)
+        Table::options()
+            .apply_delay(self.apply_delay.unwrap_or_default())
+            .pause_at(pause_at)
+            .begin(self.begin)
     }
 
     /// Opens what a follower pulls from: of several places each when it is needed, in their order.

@@ -410,6 +410,9 @@ pub(crate) struct Applied {
     pub(crate) producers: Producers,
 }
 
+/// Stands in a directory while a log is restored, forked or begun with a snapshot there.
+pub(crate) const BEGUN: &str = "restore.tmp";
+
 /// Ends the names of checkpoints.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 

@@ -11,7 +11,7 @@ use crate::fs::Fs;
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::segment::HEADER_BYTES;
 
-use super::files::{EpochEntry, Epochs};
+use super::files::{Control, EpochEntry, Epochs, SetLine};
 use super::{Log, Shared};
 
 /// A log, as its table sees it.
@@ -71,6 +71,12 @@ impl Home {
         let Epochs(mut epochs) = Epochs::read(&**self.fs(), &self.0.layout)?;
         epochs.retain(|entry| entry.start <= end);
         Ok(epochs)
+    }
+
+    /// The newest synchronous sets whose frames stand at or below `end`.
+    pub(crate) fn sets_below(&self, end: LogByte) -> Result<Vec<SetLine>> {
+        let control = Control::read(&**self.fs(), &self.0.layout)?.unwrap_or_default();
+        Ok(control.sets.into_iter().filter(|line| line.there && line.end <= end).collect())
     }
 
     /// The segment that holds the frame before `end`: its log byte, and the byte of the file

@@ -18,7 +18,7 @@ use super::catalog::{Catalog, Segment};
 use super::claims::Claims;
 use super::commit::End;
 use super::ends::Ends;
-use super::files::{Control, Epochs, Layout, LogFile, NodeFile, Promise, State};
+use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
 use super::repair::repair_locked;
@@ -364,11 +364,25 @@ pub(crate) struct Birth {
     pub(crate) floor_offset: Offset,
     /// The history until then.
     pub(crate) epochs: Epochs,
+    /// The synchronous sets that stand in it.
+    pub(crate) sets: Vec<SetLine>,
+    /// The node that it is; a new one unless told.
+    pub(crate) node: Option<Id>,
+    /// What this node had acknowledged and lost, when it begins anew.
+    pub(crate) lost_below: Option<LogByte>,
 }
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
 /// that looks like a log.
 pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
+    match claim(fs, layout)? {
+        Some(_lock) => bear(fs, layout, birth),
+        None => Ok(()),
+    }
+}
+
+/// Takes the lock of a directory that is to become a log; `None` when it is one.
+pub(crate) fn claim(fs: &dyn Fs, layout: &Layout) -> Result<Option<Box<dyn Lock>>> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_path_buf();
         move |e| Error::io(what, &path, e)
@@ -380,14 +394,16 @@ pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
     };
     if fs.list(&layout.root).is_ok() {
         if exists(&layout.log())? {
-            return Ok(());
+            return Ok(None);
         }
+        // A directory that was a log has more in it, and is on its way to be one again.
+        let begun = exists(&layout.root.join(BEGUN))?;
         let names = fs.list(&layout.root).map_err(io("list", &layout.root))?;
         let ours =
             ["LOCK", "NODE", "CONTROL", "EPOCHS", "PROMISE", "segments", "table", "tidelog.toml"];
         let foreign =
             names.iter().find(|name| !ours.contains(&name.as_str()) && !name.ends_with(".tmp"));
-        if let Some(foreign) = foreign {
+        if let Some(foreign) = foreign.filter(|_| !begun) {
             return Err(Error::new(
                 Kind::NotALog,
                 format!("expected an empty directory to create a log in, found {foreign:?}"),
@@ -407,29 +423,44 @@ pub(crate) fn create(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
             other => drop(other.map_err(io("create", &layout.lock()))?),
         }
     }
-    let _lock = take_lock(fs, layout)?;
-    if exists(&layout.log())? {
-        return Ok(());
-    }
+    let lock = take_lock(fs, layout)?;
+    Ok(if exists(&layout.log())? { None } else { Some(lock) })
+}
+
+/// Writes what makes a directory a log; the caller holds its lock.
+pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
     let random = || -> Result<Id> {
         let mut id = [0; 16];
-        fs.random(&mut id).map_err(io("read randomness for", &layout.root))?;
+        let drawn = fs.random(&mut id);
+        drawn.map_err(|e| Error::io("read randomness for", &layout.root, e))?;
         Ok(Id(id))
     };
-    NodeFile::here(fs, layout, random()?)?.write(fs, layout)?;
-    let Birth { id, follows, floor, floor_offset, epochs } = birth;
+    let Birth { id, follows, floor, floor_offset, epochs, sets, node, lost_below } = birth;
+    let node = match node {
+        Some(node) => node,
+        None => random()?,
+    };
+    NodeFile::here(fs, layout, node)?.write(fs, layout)?;
     let id = match id {
         Some(id) => id,
         None => random()?,
     };
     if let Some(newest) = epochs.0.last() {
         epochs.write(fs, layout)?;
-        // A follower writes it with the epochs it copies.
-        if follows.is_none() {
+        // What was promised here before is never taken back.
+        if Promise::read(fs, layout)?.is_none_or(|promise| promise.epoch < newest.epoch) {
             Promise { epoch: newest.epoch, owner: newest.node }.write(fs, layout)?;
         }
     }
-    let mut control = Control { log: Some(id), follows, floor, floor_offset, ..Control::default() };
+    let mut control = Control {
+        log: Some(id),
+        follows,
+        floor,
+        floor_offset,
+        sets,
+        lost_below,
+        ..Control::default()
+    };
     control.write(fs, layout)?;
     LogFile { id, created: fs.now() }.write(fs, layout)
 }

@@ -83,7 +83,12 @@ impl Copy {
             (None, Some(footer)) => {
                 Position { epoch: footer.epoch, log_byte: footer.end(), offset: footer.end_offset }
             }
-            (None, None) => Position::default(),
+            // It begins where a snapshot stands, or at the log's beginning.
+            (None, None) => Position {
+                epoch: self.epochs.0.last().map_or_else(Epoch::default, |entry| entry.epoch),
+                log_byte: self.control.floor,
+                offset: self.control.floor_offset,
+            },
         }
     }
 
@@ -251,6 +256,13 @@ impl Copy {
         self.sealed.map_or([0; 32], |footer| footer.hash)
     }
 
+    /// Whether the segment that grows follows one that was never here, so that only a source knows the
+    /// hash that its seal is to name.
+    pub(super) fn lacks_link(&self) -> bool {
+        self.sealed.is_none()
+            && self.active.as_ref().is_some_and(|active| active.header.previous.is_some())
+    }
+
     /// Takes note of segments that the source has repaired, so that opening finds the links
     /// between their neighbours in order.
     pub(super) fn adopt_repairs(&mut self, repairs: &[Repaired]) -> Result<()> {
@@ -362,7 +374,7 @@ impl Copy {
 
 /// Writes frames and zeros to the end of their last page, as the leader does: the files are to be
 /// the same, length included.
-fn write_pages(file: &dyn File, frames: &[u8], at: u64) -> std::io::Result<()> {
+pub(super) fn write_pages(file: &dyn File, frames: &[u8], at: u64) -> std::io::Result<()> {
     file.write_all_at(frames, at)?;
     let end = at + frames.len() as u64;
     let padding = end.next_multiple_of(PAGE_BYTES) - end;
@@ -371,7 +383,7 @@ fn write_pages(file: &dyn File, frames: &[u8], at: u64) -> std::io::Result<()> {
 }
 
 /// Tallies frames that were checked and written.
-fn note(tally: &mut Tally, header: &SegmentHeader, bytes: &[u8]) {
+pub(super) fn note(tally: &mut Tally, header: &SegmentHeader, bytes: &[u8]) {
     let mut at = 0;
     while at < bytes.len() {
         let head = bytes[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");

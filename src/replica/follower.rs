@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::Lock;
-use crate::log::files::{Control, Layout, LogFile, State};
+use crate::fs::{Lock, Open};
+use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Report, Source};
-use crate::table::{Applier, Table, TableOptions};
+use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
 
+use super::bootstrap::{self, Begun, Bootstrap};
 use super::copy::Copy;
 use super::fresh::Fresh;
 use super::gauge::Gauge;
@@ -24,15 +25,19 @@ use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
 use super::trail::Trail;
 
+/// Looks at a source that has rolled a segment and not sealed it yet.
+const PATIENCE: u32 = 200;
+
 /// A directory that copies a source's segments, byte for byte, and applies their records.
 ///
 /// It holds the directory's writer lock. Readers in other processes open the directory for
 /// reading, as they would beside a leader; those in this process use [`log`](Self::log) and
 /// [`table`](Self::table), which go on while it copies.
 ///
-/// A copy starts at the log's beginning. When the source's retention has dropped that,
-/// [`Kind::Gone`] says so: a table made from the rest would be wrong. What was copied is kept,
-/// whatever the source drops later.
+/// A copy starts at the log's beginning, or with a snapshot of the table where the log from there is
+/// gone or would cost more ([`TableOptions::begin`]). When a source drops what a copy that runs still
+/// needs, [`Kind::Gone`] says so: opened again, it begins anew with a snapshot, if any source has one.
+/// What was copied is kept, whatever the source drops later.
 ///
 /// For an example see [`ship::Directory`](crate::ship::Directory).
 #[derive(Debug)]
@@ -106,7 +111,7 @@ impl Follower {
     ///
     /// Of `options`, those about reading count, the file system, the identity and how often to
     /// look. Refused: a directory of another log ([`Kind::WrongLog`]), one that leads or is no
-    /// log's, and a source that has dropped the log's beginning when there is no copy yet
+    /// log's, and sources that have neither the log that is needed nor a snapshot
     /// ([`Kind::Gone`]). A copy opens without its source; then only pulling fails.
     pub fn open(
         options: Options,
@@ -128,10 +133,21 @@ impl Follower {
 
     /// The same, of a source whose kind is known only when the program runs.
     pub fn open_from(
+        options: Options,
+        table: TableOptions,
+        dir: &Path,
+        source: Box<dyn Source>,
+    ) -> Result<Self> {
+        Follower::open_at(options, table, dir, source, RestoreAt::End)
+    }
+
+    /// The same; a snapshot that it begins with holds nothing at or behind `at`.
+    pub(super) fn open_at(
         mut options: Options,
         table: TableOptions,
         dir: &Path,
         mut source: Box<dyn Source>,
+        at: RestoreAt,
     ) -> Result<Self> {
         options.check()?;
         if options.read_only {
@@ -145,9 +161,11 @@ impl Follower {
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotALog) => None,
             Err(e) => return Err(e),
         };
-        if exists.is_none() {
-            create(&options, &layout, &mut *source)?;
-        }
+        let begin = Begin { policy: table.begins(), at };
+        let mut begun = match exists {
+            Some(_) => None,
+            None => create(&options, &layout, &mut *source, begin)?,
+        };
         let lock = open::take_lock(&*fs, &layout)?;
         let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
         if control.follows.is_none() {
@@ -174,7 +192,29 @@ impl Follower {
             control.follows = Some(source.place());
             control.write(&*fs, &layout)?;
         }
-        let (mut copy, mut report) = recover(fs, layout, node, control)?;
+        let (mut copy, mut report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        if begin.policy != Beginning::Log
+            && let Ok(offer) = source.look(&bootstrap::standing(&copy))
+            && offer.log == copy.log
+            && bootstrap::is_gone(&copy, &offer)
+        {
+            let begin = Bootstrap {
+                fs: &fs,
+                layout: &layout,
+                follows: source.place(),
+                log: copy.log,
+                copy: Some(&copy),
+                at: RestoreAt::End,
+            };
+            // Without any, pulling says what is gone.
+            if let Some(with) = begin.begin(&mut *source)? {
+                begun = Some(with);
+                let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+                (copy, report) = recover(fs, layout, node, control)?;
+            }
+        }
+        report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
+        report.snapshot = begun.map(|begun| begun.name);
         // From here on STATE says what is here, not what was lost.
         let state = copy.settle_hint();
         options.create = false;
@@ -223,7 +263,7 @@ impl Follower {
     pub fn catch_up(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
         let (mut target, mut ended) = (None, None);
-        let mut failures = 0;
+        let (mut failures, mut waited) = (0, 0);
         loop {
             let before = self.copy.end().log_byte;
             let stepped = self.advance(&mut progress);
@@ -249,7 +289,12 @@ impl Follower {
                 return Ok(progress);
             }
             if end == before {
-                return Err(self.stuck(until));
+                // The source is about to seal what this copy cannot seal by itself.
+                if !self.copy.lacks_link() || waited == PATIENCE {
+                    return Err(self.stuck(until));
+                }
+                waited += 1;
+                self.source.wait(self.poll_every);
             }
         }
     }
@@ -503,6 +548,11 @@ impl Follower {
         self.source.place()
     }
 
+    /// Lets go of the directory as it stands; the source may serve another.
+    pub(super) fn into_source(self) -> Box<dyn Source> {
+        self.source
+    }
+
     /// Notes durably how far copy and table go, and lets go of the lock. Without it nothing is
     /// lost: the next open only has more to look at, and to apply.
     pub fn close(mut self) -> Result<()> {
@@ -545,10 +595,53 @@ fn may_pass(kind: Kind) -> bool {
     )
 }
 
-/// Makes the directory of a new copy: the leader's log id, a node id of its own.
-fn create(options: &Options, layout: &Layout, source: &mut dyn Source) -> Result<()> {
+/// What a new copy begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    pub(super) policy: Beginning,
+    /// What a snapshot may hold.
+    pub(super) at: RestoreAt,
+}
+
+/// Makes the directory of a new copy: the leader's log id, a node id of its own; with a snapshot where
+/// the log's beginning is gone, or costs more.
+pub(super) fn create(
+    options: &Options,
+    layout: &Layout,
+    source: &mut dyn Source,
+    begin: Begin,
+) -> Result<Option<Begun>> {
     let offer = source.look(&Report::default())?;
-    if offer.floor > LogByte(0) {
+    let gone = offer.floor > LogByte(0);
+    let wanted = match begin.policy {
+        Beginning::Log => false,
+        Beginning::Needed => gone,
+        Beginning::Snapshot => true,
+        Beginning::Cheaper => {
+            // A source that cannot say has none, as far as that goes.
+            gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
+        }
+    };
+    if wanted {
+        let fs = &options.fs;
+        let Some(_lock) = open::claim(&**fs, layout)? else { return Ok(None) };
+        let bootstrap = Bootstrap {
+            fs,
+            layout,
+            follows: source.place(),
+            log: offer.log,
+            copy: None,
+            at: begin.at,
+        };
+        match bootstrap.begin(source) {
+            Ok(Some(begun)) => return Ok(Some(begun)),
+            Ok(None) => {}
+            // The whole log does as well.
+            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if gone {
         return Err(Error::new(
             Kind::Gone,
             format!(
@@ -560,12 +653,30 @@ fn create(options: &Options, layout: &Layout, source: &mut dyn Source) -> Result
         )
         .in_file(&layout.root)
         .at_offset(0)
-        .help("follow a copy that still holds it: a table made from the rest would be wrong"));
+        .help(
+            "a snapshot there would do (`tidelog snapshot create`), or a source that still holds it: a \
+             table made from the rest would be wrong",
+        ));
+    }
+    let fs = &*options.fs;
+    // What an interrupted bootstrap left would be read as this copy's.
+    let begun = fs.open(&layout.root.join(BEGUN), Open::Read).is_ok();
+    if begun {
+        prepare(fs, layout)?;
     }
     let birth = open::Birth {
         id: Some(offer.log),
         follows: Some(source.place()),
+        node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
+        lost_below: match begun {
+            true => bootstrap::lost_below(fs, layout, offer.log)?,
+            false => None,
+        },
         ..open::Birth::default()
     };
-    open::create(&*options.fs, layout, birth)
+    open::create(fs, layout, birth)?;
+    if begun {
+        finished(fs, layout);
+    }
+    Ok(None)
 }

@@ -14,6 +14,11 @@
 //! - what was copied is durable here before STATE says so and before it is read or applied;
 //! - a history that differs is refused: nothing is cut, nothing is overwritten.
 
+mod bootstrap;
+#[cfg(test)]
+mod bootstrap_tests;
+#[cfg(test)]
+mod bootstrap_tier_tests;
 mod copy;
 mod fetch;
 mod follower;
@@ -25,6 +30,7 @@ pub mod leader;
 mod pause;
 mod pull;
 mod recover;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -34,4 +40,5 @@ pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
 pub use pause::Pause;
 pub use recover::FollowerReport;
+pub use restore::restore_from;
 pub use trail::Trail;

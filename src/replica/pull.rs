@@ -135,8 +135,10 @@ impl Round<'_> {
     /// the source repaired that segment after it had sealed this one.
     fn previous_hash(&mut self, footer: &Footer) -> Result<[u8; 32]> {
         let mine = self.copy.previous_hash();
-        if footer.previous_hash == mine {
-            return Ok(mine);
+        // Of the first segment here: the one before was never here, to be held against it.
+        let first = self.copy.sealed.is_none() && self.copy.control.floor > LogByte(0);
+        if footer.previous_hash == mine || first {
+            return Ok(footer.previous_hash);
         }
         if !self.repaired(&footer.previous_hash, &mine) {
             let base = self.copy.sealed.map_or(footer.base, |sealed| sealed.base);
@@ -224,10 +226,26 @@ impl Round<'_> {
             return Err(self.diverged("has no segment that starts there", base));
         }
         let sealed_end = SegmentName(LogByte(active.tally.sealed_end(&active.header)));
-        if self.offers(sealed_end) { self.finish(sealed_end, moved) } else { Err(self.gone()) }
+        let finished = self.offers(sealed_end) && self.finish(sealed_end, moved)?;
+        if finished { Ok(true) } else { Err(self.gone()) }
     }
 
-    /// Seals the active segment because `next` follows it.
+    /// The seal hash of the segment before the active one; `None` when neither this copy nor the source
+    /// has that segment: then the source's seal is waited for.
+    fn linked_hash(&mut self) -> Result<Option<[u8; 32]>> {
+        let active = self.copy.active.as_ref().expect("a segment is open");
+        let link = active.header.previous.filter(|_| self.copy.lacks_link());
+        let Some(link) = link else { return Ok(Some(self.copy.previous_hash())) };
+        let name = SegmentName(link.base);
+        if !self.offers(name) {
+            return Ok(None);
+        }
+        let footer = self.source.segment(name)?.footer;
+        let its = footer.filter(|f| f.end() == link.end && f.fingerprint == link.fingerprint);
+        Ok(its.map(|footer| footer.hash))
+    }
+
+    /// Seals the active segment because `next` follows it. `false` when that must wait.
     fn finish(&mut self, next: SegmentName, moved: &mut Moved) -> Result<bool> {
         let link = self.source.segment(next)?.header.previous;
         let active = self.copy.active.as_ref().expect("a segment is open");
@@ -239,7 +257,7 @@ impl Round<'_> {
         if expected.end != next.0 || link != Some(expected) {
             return Err(self.diverged("has a next segment that follows another one", next.0));
         }
-        let previous = self.copy.previous_hash();
+        let Some(previous) = self.linked_hash()? else { return Ok(false) };
         self.copy.seal(previous)?;
         moved.segments += 1;
         Ok(true)
@@ -330,7 +348,13 @@ impl Round<'_> {
             end: footer.end(),
             fingerprint: footer.fingerprint,
         });
-        if header.previous != expected || header.base_offset != at.offset {
+        let first = self.copy.sealed.is_none() && self.copy.control.floor > LogByte(0);
+        let follows = match first {
+            // The one before was never here; a snapshot stood in its place.
+            true => header.previous.is_some_and(|link| link.end == header.base),
+            false => header.previous == expected,
+        };
+        if !follows || header.base_offset != at.offset {
             return Err(self.diverged("has a next segment that follows another one", header.base));
         }
         if header.epoch.number < at.epoch.number
@@ -408,7 +432,10 @@ pub(super) fn gone(copy: &Copy, offer: &Offer, place: &str) -> Error {
     )
     .in_file(&copy.layout.root)
     .at_offset(at.offset.0)
-    .help("follow a copy that still holds them: a table made from the rest would be wrong")
+    .help(
+        "opened again, a copy takes a snapshot where a source has one; otherwise follow one that still \
+         holds them",
+    )
 }
 
 /// Whether two headers are of one segment; footers repeat all but when it was made and its link.

@@ -22,6 +22,8 @@ use crate::segment::{
     HEADER_BYTES, Index, PAGE_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
 };
 
+use crate::table::SnapshotName;
+
 use super::copy::{Active, Copy};
 
 /// What opening a follower found.
@@ -33,6 +35,8 @@ pub struct FollowerReport {
     /// Whether anything that was durable here has been lost, now or before an earlier opening, and
     /// has not been fetched again.
     pub unclean: bool,
+    /// The snapshot that this copy began with just now.
+    pub snapshot: Option<SnapshotName>,
     /// What else was found, in words.
     pub findings: Vec<String>,
 }
@@ -89,7 +93,7 @@ pub(super) fn recover(
     // A set whose frame did not come as far as this disk is fetched again with it.
     let end = scan.end;
     copy.control.sets.retain(|line| line.end <= end);
-    adopt(&mut copy, scan)?;
+    adopt(&mut copy, scan, state.map_or(LogByte(0), |state| state.durable))?;
     copy.mend()?;
     match copy.control.lost_below {
         Some(lost) if !report.unclean => report.findings.push(format!(
@@ -202,13 +206,22 @@ fn drop_behind(
 }
 
 /// Takes over what is whole: makes it durable, seals what was about to be sealed.
-fn adopt(copy: &mut Copy, scan: Scan) -> Result<()> {
+fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
     let durable = scan.durable.min(scan.end);
     let fs = Arc::clone(&copy.fs);
     let count = scan.found.len();
     let mut settled = false;
     for (i, found) in scan.found.into_iter().enumerate() {
         let Some(unsealed) = found.unsealed else {
+            let newest = found.footer.filter(|footer| i + 1 == count && footer.end() > told);
+            if newest.is_some() {
+                // Closes the crash that takes back a seal which a process wrote, died before it had synced, and
+                // this one acknowledges.
+                let bytes = fs.open(&found.path, Open::Read).and_then(|file| file.len());
+                let bytes = bytes.map_err(|e| Error::io("read", &found.path, e))?;
+                settle(&*fs, &found.path, &found.header, bytes, told)?;
+                settled = true;
+            }
             copy.sealed = found.footer;
             continue;
         };

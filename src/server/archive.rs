@@ -21,12 +21,17 @@ use crate::fs::Fs;
 use crate::position::{LogByte, Offset};
 use crate::replica::leader::Due;
 use crate::ship::Directory;
-use crate::ship::archive::{Create, ObjectName, Prefix, PublishOptions, Publisher, Store};
+use crate::ship::archive::{
+    Create, ObjectName, Prefix, PublishOptions, Publisher, ReadPart, Store,
+};
 
+use super::archive_snapshots::Snapshots;
 use super::node::{Node, spawn};
 
 /// How often a leader publishes unless told otherwise.
 pub const DEFAULT_ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Log behind the archive's newest snapshot that makes another one due, unless told otherwise.
+pub const DEFAULT_ARCHIVE_SNAPSHOT_BYTES: u64 = 256 << 20;
 /// How often the thread looks whether anything changed that nobody tells it of.
 const LOOK: Duration = Duration::from_secs(1);
 /// First and longest wait after a failure.
@@ -42,12 +47,17 @@ const TELLING: Duration = Duration::from_secs(60);
 pub struct ArchiveOptions {
     store: Arc<dyn Store>,
     interval: Duration,
+    snapshots: Option<u64>,
 }
 
 impl ArchiveOptions {
     /// An archive in this store, with a new entry every ten seconds when there is something new.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        ArchiveOptions { store, interval: DEFAULT_ARCHIVE_INTERVAL }
+        ArchiveOptions {
+            store,
+            interval: DEFAULT_ARCHIVE_INTERVAL,
+            snapshots: Some(DEFAULT_ARCHIVE_SNAPSHOT_BYTES),
+        }
     }
 
     /// The longest time that something new waits before it is published. Appends that wait for the
@@ -55,6 +65,14 @@ impl ArchiveOptions {
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
+        self
+    }
+
+    /// So many bytes of log in the archive behind its newest snapshot make another one of the table due,
+    /// but never fewer than that one is large; `None` for no snapshots. Default: 256 MiB.
+    #[must_use]
+    pub fn snapshots(mut self, every_bytes: Option<u64>) -> Self {
+        self.snapshots = every_bytes;
         self
     }
 }
@@ -166,6 +184,11 @@ impl Archiving {
         self.shown().state == State::Fenced
     }
 
+    /// Whether the node is about to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.abandoned.load(Acquire) || self.shown().stop
+    }
+
     /// How it is now; `durable` is the leader's end.
     pub(super) fn view(&self, node: &Node, durable: (u64, u64)) -> View {
         let shown = self.shown();
@@ -258,11 +281,21 @@ pub(super) fn publish(node: &Arc<Node>, options: ArchiveOptions) -> Result<JoinH
             "expected a leader with an archive, found none",
         ));
     };
+    let fs = Arc::clone(node.home.fs());
+    let store: Arc<dyn Store> =
+        Arc::new(Counted { store: options.store, archiving: Arc::clone(&archiving) });
+    let snapshots = Snapshots::new(
+        options.snapshots,
+        Arc::clone(&store),
+        Arc::clone(&archiving),
+        Arc::clone(&fs),
+    );
     let publishing = Publishing {
         node: Arc::downgrade(node),
-        fs: Arc::clone(node.home.fs()),
+        fs,
         dir: node.home.dir(),
-        store: Arc::new(Counted { store: options.store, archiving: Arc::clone(&archiving) }),
+        store,
+        snapshots,
         archiving,
         publisher: None,
     };
@@ -275,12 +308,14 @@ struct Publishing {
     dir: std::path::PathBuf,
     store: Arc<dyn Store>,
     archiving: Arc<Archiving>,
+    snapshots: Snapshots,
     publisher: Option<Publisher>,
 }
 
 impl Publishing {
     fn run(mut self) {
         self.until_stopped();
+        self.snapshots.end();
         self.archiving.shown().done = true;
         self.archiving.moved.notify_all();
     }
@@ -296,6 +331,7 @@ impl Publishing {
                 if last {
                     return;
                 }
+                self.snapshots();
                 continue;
             };
             let started = Instant::now();
@@ -318,6 +354,7 @@ impl Publishing {
             match outcome {
                 Ok(()) => {
                     back_off = FIRST_BACK_OFF;
+                    self.snapshots();
                     if held.is_none_or(|held| held.0 < end.0) {
                         // The files do not show yet all that the log has: asking on at once
                         // would cost a request each time.
@@ -330,6 +367,15 @@ impl Publishing {
                     at = Instant::now();
                 }
             }
+        }
+    }
+
+    /// Goes on with snapshots, as far as that keeps nobody from the log.
+    fn snapshots(&mut self) {
+        let Some(publisher) = &mut self.publisher else { return };
+        let Some(what) = self.snapshots.go_on(&self.node, publisher) else { return };
+        if let Some(node) = self.node.upgrade() {
+            node.events.note(node.now(), what);
         }
     }
 
@@ -390,6 +436,10 @@ impl Store for Counted {
 
     fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.count()?.put(name, bytes)
+    }
+
+    fn put_from(&self, name: &ObjectName, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
+        self.count()?.put_from(name, len, read)
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {

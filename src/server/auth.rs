@@ -156,7 +156,10 @@ fn needed(method: &Method, path: &str) -> Option<Role> {
         "/" | "/healthz" | "/readyz" | "/leader" | "/replica" => None,
         "/v1/records" if method == Method::POST => Some(Role::Write),
         "/v1/fetch" => Some(Role::Replicate),
-        path if path == "/v1/segments" || path.starts_with("/v1/segments/") => {
+        path if ["/v1/segments", "/v1/snapshots"].iter().any(|at| {
+            path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }) =>
+        {
             Some(Role::Replicate)
         }
         "/v1/sql" => Some(Role::Read),
@@ -196,6 +199,8 @@ mod tests {
             (Method::POST, "/v1/fetch", [403, 200, 403, 200]),
             (Method::GET, "/v1/segments", [403, 200, 403, 200]),
             (Method::GET, "/v1/segments/0", [403, 200, 403, 200]),
+            (Method::GET, "/v1/snapshots", [403, 200, 403, 200]),
+            (Method::GET, "/v1/snapshots/x/y", [403, 200, 403, 200]),
             (Method::GET, "/v1/members", [200, 200, 200, 200]),
             (Method::POST, "/v1/members", [403, 403, 403, 200]),
             (Method::GET, "/v1/slots", [200, 200, 200, 200]),

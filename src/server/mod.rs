@@ -18,6 +18,7 @@
 
 mod apply;
 mod archive;
+mod archive_snapshots;
 mod auth;
 mod body;
 mod events;
@@ -36,13 +37,14 @@ mod retain;
 mod routes;
 mod ship;
 mod slots;
+mod snapshots;
 mod sql;
 mod status;
 mod stream;
 mod table;
 mod tls;
 
-pub use archive::{ArchiveOptions, DEFAULT_ARCHIVE_INTERVAL};
+pub use archive::{ArchiveOptions, DEFAULT_ARCHIVE_INTERVAL, DEFAULT_ARCHIVE_SNAPSHOT_BYTES};
 pub use auth::{Role, Tokens};
 pub use retain::Keep;
 pub use tls::Tls;

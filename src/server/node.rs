@@ -2,7 +2,7 @@
 //!
 //! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
 //! leader that the log has grown, so that waiting costs nothing); of a leader `tidelog-apply`, and perhaps
-//! `tidelog-retain` and `tidelog-archive`; of a follower `tidelog-follow`.
+//! `tidelog-retain`, `tidelog-archive` and `tidelog-snapshot`; of a follower `tidelog-follow`.
 //!
 //! Invariants:
 //! - requests never block the runtime's threads: what reads, appends or waits for a disk goes
@@ -31,6 +31,7 @@ use super::followers::Followers;
 use super::metrics::Metrics;
 use super::query::Query;
 use super::reply::Refusal;
+use super::snapshots::Lending;
 
 /// Appends that wait for the disk at a time; more wait in line.
 const APPENDS: usize = 256;
@@ -63,6 +64,8 @@ pub(super) struct Node {
     pub(super) leader: Option<Leader>,
     /// Of a leader that publishes its log.
     pub(super) archive: Option<Arc<Archiving>>,
+    /// Snapshots for followers that begin with one.
+    pub(super) lending: Lending,
     pub(super) followers: Followers,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
@@ -122,6 +125,7 @@ impl Node {
             pause,
             leader,
             archive: None,
+            lending: Lending::default(),
             followers,
             events: Events::default(),
             metrics: Metrics::default(),
@@ -373,10 +377,10 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
         .map_err(|e| Error::new(Kind::Io, format!("cannot start the thread tidelog-follow: {e}")))
 }
 
-pub(super) fn spawn(
+pub(super) fn spawn<T: Send + 'static>(
     name: &'static str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)

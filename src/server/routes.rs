@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use super::auth::Tokens;
 use super::node::Node;
 use super::reply::Refusal;
-use super::{apply, health, history, members, page, records, ship, slots, sql, table};
+use super::{apply, health, history, members, page, records, ship, slots, snapshots, sql, table};
 
 /// What the door needs.
 #[derive(Clone)]
@@ -49,6 +49,9 @@ pub(super) fn routes(node: &Arc<Node>, tokens: Tokens) -> Router {
         .route("/v1/sql", post(sql::query))
         .route("/v1/segments", get(ship::list))
         .route("/v1/segments/{base}", get(ship::segment))
+        .route("/v1/snapshots", get(snapshots::list))
+        .route("/v1/snapshots/{name}", get(snapshots::manifest))
+        .route("/v1/snapshots/{name}/{run}", get(snapshots::run))
         .route("/v1/fetch", post(ship::fetch))
         .fallback(unknown)
         .method_not_allowed_fallback(not_so)

@@ -165,6 +165,16 @@ pub(super) async fn segment(
         })?;
     let shelf = node.shelf.clone();
     let book = node.blocking(Work::Read, move || shelf.open(base)).await??;
+    lend(&node, book, &headers, &query).await
+}
+
+/// A file, a range of it, or a range packed, as the request says.
+pub(super) async fn lend(
+    node: &Arc<Node>,
+    book: Book,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Answer {
     let etag = book.hash.map(|hash| format!("\"{}\"", crate::log::scan::hex(&hash)));
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if let (Some(etag), Some(known)) = (&etag, text(header::IF_NONE_MATCH))
@@ -208,12 +218,12 @@ pub(super) async fn segment(
     };
     node.metrics.shipped(bytes);
     if packed.is_some() {
-        return packed_range(&node, book, from, bytes, etag).await;
+        return packed_range(node, book, from, bytes, etag).await;
     }
     let mut response = match usize::try_from(bytes) {
         // Few enough to be held: then a checksum can stand before them.
-        Ok(few) if few <= MAX_PART_BYTES => small(&node, &book, from, few).await?,
-        _ => long(&node, &book, from, bytes).await?,
+        Ok(few) if few <= MAX_PART_BYTES => small(node, &book, from, few).await?,
+        _ => long(node, &book, from, bytes).await?,
     };
     *response.status_mut() = status;
     describe(&mut response, &book, etag);

@@ -23,9 +23,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::segment::SegmentName;
+use crate::table::RunId;
 
-use super::{Offer, Report, Shipped, Source};
+use super::{Offer, Report, Shipped, SnapshotOffer, Source};
 
 /// A link that failed is passed over for so long, then twice that, and so on.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -279,6 +281,57 @@ impl Source for Chain {
     fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
         let outcome = self.source().and_then(|source| source.read(segment, byte, buf));
         self.noted(outcome)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        let (mut found, mut failed) = (Vec::new(), None);
+        for (at, link) in self.links.iter_mut().enumerate() {
+            match link.source().and_then(|source| source.snapshots()) {
+                Ok(offers) => {
+                    found.extend(offers.into_iter().map(|o| SnapshotOffer { link: at, ..o }));
+                }
+                Err(e) if passes(e.kind()) => {
+                    link.fail(e.to_string());
+                    failed = Some(e);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        match failed {
+            Some(e) if found.is_empty() => Err(e),
+            _ => Ok(found),
+        }
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        let place = self.place();
+        let link = self.links.get_mut(offer.link).ok_or_else(|| offer.gone(&place))?;
+        link.source()?.manifest(offer)
+    }
+
+    fn read_run(
+        &mut self,
+        offer: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let place = self.place();
+        let link = self.links.get_mut(offer.link).ok_or_else(|| offer.gone(&place))?;
+        link.source()?.read_run(offer, run, byte, buf)
+    }
+
+    /// The link that has the snapshot, and the one that the log comes from, may be two.
+    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
+        for source in self.links.iter_mut().filter_map(|link| link.source.as_mut()) {
+            source.hold(offer, fs);
+        }
+    }
+
+    fn release(&mut self) {
+        for source in self.links.iter_mut().filter_map(|link| link.source.as_mut()) {
+            source.release();
+        }
     }
 
     fn wait(&mut self, timeout: Duration) {

@@ -16,11 +16,12 @@ use crate::log::files::{Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, 
 use crate::log::watch::Watch;
 use crate::position::Id;
 use crate::segment::{Footer, SegmentHeader, SegmentName};
+use crate::table::{OpenSnapshot, RunId, Snapshots};
 
 use super::evidence::{Evidence, Memory};
 #[cfg(feature = "wire")]
 use super::notice::{Desk, Notice};
-use super::{Offer, Report, Shipped, Source};
+use super::{Offer, Report, Shipped, SnapshotOffer, Source};
 
 /// A leader's STATE is rewritten so much later than it synced, at most, unless it has no worker.
 const STATE_LATE: Duration = Duration::from_millis(10);
@@ -50,6 +51,8 @@ pub struct Directory {
     file: Option<(SegmentName, Arc<dyn File>)>,
     watch: Option<Watch>,
     memory: Memory,
+    /// The snapshot that was offered or read last.
+    opened: Option<OpenSnapshot>,
     /// Of a follower that has a name.
     #[cfg(feature = "wire")]
     desk: Option<Desk>,
@@ -57,7 +60,7 @@ pub struct Directory {
 
 /// Who leads in a directory, now and before.
 #[derive(Debug)]
-pub(super) struct Leadership {
+pub(in crate::ship) struct Leadership {
     pub(super) log: Id,
     pub(super) node: Option<Id>,
     /// Oldest first.
@@ -83,6 +86,7 @@ impl Directory {
             file: None,
             watch: None,
             memory: Memory::default(),
+            opened: None,
             #[cfg(feature = "wire")]
             desk: None,
         })
@@ -153,6 +157,19 @@ impl Directory {
         }
         let names = self.fs.list(&segments).map_err(io)?;
         Ok(names.iter().filter_map(|name| SegmentName::parse(name)).collect())
+    }
+
+    /// Snapshots that were published beside the log.
+    fn published(&self) -> Snapshots {
+        Snapshots::at_on(Arc::clone(&self.fs), &self.layout.root.join("snapshots"))
+    }
+
+    /// The files of a snapshot that was offered.
+    fn open_snapshot(&mut self, offer: &SnapshotOffer) -> Result<&OpenSnapshot> {
+        if self.opened.as_ref().is_none_or(|open| open.name() != offer.name) {
+            self.opened = self.published().open(&offer.name.to_string())?;
+        }
+        self.opened.as_ref().ok_or_else(|| offer.gone(&self.layout.root.to_string_lossy()))
     }
 
     fn open_segment(&mut self, segment: SegmentName) -> Result<Arc<dyn File>> {
@@ -246,6 +263,43 @@ impl Source for Directory {
         let file = self.open_segment(segment)?;
         file.read_full_at(buf, byte)
             .map_err(|e| Error::io("read", &self.file(segment), e).at_byte(byte))
+    }
+
+    /// The newest checkpoint of the table that is kept there, and what was published beside the log.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        let mut found = Vec::new();
+        for snapshot in self.published().list()? {
+            let Ok(name) = snapshot.name.parse() else { continue };
+            found.push(SnapshotOffer {
+                name,
+                log: snapshot.log,
+                log_byte: snapshot.position.log_byte,
+                bytes: snapshot.bytes,
+                link: 0,
+            });
+        }
+        // Its files stay open: the leader may merge them away meanwhile.
+        self.opened = OpenSnapshot::newest(&*self.fs, &self.layout)?;
+        if let Some(newest) = &self.opened {
+            found.retain(|offer| offer.name != newest.name());
+            found.push(SnapshotOffer::of(newest));
+        }
+        found.sort_by_key(|offer| offer.name);
+        Ok(found)
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        Ok(self.open_snapshot(offer)?.manifest().to_vec())
+    }
+
+    fn read_run(
+        &mut self,
+        offer: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        self.open_snapshot(offer)?.read(run, byte, buf)
     }
 
     fn wait(&mut self, timeout: Duration) {

@@ -43,10 +43,12 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::fs::Fs;
 use crate::log::files::Repaired;
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{Footer, SegmentHeader, SegmentName};
+use crate::table::{OpenSnapshot, RunId, SnapshotName};
 
 /// Where segment files are pulled from: a leader, or whoever has a copy.
 pub trait Source: Debug + Send {
@@ -64,6 +66,35 @@ pub trait Source: Debug + Send {
 
     /// Reads a segment's file at `byte`; fewer bytes than asked for mean the file's end.
     fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize>;
+
+    /// Snapshots of the table that can be had there, oldest first. Asking may make one.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        Ok(Vec::new())
+    }
+
+    /// The manifest of a snapshot that was offered.
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        Err(offer.gone(&self.place()))
+    }
+
+    /// Reads exactly `buf` of a run that a manifest names, at `byte`.
+    fn read_run(
+        &mut self,
+        offer: &SnapshotOffer,
+        _run: RunId,
+        _byte: u64,
+        _buf: &mut [u8],
+    ) -> Result<()> {
+        Err(offer.gone(&self.place()))
+    }
+
+    /// Asks the other end to keep what a snapshot and the log behind it need, while somebody begins with
+    /// it, until [`release`](Self::release) or an hour. A courtesy: without it what is read may go, and
+    /// another snapshot is the way on. A leader learns of it from the reports of [`look`](Self::look).
+    fn hold(&mut self, _offer: &SnapshotOffer, _fs: &dyn Fs) {}
+
+    /// Says that nothing need be kept any more.
+    fn release(&mut self) {}
 
     /// Waits until there may be more, about `timeout`; a source whose other end tells it may take
     /// a second. A hint: looking is the truth.
@@ -126,6 +157,43 @@ pub struct Offer {
     pub segments: Vec<SegmentName>,
     /// Segments that a repair replaced.
     pub(crate) repairs: Vec<Repaired>,
+}
+
+/// A snapshot of the table, as a source offers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotOffer {
+    /// Its name: behind which record it stands.
+    pub name: SnapshotName,
+    /// The log that it is of.
+    pub log: Id,
+    /// The log byte that it stands behind.
+    pub log_byte: LogByte,
+    /// Bytes of its runs.
+    pub bytes: u64,
+    /// Of several sources: which one has it.
+    pub(crate) link: usize,
+}
+
+impl SnapshotOffer {
+    /// What an open snapshot is offered as.
+    pub(crate) fn of(snapshot: &OpenSnapshot) -> Self {
+        SnapshotOffer {
+            name: snapshot.name(),
+            log: snapshot.log(),
+            log_byte: snapshot.position().log_byte,
+            bytes: snapshot.bytes(),
+            link: 0,
+        }
+    }
+
+    pub(crate) fn gone(&self, place: &str) -> Error {
+        Error::new(
+            Kind::NotFound,
+            format!("expected snapshot {} at {place}, found none", self.name),
+        )
+        .help("ask again which there are")
+    }
 }
 
 /// What a segment at a source says of itself.

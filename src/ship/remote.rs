@@ -12,7 +12,7 @@
 //! - what fails is an error that may pass, and the next block is smaller: a bad link still gets on.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::crc::crc32c;
@@ -20,9 +20,10 @@ use crate::error::{Error, Kind, Result};
 use crate::log::files::Repaired;
 use crate::position::{Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::table::{RunId, SnapshotName};
 
 use super::protocol::{self, Answer, Head, PROTOCOL_VERSION, Request, WireReport};
-use super::{Offer, Report, Shipped, Source};
+use super::{Offer, Report, Shipped, SnapshotOffer, Source};
 
 /// How long the other side keeps a fetch that has nothing to say.
 const POLL: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ const LEAST_BLOCK_BYTES: u64 = 64 << 10;
 /// A source that cannot be reached is tried again after this, then twice that, and so on.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const MOST_BACK_OFF: Duration = Duration::from_secs(2);
+/// A range of a run is tried again so often.
+const RUN_TRIES: u32 = 6;
 /// A log of more segments than this is no log of ours.
 const MOST_SEGMENTS: usize = 4 << 20;
 
@@ -51,6 +54,27 @@ pub trait Wire: Debug + Send {
 
     /// Log bytes of segments from the one at `from` on, rising; and whether there are more.
     fn list(&mut self, from: LogByte) -> Result<(Vec<u64>, bool)>;
+
+    /// Snapshots of the table that the node has, one of now among them if it can make one.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        Ok(Vec::new())
+    }
+
+    /// The manifest of one of them.
+    fn manifest(&mut self, snapshot: SnapshotName) -> Result<Vec<u8>> {
+        Err(no_snapshot(snapshot, self.place()))
+    }
+
+    /// Bytes of a run that it names, as [`range`](Self::range) has those of a segment.
+    fn run(
+        &mut self,
+        snapshot: SnapshotName,
+        _run: RunId,
+        _byte: u64,
+        _bytes: u64,
+    ) -> Result<Option<Range>> {
+        Err(no_snapshot(snapshot, self.place()))
+    }
 
     /// The most bytes to ask for at once, of `most`.
     fn block(&self, _least: u64, most: u64) -> u64 {
@@ -191,20 +215,45 @@ impl<W: Wire> Remote<W> {
     }
 
     fn try_range(&mut self, segment: SegmentName, byte: u64, bytes: u64) -> Result<Option<Range>> {
-        let Some(range) = self.wire.range(segment.0, byte, bytes)? else { return Ok(None) };
-        let last = byte.saturating_add(bytes) - 1;
-        let lied = |what: &str| {
-            Error::new(Kind::Io, format!("expected bytes {byte} to {last}, found {what}"))
-                .in_file(&self.file(segment))
-                .help("it is asked for again; if this stays, look at what is between the two nodes")
-        };
-        if range.bytes.len() as u64 != bytes.min(range.total.saturating_sub(byte)) {
-            return Err(lied("another number of bytes"));
+        let range = self.wire.range(segment.0, byte, bytes)?;
+        range.map(|range| whole(range, byte, bytes, &self.file(segment))).transpose()
+    }
+
+    /// A range of a run, tried again when the network fails: a snapshot is long on its way.
+    fn run_range(
+        &mut self,
+        offer: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
+        let place =
+            PathBuf::from(format!("{}/v1/snapshots/{}/{run}", self.wire.place(), offer.name));
+        let mut tries = 0;
+        loop {
+            let want = bytes.min(self.block());
+            let range = self
+                .wire
+                .run(offer.name, run, byte, want)
+                .and_then(|range| range.map(|range| whole(range, byte, want, &place)).transpose());
+            self.note(range.is_ok());
+            match range {
+                Ok(Some(range)) if !range.bytes.is_empty() => return Ok(range.bytes),
+                Ok(_) => {
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        format!("expected bytes from {byte} on, found the file's end"),
+                    )
+                    .in_file(&place));
+                }
+                Err(e) if e.kind() == Kind::Io && tries < RUN_TRIES => {
+                    let back_off = BACK_OFF * 2u32.pow(tries);
+                    self.wire.wait(back_off.min(MOST_BACK_OFF));
+                    tries += 1;
+                }
+                Err(e) => return Err(e),
+            }
         }
-        if crc32c(&range.bytes) != range.crc {
-            return Err(lied("bytes whose checksum does not hold"));
-        }
-        Ok(Some(range))
     }
 
     /// How much to ask for.
@@ -417,6 +466,32 @@ impl<W: Wire> Source for Remote<W> {
         Ok(done)
     }
 
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        self.wire.snapshots()
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        self.wire.manifest(offer.name)
+    }
+
+    fn read_run(
+        &mut self,
+        offer: &SnapshotOffer,
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let left = (buf.len() - done) as u64;
+            let bytes = self.run_range(offer, run, byte + done as u64, left)?;
+            let take = bytes.len().min(buf.len() - done);
+            buf[done..done + take].copy_from_slice(&bytes[..take]);
+            done += take;
+        }
+        Ok(())
+    }
+
     fn wait(&mut self, timeout: Duration) {
         if self.failures > 0 {
             let back_off = BACK_OFF * 2u32.pow(self.failures.min(6) - 1);
@@ -440,10 +515,32 @@ impl<W: Wire> Source for Remote<W> {
     }
 }
 
+/// A range as it was asked for: as long as it must be, and its checksum holds.
+fn whole(range: Range, byte: u64, bytes: u64, file: &Path) -> Result<Range> {
+    let last = byte.saturating_add(bytes) - 1;
+    let lied = |what: &str| {
+        Error::new(Kind::Io, format!("expected bytes {byte} to {last}, found {what}"))
+            .in_file(file)
+            .help("it is asked for again; if this stays, look at what is between the two nodes")
+    };
+    if range.bytes.len() as u64 != bytes.min(range.total.saturating_sub(byte)) {
+        return Err(lied("another number of bytes"));
+    }
+    if crc32c(&range.bytes) != range.crc {
+        return Err(lied("bytes whose checksum does not hold"));
+    }
+    Ok(range)
+}
+
+fn no_snapshot(snapshot: SnapshotName, place: &str) -> Error {
+    Error::new(Kind::NotFound, format!("expected snapshot {snapshot} at {place}, found none"))
+        .help("ask again which there are")
+}
+
 fn page_bytes() -> usize {
     usize::try_from(HEADER_BYTES).expect("a page")
 }
 
-fn not_there(path: &std::path::Path) -> Error {
+fn not_there(path: &Path) -> Error {
     Error::new(Kind::NotFound, "expected a segment with a header, found none yet").in_file(path)
 }

@@ -78,6 +78,7 @@ pub fn fork_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Resul
         },
         place: None,
         history: epochs.clone(),
+        sets: Vec::new(),
         runs: run.into_iter().collect(),
         state: None,
     };

@@ -8,6 +8,7 @@
 //! history <number nonce start offset node>       every epoch so far
 //! producer <id sequence first last timestamp>    what retries are held against
 //! lost <start end>                               offsets that damage took
+//! sync_set <log byte, at, set>                   the newest synchronous sets below it
 //! run <hash bytes rows deletes>                  newest first
 //! digest, rows                                   of the whole state, when asked for
 //! crc
@@ -24,48 +25,51 @@ use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
-use crate::log::files::{CHECKPOINT, EpochEntry};
+use crate::log::files::{CHECKPOINT, EpochEntry, SetLine};
 use crate::log::meta::Meta;
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset, Position};
 use crate::segment::Producers;
 
 use super::digest::Digest;
 use super::run::RunId;
+use super::snapshot::SnapshotName;
 
 /// A run, as a manifest names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RunEntry {
-    pub(super) id: RunId,
-    pub(super) bytes: u64,
-    pub(super) rows: u64,
-    pub(super) deletes: u64,
+pub(crate) struct RunEntry {
+    pub(crate) id: RunId,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    pub(crate) deletes: u64,
 }
 
 /// Behind which record a table stands, and what is known there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) position: Position,
+pub(crate) struct Mark {
+    pub(crate) position: Position,
     /// Of the frame before it, unless damage took that.
-    pub(super) fingerprint: Option<Fingerprint>,
+    pub(crate) fingerprint: Option<Fingerprint>,
     /// The newest timestamp below it.
-    pub(super) newest: i64,
-    pub(super) producers: Producers,
-    pub(super) lost: Vec<std::ops::Range<Offset>>,
+    pub(crate) newest: i64,
+    pub(crate) producers: Producers,
+    pub(crate) lost: Vec<std::ops::Range<Offset>>,
 }
 
 /// Everything a checkpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Manifest {
-    pub(super) log: Id,
-    pub(super) seq: u64,
-    pub(super) mark: Mark,
+pub(crate) struct Manifest {
+    pub(crate) log: Id,
+    pub(crate) seq: u64,
+    pub(crate) mark: Mark,
     /// The segment with the frame before the position, and the byte of its file behind that.
-    pub(super) place: Option<(LogByte, u64)>,
-    pub(super) history: Vec<EpochEntry>,
+    pub(crate) place: Option<(LogByte, u64)>,
+    pub(crate) history: Vec<EpochEntry>,
+    /// The newest synchronous sets below it: who begins here is to show no more than they let him.
+    pub(crate) sets: Vec<SetLine>,
     /// Newest first.
-    pub(super) runs: Vec<RunEntry>,
+    pub(crate) runs: Vec<RunEntry>,
     /// The state digest and the number of rows, if somebody asked for them.
-    pub(super) state: Option<(Digest, u64)>,
+    pub(crate) state: Option<(Digest, u64)>,
 }
 
 impl FromStr for RunEntry {
@@ -108,9 +112,8 @@ impl Manifest {
         Manifest::decode(&meta).map(Some).map_err(|e| e.in_file(path))
     }
 
-    /// Reads bytes.
-    #[cfg(any(test, feature = "fuzz"))]
-    pub(super) fn parse(bytes: &[u8], name: &'static str) -> Result<Self> {
+    /// Reads bytes, of the kind `name`.
+    pub(crate) fn parse(bytes: &[u8], name: &'static str) -> Result<Self> {
         Manifest::decode(&Meta::decode(name, bytes)?)
     }
 
@@ -135,13 +138,25 @@ impl Manifest {
             mark,
             place,
             history: every(meta, "history")?,
+            sets: every(meta, "sync_set")?,
             runs: every(meta, "run")?,
             state: meta.get("digest").zip(meta.get("rows")),
         })
     }
 
+    /// Where it stands.
+    pub(crate) fn name(&self) -> SnapshotName {
+        let Position { epoch, offset, .. } = self.mark.position;
+        SnapshotName { offset, epoch }
+    }
+
+    /// Bytes of its runs.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.runs.iter().fold(0, |sum, run| sum.saturating_add(run.bytes))
+    }
+
     /// The file, of the kind `name`.
-    pub(super) fn meta(&self, name: &'static str) -> Meta {
+    pub(crate) fn meta(&self, name: &'static str) -> Meta {
         let mut meta = Meta::new(name);
         let Position { epoch, log_byte, offset } = self.mark.position;
         meta.set("log", self.log)
@@ -165,6 +180,9 @@ impl Manifest {
         }
         for lost in &self.mark.lost {
             meta.set("lost", format_args!("{} {}", lost.start, lost.end));
+        }
+        for set in &self.sets {
+            meta.set("sync_set", set);
         }
         for RunEntry { id, bytes, rows, deletes } in &self.runs {
             meta.set("run", format_args!("{id} {bytes} {rows} {deletes}"));
@@ -202,7 +220,7 @@ pub(super) fn parse_name(name: &str, ending: &str) -> Option<u64> {
 }
 
 /// The file of checkpoint `seq`.
-pub(super) fn checkpoint_name(seq: u64) -> String {
+pub(crate) fn checkpoint_name(seq: u64) -> String {
     file_name(seq, CHECKPOINT)
 }
 
@@ -210,6 +228,12 @@ pub(super) fn checkpoint_name(seq: u64) -> String {
 mod tests {
     use super::*;
     use crate::segment::ProducerState;
+
+    /// A set whose members have ids of one byte each.
+    fn set(what: &str, members: &[u8]) -> SetLine {
+        let members: Vec<String> = members.iter().map(|byte| Id([*byte; 16]).to_string()).collect();
+        format!("{what} {}", members.join(",")).parse().unwrap()
+    }
 
     #[test]
     fn a_manifest_reads_back_and_every_flipped_bit_is_found() {
@@ -231,6 +255,7 @@ mod tests {
             },
             place: Some((LogByte(0), 4896)),
             history: vec![entry],
+            sets: vec![set("300 at sync:k=1", &[3, 4])],
             runs: vec![
                 RunEntry { id: RunId([1; 32]), bytes: 5, rows: 6, deletes: 7 },
                 RunEntry { id: RunId([2; 32]), bytes: 8, rows: 9, deletes: 0 },
@@ -286,6 +311,7 @@ mod tests {
                 entry(epoch(1, 99), 0, 0),
                 entry(epoch(2, 0x1122_3344_5566_7788), 512, 9),
             ],
+            sets: vec![set("620 at sync:k=1", b"no")],
             runs: vec![
                 RunEntry { id: RunId([0xab; 32]), bytes: 650, rows: 2, deletes: 1 },
                 RunEntry { id: RunId([0xcd; 32]), bytes: 4_202_648, rows: 51_200, deletes: 0 },

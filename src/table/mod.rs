@@ -17,6 +17,7 @@
 //! - records are applied in offset order, each once, at any crash point.
 
 mod apply;
+mod arrive;
 mod core;
 mod delta;
 mod digest;
@@ -34,6 +35,7 @@ mod keys;
 mod layers;
 mod manifest;
 mod merge;
+mod opened;
 mod options;
 mod pace;
 mod problem;
@@ -51,26 +53,31 @@ mod view;
 mod wait;
 
 pub use apply::{Applied, Applier, Apply, Frames};
+pub(crate) use arrive::{check as check_run, fetch as fetch_run};
 pub use core::TableStats;
 pub use digest::Digest;
 pub use dump::{ManifestLines, Stored, dump_manifest, stored};
 pub use fork::{fork, fork_on};
 pub use history::{History, HistoryQuery, Walked, history};
-pub use options::PauseAt;
+pub(crate) use manifest::{Manifest, checkpoint_name};
+pub use opened::OpenSnapshot;
 pub use options::{
-    DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN, DEFAULT_KEEP_CHECKPOINTS,
-    TableOptions,
+    Beginning, DEFAULT_CHECKPOINT_BYTES, DEFAULT_DELTA_BYTES, DEFAULT_FAN_IN,
+    DEFAULT_KEEP_CHECKPOINTS, PauseAt, TableOptions,
 };
 pub use problem::RunProblem;
 pub use repair::{TableRepair, repair, repair_on};
 pub use restore::{RestoreAt, Restored, restore, restore_on};
+pub(crate) use restore::{finished, prepare, unmake};
 pub use row::{Row, RowRef};
 #[cfg(feature = "fuzz")]
 pub(crate) use run::fuzz as fuzz_run;
-pub use run::{RunLine, dump_run, is_run};
+pub use run::{RunId, RunLine, dump_run, is_run};
 pub use scan::Scan;
-pub use snapshot::{Published, Snapshot, Snapshots};
+pub(crate) use snapshot::SNAPSHOT;
+pub use snapshot::{Published, Snapshot, SnapshotName, Snapshots};
 pub use store::TableReport;
+pub(crate) use store::run_path;
 pub use verify::{TableVerify, verify, verify_on};
 pub use view::{Rows, View};
 pub use wait::AtLeast;

@@ -38,6 +38,21 @@ pub struct TableOptions {
     pub(super) warm: bool,
     pub(crate) apply_delay: Duration,
     pub(crate) pause_at: Option<PauseAt>,
+    pub(super) begin: Beginning,
+}
+
+/// What a follower's copy begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beginning {
+    /// The log's first record, or not at all.
+    Log,
+    /// The log's first record; a snapshot where that is gone.
+    Needed,
+    /// The same, and a snapshot where it costs less than half of the bytes of a log of 64 MiB or more.
+    #[default]
+    Cheaper,
+    /// A snapshot wherever there is one.
+    Snapshot,
 }
 
 impl Default for TableOptions {
@@ -51,6 +66,7 @@ impl Default for TableOptions {
             warm: false,
             apply_delay: Duration::ZERO,
             pause_at: None,
+            begin: Beginning::default(),
         }
     }
 }
@@ -95,6 +111,21 @@ impl TableOptions {
         /// [`Pause`](crate::replica::Pause) lets it go on. Tables that are opened otherwise apply
         /// everything. Default: nowhere.
         pause_at: Option<PauseAt>,
+        /// What a follower's copy begins with; a table that is not kept on disk always with the log. One
+        /// whose apply is held back, by a delay or at a point, takes a snapshot, which shows what it
+        /// shows at once, only where it must. Default: a snapshot where the log's beginning is gone or
+        /// costs much more.
+        begin: Beginning,
+    }
+
+    /// The same, for this table.
+    pub(crate) fn begins(&self) -> Beginning {
+        let held_back = !self.apply_delay.is_zero() || self.pause_at.is_some();
+        match self.begin {
+            _ if !self.persist => Beginning::Log,
+            Beginning::Cheaper if held_back => Beginning::Needed,
+            begin => begin,
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {

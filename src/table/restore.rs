@@ -25,8 +25,9 @@ use crate::log::{Log, SegmentInfo, open};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::segment::SEAL_BYTES;
 
+use super::arrive::fetch_file;
 use super::manifest::{Manifest, checkpoint_name};
-use super::snapshot::{SNAPSHOT, Snapshots, fetch};
+use super::snapshot::{SNAPSHOT, Snapshots};
 use super::store::run_path;
 
 /// Where a restored log ends.
@@ -58,6 +59,18 @@ pub struct Restored {
     pub segments: usize,
 }
 
+impl Restored {
+    pub(crate) fn new(
+        log: Id,
+        snapshot: Option<String>,
+        end: Offset,
+        segments: usize,
+        bytes: u64,
+    ) -> Self {
+        Restored { log, snapshot, end, bytes, segments }
+    }
+}
+
 /// Makes `to` a copy of the log at `from`, a log's directory or a directory of snapshots, as it
 /// was at `at`: the newest snapshot at or below that, and the log from there. Snapshots are looked
 /// for in `from` and in `from/snapshots`.
@@ -84,7 +97,7 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
             let there = run_path(&layout.table(), entry.id);
             if fs.open(&there, Open::Read).is_err() {
                 let run = run_path(&source.snapshots.dir, entry.id);
-                fetch(&**fs, &run, fs, &layout.table(), manifest.log, entry)?;
+                fetch_file(&**fs, &run, fs, &layout.table(), manifest.log, entry)?;
             }
             restored.bytes += entry.bytes;
         }
@@ -119,12 +132,12 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
 
 /// Stands in a directory while a log is restored or forked there, so that what an interrupted one
 /// left is told from segments that somebody still needs.
-const BEGUN: &str = "restore.tmp";
+pub(crate) const BEGUN: &str = crate::log::files::BEGUN;
 
 /// Makes the directories of a log that is not there yet, and takes away what an earlier restore or
 /// fork left when it was interrupted, but for runs, whose names say what is in them: it may have
 /// been on its way to another point, and its segments and checkpoint would be read as this one's.
-pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
+pub(crate) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
     if fs.open(&layout.log(), Open::Read).is_ok() {
         return Err(Error::new(Kind::AlreadyExists, "expected no log there yet, found one")
             .in_file(&layout.root)
@@ -153,7 +166,7 @@ pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
         return fs.sync_dir(&layout.root).map_err(|e| Error::io("sync", &layout.root, e));
     }
     for dir in [segments, layout.table()] {
-        for name in list(&dir)?.iter().filter(|name| !name.ends_with(".run")) {
+        for name in list(&dir)?.iter().filter(|name| !is_run(name)) {
             let path = dir.join(name);
             fs.unlink(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
@@ -161,8 +174,47 @@ pub(super) fn prepare(fs: &dyn Fs, layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// Makes a directory with a log one that a restore has begun in, so that it becomes the log that
+/// `prepare` would make room for: first the mark, then `LOG` goes, then what is not to stay. Runs stay,
+/// and `keep`, a file among the segments.
+pub(crate) fn unmake(fs: &dyn Fs, layout: &Layout, keep: Option<&Path>) -> Result<()> {
+    let begun = layout.root.join(BEGUN);
+    match fs.open(&begun, Open::Create) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("create", &begun, e));
+        }
+        _ => {}
+    }
+    let sync = || fs.sync_dir(&layout.root).map_err(|e| Error::io("sync", &layout.root, e));
+    // Closes the crash that forgets the mark and leaves segments that look like somebody's.
+    sync()?;
+    let log = layout.log();
+    match fs.unlink(&log) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("remove", &log, e));
+        }
+        _ => {}
+    }
+    // Closes the crash that keeps `LOG` when the segments are gone.
+    sync()?;
+    for dir in [layout.segments(), layout.table()] {
+        for name in fs.list(&dir).map_err(|e| Error::io("list", &dir, e))? {
+            let path = dir.join(&name);
+            if !is_run(&name) && keep != Some(&path) {
+                fs.unlink(&path).map_err(|e| Error::io("remove", &path, e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is a run, or a part of one: its name says what is in it, whoever left it.
+fn is_run(name: &str) -> bool {
+    [".run", ".part"].iter().any(|ending| name.ends_with(ending))
+}
+
 /// Says that what `prepare` began is done: the log is there. If this is forgotten, LOG says it.
-pub(super) fn finished(fs: &dyn Fs, layout: &Layout) {
+pub(crate) fn finished(fs: &dyn Fs, layout: &Layout) {
     let _ = fs.unlink(&layout.root.join(BEGUN));
 }
 

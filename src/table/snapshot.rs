@@ -21,22 +21,20 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{File, Fs, Open, Os};
+use crate::fs::{Fs, Os};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Offset, Position};
 
 use super::Table;
+use super::arrive::fetch_file;
 use super::digest::Digest;
 use super::manifest::{Manifest, RunEntry};
-use super::run::{FOOTER_BYTES, Run, RunId};
+use super::opened::OpenSnapshot;
+use super::run::Run;
 use super::store::{RUN, run_path};
 
 /// Ends the names of manifests.
-pub(super) const SNAPSHOT: &str = "snapshot";
-/// Ends the names of runs that are not complete.
-const PART: &str = "part";
-/// Bytes copied at a time.
-const BLOCK: usize = 1 << 20;
+pub(crate) const SNAPSHOT: &str = "snapshot";
 
 /// A directory of snapshots.
 #[derive(Clone, Debug)]
@@ -77,26 +75,28 @@ pub struct Published {
     pub copied_bytes: u64,
 }
 
-/// The name of a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
-    offset: Offset,
-    epoch: Epoch,
+/// Where a snapshot stands: its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// The offset behind its last record.
+    pub offset: Offset,
+    /// The epoch of that record.
+    pub epoch: Epoch,
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Epoch { number, nonce } = self.epoch;
         write!(f, "{:020}-{number}-{nonce:016x}", self.offset.0)
     }
 }
 
-impl FromStr for Name {
+impl FromStr for SnapshotName {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let words: Vec<&str> = text.split('-').collect();
         let [offset, number, nonce] = words[..] else { return Err(()) };
-        let name = Name {
+        let name = SnapshotName {
             offset: Offset(offset.parse().map_err(drop)?),
             epoch: Epoch {
                 number: number.parse().map_err(drop)?,
@@ -135,8 +135,7 @@ impl Snapshots {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             self.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
         }
-        let name =
-            Name { offset: manifest.mark.position.offset, epoch: manifest.mark.position.epoch };
+        let name = manifest.name();
         let path = self.path(&name.to_string());
         if let Ok(Some(there)) = Manifest::read(&*self.fs, &path, SNAPSHOT)
             && (there.state.is_some() || !digest)
@@ -156,7 +155,7 @@ impl Snapshots {
                 continue;
             }
             let from = part.run.path();
-            fetch(&*self.fs, from, &self.fs, &self.dir, manifest.log, &entry)?;
+            fetch_file(&*self.fs, from, &self.fs, &self.dir, manifest.log, &entry)?;
             copied += 1;
             copied_bytes += entry.bytes;
         }
@@ -172,13 +171,21 @@ impl Snapshots {
         let mut found = Vec::new();
         for name in self.names()? {
             let name = name.strip_suffix(SNAPSHOT).and_then(|name| name.strip_suffix('.'));
-            let Some(name) = name.and_then(|name| name.parse::<Name>().ok()) else { continue };
+            let Some(name) = name.and_then(|name| name.parse::<SnapshotName>().ok()) else {
+                continue;
+            };
             if let Some(manifest) = self.manifest(&name.to_string())? {
                 found.push(describe(name.to_string(), &manifest));
             }
         }
         found.sort_by_key(|snapshot| (snapshot.position.offset, snapshot.position.epoch));
         Ok(found)
+    }
+
+    /// Opens a snapshot's files, to be copied or lent; `None` if there is none of that name.
+    pub fn open(&self, name: &str) -> Result<Option<OpenSnapshot>> {
+        let Some(manifest) = self.manifest(name)? else { return Ok(None) };
+        OpenSnapshot::of(&*self.fs, &self.dir, manifest).map(Some)
     }
 
     /// Reads all of a snapshot and holds it against its hashes; problems, in words.
@@ -202,17 +209,20 @@ impl Snapshots {
     }
 
     pub(super) fn manifest(&self, name: &str) -> Result<Option<Manifest>> {
-        let parsed: Name = name.parse().map_err(|()| {
+        let parsed: SnapshotName = name.parse().map_err(|()| {
             Error::new(Kind::InvalidInput, format!("expected a snapshot's name, found {name:?}"))
         })?;
         let path = self.path(name);
         let manifest = Manifest::read(&*self.fs, &path, SNAPSHOT)?;
         if let Some(manifest) = &manifest {
-            let Position { epoch, offset, .. } = manifest.mark.position;
-            if (Name { offset, epoch }) != parsed {
+            let found = manifest.name();
+            if found != parsed {
                 return Err(Error::new(
                     Kind::Corrupt,
-                    format!("expected the snapshot that its name says, found one at {offset}"),
+                    format!(
+                        "expected the snapshot that its name says, found one at {}",
+                        found.offset
+                    ),
                 )
                 .in_file(&path)
                 .help("the file was renamed: give it its own name back"));
@@ -240,102 +250,7 @@ fn describe(name: String, manifest: &Manifest) -> Snapshot {
         position: manifest.mark.position,
         newest: manifest.mark.newest,
         runs: manifest.runs.len(),
-        bytes: manifest.runs.iter().map(|run| run.bytes).sum(),
+        bytes: manifest.bytes(),
         state: manifest.state,
     }
-}
-
-/// Copies the run at `from` into `dir`, hashing on the way, and makes it durable under its name
-/// (the directory is the caller's to sync). Goes on where an earlier try stopped.
-pub(super) fn fetch(
-    from_fs: &dyn Fs,
-    from: &Path,
-    fs: &Arc<dyn Fs>,
-    dir: &Path,
-    log: Id,
-    entry: &RunEntry,
-) -> Result<()> {
-    let part = dir.join(format!("{}.{PART}", entry.id));
-    let source = from_fs.open_plain(from).map_err(|e| Error::io("open", from, e))?;
-    let len = source.len().map_err(|e| Error::io("read", from, e))?;
-    if len != entry.bytes {
-        return Err(Error::new(
-            Kind::Corrupt,
-            format!("expected a run of {} bytes, found {len}", entry.bytes),
-        )
-        .in_file(from));
-    }
-    // What an earlier try left is hashed like the rest; if it is not what should be there, it is
-    // thrown away, once.
-    let mut resumed = fs.open(&part, Open::Write).ok();
-    loop {
-        let target = match &resumed {
-            Some(file) => Arc::clone(file),
-            None => {
-                let _ = fs.unlink(&part);
-                fs.open(&part, Open::Create).map_err(|e| Error::io("create", &part, e))?
-            }
-        };
-        // The hash does not cover the footer, which has a checksum of its own: what an interrupted
-        // copy left may lack just that.
-        if copy(&*source, from, &*target, &part, entry)? && is_run(&**fs, &part, log, entry)? {
-            if let Err(e) = target.sync_data() {
-                // Gone on with, it would be synced without an error, and not be there.
-                let _ = fs.unlink(&part);
-                return Err(Error::io("sync", &part, e));
-            }
-            let to = run_path(dir, entry.id);
-            return fs.rename(&part, &to).map_err(|e| Error::io("name", &to, e));
-        }
-        if resumed.take().is_none() {
-            let _ = fs.unlink(&part);
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("expected a run whose content has the hash {}, found another", entry.id),
-            )
-            .in_file(from)
-            .help("take it from another copy; `tidelog verify` says what is damaged"));
-        }
-    }
-}
-
-/// Whether the file opens as the run that a manifest names.
-fn is_run(fs: &dyn Fs, path: &Path, log: Id, entry: &RunEntry) -> Result<bool> {
-    if mutant::on(Mutant::TrustResumedCopy) {
-        return Ok(true);
-    }
-    match Run::open(fs, path, log, false) {
-        Ok(run) => Ok(run.entry() == *entry),
-        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::WrongLog) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Brings `target` up to the content of `source`; whether that has the right hash.
-fn copy(
-    source: &dyn File,
-    from: &Path,
-    target: &dyn File,
-    to: &Path,
-    entry: &RunEntry,
-) -> Result<bool> {
-    let hashed = entry.bytes.saturating_sub(FOOTER_BYTES as u64);
-    let there = target.len().map_err(|e| Error::io("read", to, e))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut block = vec![0; usize::try_from(entry.bytes).map_or(BLOCK, |bytes| bytes.min(BLOCK))];
-    let mut byte = 0;
-    while byte < entry.bytes {
-        let want = (entry.bytes - byte).min(BLOCK as u64);
-        let bytes = &mut block[..usize::try_from(want).expect("at most a block")];
-        if byte + want <= there {
-            target.read_exact_at(bytes, byte).map_err(|e| Error::io("read", to, e))?;
-        } else {
-            source.read_exact_at(bytes, byte).map_err(|e| Error::io("read", from, e))?;
-            target.write_all_at(bytes, byte).map_err(|e| Error::io("write", to, e))?;
-        }
-        let inside = hashed.saturating_sub(byte).min(want);
-        hasher.update(&bytes[..usize::try_from(inside).expect("at most a block")]);
-        byte += want;
-    }
-    Ok(there <= entry.bytes && RunId(*hasher.finalize().as_bytes()) == entry.id)
 }

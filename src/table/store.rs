@@ -345,6 +345,7 @@ impl Store {
             mark: mark.clone(),
             place: self.home.place(mark.position.log_byte),
             history: self.home.history(mark.position.log_byte)?,
+            sets: self.home.sets_below(mark.position.log_byte)?,
             runs: runs.iter().map(|part| part.run.entry()).collect::<Vec<RunEntry>>(),
             state: None,
         };
@@ -381,7 +382,7 @@ impl Store {
 }
 
 /// The file of a run.
-pub(super) fn run_path(dir: &Path, id: RunId) -> PathBuf {
+pub(crate) fn run_path(dir: &Path, id: RunId) -> PathBuf {
     dir.join(format!("{id}.{RUN}"))
 }
 

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "object-store")]
 mod s3;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -283,6 +284,24 @@ fn a_leader_that_was_replaced_is_fenced_off_the_archive() {
     assert!(place.ok("archive list shelf -o ndjson").contains("cut by a fence"));
     assert_eq!(place.json("archive verify shelf")["problems"], 0);
     place.expect(6, "archive push new --to shelf");
+}
+
+#[test]
+fn pins_keep_an_archive_from_being_pruned_and_are_listed_and_dropped() {
+    let place = Place::new();
+    place.ingest("log", 0, 100);
+    place.ok("archive push log --to shelf");
+    let pin = place.json("archive pin shelf --owner restore --for 2h");
+    assert_eq!((&pin["owner"], &pin["counts"]), (&"restore".into(), &true.into()), "{pin}");
+    let id = pin["id"].as_str().unwrap();
+    assert_eq!(place.json("archive pins shelf -o ndjson"), pin);
+    let plan = place.json("archive prune shelf --yes");
+    assert_eq!((&plan["pins"], &plan["pruned"]), (&1.into(), &false.into()), "{plan}");
+    place.ok(&format!("archive unpin shelf {id}"));
+    place.expect(1, &format!("archive unpin shelf {id}"));
+    place.expect(2, "archive unpin shelf nothing");
+    assert_eq!(place.ok("archive pins shelf -o ndjson"), "");
+    place.expect(3, "archive pin missing --owner restore --for 2h");
 }
 
 fn copy_tree(from: &Path, to: &Path) {

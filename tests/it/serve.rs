@@ -1,6 +1,7 @@
 //! Nodes over HTTP, in this process and as the real binary.
 
 mod archived;
+mod bootstrap;
 #[cfg(feature = "cli")]
 mod chained;
 mod delayed;

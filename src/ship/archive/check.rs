@@ -13,7 +13,7 @@ use super::epoch::{OWNER_BYTES, Owner};
 use super::name::{Hash, ObjectName};
 use super::state::{Held, Piece, State};
 use super::store::Store;
-use super::{rollup, walk};
+use super::{rollup, snapshot, walk};
 
 /// Something wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,9 @@ pub struct ArchiveReport {
     pub segments: u64,
     /// Tails read.
     pub tails: u64,
-    /// Bytes read of both.
+    /// Snapshots read.
+    pub snapshots: u64,
+    /// Bytes read of all these.
     pub bytes: u64,
     /// What is wrong.
     pub problems: Vec<ArchiveProblem>,
@@ -75,6 +77,13 @@ pub fn verify_archive(store: &dyn Store) -> Result<ArchiveReport> {
                 }
             }
         }
+    }
+    for (_, of) in &snapshot::live(store, &state)? {
+        let mut problems = Vec::new();
+        let mut say = |name, problem: &str| problems.push((name, problem.to_owned()));
+        report.bytes += snapshot::check(store, &state, of, &mut say)?;
+        report.snapshots += 1;
+        problems.iter().for_each(|(name, problem)| report.say(*name, problem));
     }
     Ok(report)
 }

@@ -19,7 +19,9 @@ use crate::crc;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 
-use super::name::{Hash, ObjectName, SnapshotName};
+use crate::table::SnapshotName;
+
+use super::name::{Hash, ObjectName};
 
 /// The version that heads carry.
 pub const ENTRY_VERSION: u32 = 1;

@@ -17,7 +17,10 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, Open, Os};
 
 use super::name::{ObjectName, Prefix};
-use super::store::{Create, Store};
+use super::store::{Create, ReadPart, Store};
+
+/// Bytes written at a time.
+const BLOCK_BYTES: usize = 4 << 20;
 
 /// A directory as an archive's store.
 #[derive(Debug)]
@@ -65,22 +68,20 @@ impl LocalStore {
         Ok(directory)
     }
 
-    /// Writes `bytes` as a temporary file beside `path`, synced.
-    fn stage(&self, directory: &Path, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    /// Writes `len` bytes as a temporary file beside `path`, synced.
+    fn stage(
+        &self,
+        directory: &Path,
+        path: &Path,
+        len: u64,
+        read: &mut ReadPart<'_>,
+    ) -> Result<PathBuf> {
         let mut random = [0; 8];
         self.fs.random(&mut random).map_err(|e| Error::io("draw a name for", path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let random = u64::from_le_bytes(random);
         let temporary = directory.join(format!("{name}.{random:016x}.tmp"));
-        let staged = self
-            .fs
-            .open(&temporary, Open::Create)
-            .and_then(|file| {
-                file.write_all_at(bytes, 0)?;
-                // Closes the crash that leaves a name without its content.
-                file.sync_data()
-            })
-            .map_err(|e| Error::io("write", &temporary, e));
+        let staged = self.fill(&temporary, len, read);
         if let Err(error) = staged {
             let _ = self.fs.unlink(&temporary);
             return Err(error);
@@ -88,9 +89,33 @@ impl LocalStore {
         Ok(temporary)
     }
 
+    fn fill(&self, temporary: &Path, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
+        let io = |e| Error::io("write", temporary, e);
+        let file = self.fs.open(temporary, Open::Create).map_err(io)?;
+        let mut block = vec![0; usize::try_from(len).map_or(BLOCK_BYTES, |l| l.min(BLOCK_BYTES))];
+        let mut at = 0;
+        while at < len {
+            let part = usize::try_from(len - at).map_or(block.len(), |left| left.min(block.len()));
+            read(at, &mut block[..part])?;
+            file.write_all_at(&block[..part], at).map_err(io)?;
+            at += part as u64;
+        }
+        // Closes the crash that leaves a name without its content.
+        file.sync_data().map_err(io)
+    }
+
     fn sync(&self, directory: &Path) -> Result<()> {
         // Closes the crash that forgets a name which somebody was told of.
         self.fs.sync_dir(directory).map_err(|e| Error::io("sync", directory, e))
+    }
+}
+
+/// Bytes at hand, part by part.
+fn parts_of(bytes: &[u8]) -> impl FnMut(u64, &mut [u8]) -> Result<()> + '_ {
+    |at, part| {
+        let at = usize::try_from(at).expect("inside what is at hand");
+        part.copy_from_slice(&bytes[at..at + part.len()]);
+        Ok(())
     }
 }
 
@@ -115,9 +140,13 @@ impl Store for LocalStore {
     }
 
     fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        self.put_from(name, bytes.len() as u64, &mut parts_of(bytes))
+    }
+
+    fn put_from(&self, name: &ObjectName, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
         let path = name.path(&self.root);
         let directory = self.make_way(&path)?;
-        let temporary = self.stage(&directory, &path, bytes)?;
+        let temporary = self.stage(&directory, &path, len, read)?;
         if let Err(e) = self.fs.rename(&temporary, &path) {
             let _ = self.fs.unlink(&temporary);
             return Err(Error::io("rename into place", &path, e));
@@ -128,7 +157,8 @@ impl Store for LocalStore {
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {
         let path = name.path(&self.root);
         let staged = self.make_way(&path).and_then(|directory| {
-            let temporary = self.stage(&directory, &path, bytes)?;
+            let len = bytes.len() as u64;
+            let temporary = self.stage(&directory, &path, len, &mut parts_of(bytes))?;
             Ok((directory, temporary))
         });
         let (directory, temporary) = match staged {

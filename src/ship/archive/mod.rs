@@ -4,7 +4,8 @@
 //! data/<log byte>-<hash>.seg    immutable, named by content: nobody contends
 //! log/<n>                       THE contested namespace: contiguous n, create-if-absent
 //! epoch/<number>                one owner each
-//! snap/<offset>-<epoch>/…       manifest last
+//! snap/<hash>.run               pieces of snapshots, named by content
+//! snap/<offset>-<epoch>/<hash>.snapshot   a manifest, behind what it names
 //! pin/<id>, head                retention pins; a hint
 //! ```
 //!
@@ -27,6 +28,7 @@ pub(crate) mod fuzz;
 mod history;
 mod local;
 mod name;
+mod pin;
 mod probe;
 mod prune;
 mod publish;
@@ -34,6 +36,7 @@ mod publish;
 mod remote;
 mod rollup;
 mod sequence;
+mod snapshot;
 mod source;
 mod state;
 mod store;
@@ -47,15 +50,17 @@ pub use entry::{
 };
 pub use epoch::Owner;
 pub use local::LocalStore;
-pub use name::{Hash, ObjectName, Prefix, SnapshotName};
+pub use name::{Hash, ObjectName, Prefix};
+pub use pin::{GRACE, Pin, drop_pin, pins, set_pin};
 pub use probe::probe;
 pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 #[cfg(feature = "object-store")]
 pub use remote::RemoteStore;
+pub use snapshot::{Placed, send_runs, snapshots};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
-pub use store::{Create, Store};
+pub use store::{Create, ReadPart, Store};
 pub use walk::load;
 
 use std::sync::Arc;

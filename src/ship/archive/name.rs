@@ -5,7 +5,8 @@
 //! log/<n, 20 digits>                                   an entry of the contested sequence
 //! epoch/<number, 20 digits>                            who owns an epoch number
 //! lease/<number, 20 digits>                            its owner's counter
-//! snap/<offset, 20 digits>-<epoch>-<nonce, 16 hex>/…   a snapshot: manifest.snapshot, <hash>.run
+//! snap/<hash, 64 hex>.run                              a run; several snapshots may name it
+//! snap/<offset, 20 digits>-<epoch>-<nonce, 16 hex>/<hash, 64 hex>.snapshot   a snapshot's manifest
 //! pin/<uuid>                                           keeps something from being pruned
 //! probe/<uuid>                                         of the start-up probe; of no meaning
 //! head                                                 a hint
@@ -17,7 +18,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::position::{Epoch, Id, LogByte, Offset};
+use crate::position::{Id, LogByte};
+use crate::table::SnapshotName;
 
 /// The name of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,10 +32,10 @@ pub enum ObjectName {
     Epoch(u64),
     /// The counter of an epoch's owner.
     Lease(u64),
-    /// A snapshot's manifest.
-    Manifest(SnapshotName),
-    /// A run of a snapshot.
-    Run(SnapshotName, Hash),
+    /// A snapshot's manifest, named by where it stands and by its content.
+    Manifest(SnapshotName, Hash),
+    /// A run of snapshots, named by its content.
+    Run(Hash),
     /// A retention pin.
     Pin(Id),
     /// What the start-up probe races for.
@@ -45,15 +47,6 @@ pub enum ObjectName {
 /// A BLAKE3 hash in a name.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
-
-/// Where a snapshot stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SnapshotName {
-    /// The offset behind its last record.
-    pub offset: Offset,
-    /// The epoch of that record.
-    pub epoch: Epoch,
-}
 
 /// What objects can be listed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +61,8 @@ pub enum Prefix {
     Pin,
     /// What an interrupted probe left.
     Probe,
-    /// The objects of one snapshot.
-    Snapshot(SnapshotName),
+    /// Runs of snapshots.
+    Run,
 }
 
 impl ObjectName {
@@ -87,17 +80,13 @@ impl ObjectName {
             "log" => number(rest).map(ObjectName::Log),
             "epoch" => number(rest).map(ObjectName::Epoch),
             "lease" => number(rest).map(ObjectName::Lease),
-            "snap" => {
-                let (snapshot, file) = rest.split_once('/')?;
-                let snapshot = SnapshotName::parse(snapshot)?;
-                match file {
-                    "manifest.snapshot" => Some(ObjectName::Manifest(snapshot)),
-                    _ => {
-                        let hash = Hash::parse(file.strip_suffix(".run")?)?;
-                        Some(ObjectName::Run(snapshot, hash))
-                    }
+            "snap" => match rest.split_once('/') {
+                Some((snapshot, file)) => {
+                    let hash = Hash::parse(file.strip_suffix(".snapshot")?)?;
+                    Some(ObjectName::Manifest(snapshot.parse().ok()?, hash))
                 }
-            }
+                None => Some(ObjectName::Run(Hash::parse(rest.strip_suffix(".run")?)?)),
+            },
             "pin" => uuid(rest).map(ObjectName::Pin),
             "probe" => uuid(rest).map(ObjectName::Probe),
             _ => None,
@@ -119,8 +108,8 @@ impl fmt::Display for ObjectName {
             ObjectName::Log(n) => write!(f, "log/{n:020}"),
             ObjectName::Epoch(number) => write!(f, "epoch/{number:020}"),
             ObjectName::Lease(number) => write!(f, "lease/{number:020}"),
-            ObjectName::Manifest(snapshot) => write!(f, "snap/{snapshot}/manifest.snapshot"),
-            ObjectName::Run(snapshot, hash) => write!(f, "snap/{snapshot}/{hash}.run"),
+            ObjectName::Manifest(snapshot, hash) => write!(f, "snap/{snapshot}/{hash}.snapshot"),
+            ObjectName::Run(hash) => write!(f, "snap/{hash}.run"),
             ObjectName::Pin(id) => write!(f, "pin/{id}"),
             ObjectName::Probe(id) => write!(f, "probe/{id}"),
             ObjectName::Head => f.write_str("head"),
@@ -131,15 +120,15 @@ impl fmt::Display for ObjectName {
 impl Prefix {
     /// Whether a name lies under it.
     pub fn holds(&self, name: &ObjectName) -> bool {
-        match (self, name) {
+        matches!(
+            (self, name),
             (Prefix::Data, ObjectName::Data(..))
-            | (Prefix::Log, ObjectName::Log(_))
-            | (Prefix::Epoch, ObjectName::Epoch(_))
-            | (Prefix::Pin, ObjectName::Pin(_))
-            | (Prefix::Probe, ObjectName::Probe(_)) => true,
-            (Prefix::Snapshot(a), ObjectName::Manifest(b) | ObjectName::Run(b, _)) => a == b,
-            _ => false,
-        }
+                | (Prefix::Log, ObjectName::Log(_))
+                | (Prefix::Epoch, ObjectName::Epoch(_))
+                | (Prefix::Pin, ObjectName::Pin(_))
+                | (Prefix::Probe, ObjectName::Probe(_))
+                | (Prefix::Run, ObjectName::Run(_))
+        )
     }
 }
 
@@ -151,30 +140,8 @@ impl fmt::Display for Prefix {
             Prefix::Epoch => f.write_str("epoch"),
             Prefix::Pin => f.write_str("pin"),
             Prefix::Probe => f.write_str("probe"),
-            Prefix::Snapshot(snapshot) => write!(f, "snap/{snapshot}"),
+            Prefix::Run => f.write_str("snap"),
         }
-    }
-}
-
-impl SnapshotName {
-    fn parse(text: &str) -> Option<Self> {
-        let (offset, epoch) = text.split_once('-')?;
-        let (epoch, nonce) = epoch.split_once('-')?;
-        let digits = !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit());
-        let number = epoch.parse().ok().filter(|_| digits)?;
-        let name = SnapshotName {
-            offset: Offset(self::number(offset)?),
-            epoch: Epoch { number, nonce: hex(nonce, 16)? },
-        };
-        // One way to write each: no zeros before the epoch.
-        (name.to_string() == text).then_some(name)
-    }
-}
-
-impl fmt::Display for SnapshotName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Epoch { number, nonce } = self.epoch;
-        write!(f, "{:020}-{number}-{nonce:016x}", self.offset.0)
     }
 }
 
@@ -227,6 +194,7 @@ fn uuid(text: &str) -> Option<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::{Epoch, Offset};
     use proptest::prelude::*;
 
     fn samples() -> Vec<ObjectName> {
@@ -239,8 +207,8 @@ mod tests {
             ObjectName::Log(u64::MAX),
             ObjectName::Epoch(0),
             ObjectName::Lease(3),
-            ObjectName::Manifest(snapshot),
-            ObjectName::Run(snapshot, Hash([9; 32])),
+            ObjectName::Manifest(snapshot, Hash([5; 32])),
+            ObjectName::Run(Hash([9; 32])),
             ObjectName::Pin(Id([0xfe; 16])),
             ObjectName::Probe(Id([1; 16])),
             ObjectName::Head,
@@ -337,8 +305,8 @@ mod tests {
             "Log/00000000000000000001".into(),
             format!("data/00000000000000000001-{}.seg", "A".repeat(64)),
             format!("data/00000000000000000001-{zeros}.seg.tmp"),
-            format!("snap/00000000000000000001-01-{}/manifest.snapshot", "0".repeat(16)),
-            format!("snap/00000000000000000001-+1-{}/manifest.snapshot", "0".repeat(16)),
+            format!("snap/00000000000000000001-01-{}/{zeros}.snapshot", "0".repeat(16)),
+            format!("snap/00000000000000000001-+1-{}/{zeros}.snapshot", "0".repeat(16)),
             format!("snap/00000000000000000001-1-{}/x.run", "0".repeat(16)),
             "pin/FEFEFEFE-fefe-fefe-fefe-fefefefefefe".into(),
             "pin/fefefefefefe-fefe-fefe-fefe-fefefefe".into(),

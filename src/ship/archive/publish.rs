@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, SEAL_BYTES, SegmentName};
+use crate::ship::directory::Leadership;
 use crate::ship::{Directory, Offer, Report, Shipped, Source};
 
 use super::entry::{EntryHead, MAX_PAYLOAD_BYTES, Sealed, Tail, What};
@@ -24,7 +25,7 @@ use super::probe::probe;
 use super::sequence::{self, Contest, Won};
 use super::state::State;
 use super::store::Store;
-use super::{rollup, walk};
+use super::{rollup, snapshot, walk};
 
 /// How a log is published.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +69,10 @@ pub struct Pushed {
 /// Publishes a leader's directory to an archive.
 #[derive(Debug)]
 pub struct Publisher {
-    store: Arc<dyn Store>,
-    from: Directory,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) from: Directory,
     options: PublishOptions,
-    state: State,
+    pub(super) state: State,
     /// An entry of which it is not known yet what became of it.
     pending: Option<Contest>,
     /// Whether the archive's end was held against the log.
@@ -79,7 +80,7 @@ pub struct Publisher {
     /// Whether the store was tried.
     probed: bool,
     /// How far the archive holds what this log's newest epoch leads, behind that epoch's fence.
-    held: Option<(LogByte, Offset)>,
+    pub(super) held: Option<(LogByte, Offset)>,
 }
 
 impl Publisher {
@@ -181,16 +182,7 @@ impl Publisher {
         self.settle(pushed)?;
         self.catch_up()?;
         let lead = self.from.leadership()?;
-        let (Some(node), Some(last)) = (lead.node, lead.epochs.last()) else { return Ok(()) };
-        if last.node != node {
-            return Err(Error::new(
-                Kind::NotLeader,
-                format!("expected the leader of epoch {}, found node {node}", last.epoch),
-            )
-            .in_file(self.from.path())
-            .help("open the log for writing once: it begins an epoch of its own"));
-        }
-        let me = Owner { log: lead.log, epoch: last.epoch, node };
+        let Some(me) = self.owner(&lead)? else { return Ok(()) };
         self.check_fenced(&me)?;
         if self.state.epoch != me.epoch {
             self.fence(&me, &lead.epochs, offer, pushed)?;
@@ -226,8 +218,22 @@ impl Publisher {
         Ok(())
     }
 
+    /// Who this log's leader is; `None` before its first epoch.
+    pub(super) fn owner(&self, lead: &Leadership) -> Result<Option<Owner>> {
+        let (Some(node), Some(last)) = (lead.node, lead.epochs.last()) else { return Ok(None) };
+        if last.node != node {
+            return Err(Error::new(
+                Kind::NotLeader,
+                format!("expected the leader of epoch {}, found node {node}", last.epoch),
+            )
+            .in_file(self.from.path())
+            .help("open the log for writing once: it begins an epoch of its own"));
+        }
+        Ok(Some(Owner { log: lead.log, epoch: last.epoch, node }))
+    }
+
     /// Finds out what became of the entry before.
-    fn settle(&mut self, pushed: &mut Pushed) -> Result<Won> {
+    pub(super) fn settle(&mut self, pushed: &mut Pushed) -> Result<Won> {
         let Some(contest) = &mut self.pending else { return Ok(Won::Mine) };
         match sequence::run(&*self.store, contest) {
             Ok(won) => {
@@ -253,14 +259,14 @@ impl Publisher {
     }
 
     /// Takes what others appended.
-    fn catch_up(&mut self) -> Result<()> {
+    pub(super) fn catch_up(&mut self) -> Result<()> {
         if !walk::advance(&*self.store, &mut self.state)? {
             self.state = walk::load(&*self.store)?;
         }
         Ok(())
     }
 
-    fn check_fenced(&self, me: &Owner) -> Result<()> {
+    pub(super) fn check_fenced(&self, me: &Owner) -> Result<()> {
         let there = &self.state;
         let taken = there.epoch.number > me.epoch.number
             || there.epoch.number == me.epoch.number
@@ -417,10 +423,12 @@ impl Publisher {
         Ok(())
     }
 
-    fn roll_up(&mut self, me: &Owner, pushed: &mut Pushed) -> Result<()> {
+    pub(super) fn roll_up(&mut self, me: &Owner, pushed: &mut Pushed) -> Result<()> {
         if self.state.n - self.state.rollup < self.options.rollup_every {
             return Ok(());
         }
+        // What was pruned is carried no further.
+        self.state.snapshots = snapshot::live(&*self.store, &self.state)?;
         let payload = rollup::encode(&self.state);
         if payload.len() as u64 <= MAX_PAYLOAD_BYTES {
             self.append(me, What::Rollup, &payload, pushed)?;
@@ -429,7 +437,7 @@ impl Publisher {
         Ok(())
     }
 
-    fn append(
+    pub(super) fn append(
         &mut self,
         me: &Owner,
         what: What,

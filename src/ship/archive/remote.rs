@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::error::{Error, Kind, Result};
 
 use super::name::{ObjectName, Prefix};
-use super::store::{Create, Store};
+use super::store::{Create, ReadPart, Store};
 
 /// Above this an object is sent in parts.
 const WHOLE_BYTES: usize = 96 << 20;
@@ -209,6 +209,35 @@ impl Store for RemoteStore {
             }
         });
         put.map_err(|e| self.failed("write", name, e))
+    }
+
+    fn put_from(&self, name: &ObjectName, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
+        if let Some(whole) = usize::try_from(len).ok().filter(|len| *len <= PART_BYTES) {
+            let mut bytes = vec![0; whole];
+            read(0, &mut bytes)?;
+            return self.put(name, &bytes);
+        }
+        let path = self.path(name);
+        let failed = |e| self.failed("write", name, e);
+        let mut upload = self.runtime.block_on(self.store.put_multipart(&path)).map_err(failed)?;
+        // Stores allow some 10,000 parts.
+        let part = (PART_BYTES as u64).max(len.div_ceil(9000));
+        let part = usize::try_from(part).unwrap_or(PART_BYTES);
+        let mut at = 0;
+        while at < len {
+            let want = usize::try_from(len - at).map_or(part, |left| left.min(part));
+            let mut bytes = vec![0; want];
+            let sent = read(at, &mut bytes).and_then(|()| {
+                let put = upload.put_part(PutPayload::from(bytes));
+                self.runtime.block_on(put).map_err(failed)
+            });
+            if let Err(error) = sent {
+                let _ = self.runtime.block_on(upload.abort());
+                return Err(error);
+            }
+            at += want as u64;
+        }
+        self.runtime.block_on(upload.complete()).map(drop).map_err(failed)
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {

@@ -10,20 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::position::LogByte;
+use crate::fs::Fs;
+use crate::position::{Id, LogByte};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Report, Shipped, Source};
+use crate::ship::{Offer, Report, Shipped, SnapshotOffer, Source};
+use crate::table::RunId;
 
 use super::entry::Sealed;
 use super::name::{Hash, ObjectName};
+use super::pin::{drop_pin, set_pin};
 use super::state::{Held, Piece, State, TailRef};
 use super::store::Store;
-use super::walk;
+use super::{snapshot, walk};
 
 /// Read from a sealed object at a time.
 const BLOCK_BYTES: u64 = 8 << 20;
 /// Shortest and first wait between two looks.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// A pin of who begins with a snapshot ends after this; one that died leaves it until then.
+const HOLD: Duration = Duration::from_secs(3600);
 
 /// Pulls from an archive.
 ///
@@ -55,6 +61,8 @@ pub struct Archive {
     block: Option<Block>,
     tail: Option<(Hash, Vec<u8>)>,
     wait: Duration,
+    /// What keeps a prune away while somebody begins with a snapshot.
+    pin: Option<Id>,
 }
 
 /// What a segment is made of at the moment.
@@ -80,12 +88,28 @@ impl Archive {
                 .in_file(std::path::Path::new(&store.place()))
                 .help("make one with `tidelog archive push DIR --to URL`"));
         }
-        Ok(Archive { store, state, shipped: None, block: None, tail: None, wait: FIRST_WAIT })
+        Ok(Archive {
+            store,
+            state,
+            shipped: None,
+            block: None,
+            tail: None,
+            wait: FIRST_WAIT,
+            pin: None,
+        })
     }
 
     /// The archive as of the last look.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Takes in what was appended since the last look.
+    fn advance(&mut self) -> Result<()> {
+        if !walk::advance(&*self.store, &mut self.state)? {
+            self.state = walk::load(&*self.store)?;
+        }
+        Ok(())
     }
 
     fn piece(&self, segment: SegmentName) -> Result<&Piece> {
@@ -227,9 +251,7 @@ impl Source for Archive {
 
     fn look(&mut self, _report: &Report) -> Result<Offer> {
         let before = self.state.n;
-        if !walk::advance(&*self.store, &mut self.state)? {
-            self.state = walk::load(&*self.store)?;
-        }
+        self.advance()?;
         if self.state.n > before {
             self.wait = FIRST_WAIT;
         }
@@ -306,6 +328,37 @@ impl Source for Archive {
             done += read;
         }
         Ok(done)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        // One that took long may have been pruned, and a younger one be there.
+        self.advance()?;
+        Ok(snapshot::offers(&self.state))
+    }
+
+    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
+        let found = self.state.snapshots.iter().find(|(_, of)| of.name == offer.name);
+        let Some((_, of)) = found else { return Err(offer.gone(&self.place())) };
+        snapshot::manifest(&*self.store, &self.state, of)
+    }
+
+    fn read_run(&mut self, _: &SnapshotOffer, run: RunId, byte: u64, buf: &mut [u8]) -> Result<()> {
+        snapshot::read_run(&*self.store, run, byte, buf)
+    }
+
+    /// Sets a pin. Who may only read the archive has none, and meets at worst what a prune took.
+    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
+        if self.pin.is_none() {
+            let owner = format!("a copy that begins with snapshot {}", offer.name);
+            self.pin = set_pin(&*self.store, fs, &owner, HOLD).ok().map(|(id, _)| id);
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(pin) = self.pin.take() {
+            // One that cannot be dropped ends by itself.
+            let _ = drop_pin(&*self.store, pin);
+        }
     }
 
     /// Waits a little, and longer each time there was nothing new.

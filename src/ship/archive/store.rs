@@ -16,6 +16,9 @@ use crate::error::{Error, Kind, Result};
 
 use super::name::{ObjectName, Prefix};
 
+/// Gives the bytes of an object at a place in it, exactly as many as asked for.
+pub type ReadPart<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
+
 /// Where an archive's objects lie.
 pub trait Store: Send + Sync + Debug {
     /// What it is called, by people and in errors.
@@ -27,6 +30,15 @@ pub trait Store: Send + Sync + Debug {
 
     /// Writes an object whole, whatever was there; durable when it returns.
     fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
+
+    /// Writes an object of `len` bytes that `read` gives part by part: it takes a byte, and fills what
+    /// it is given. Nothing has the name before all of it is there.
+    fn put_from(&self, name: &ObjectName, len: u64, read: &mut ReadPart<'_>) -> Result<()> {
+        let too_large = || Error::new(Kind::Io, format!("{len} bytes do not fit this store"));
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_large())?];
+        read(0, &mut bytes)?;
+        self.put(name, &bytes)
+    }
 
     /// Writes an object whole if there is none of that name; durable when it returns.
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create;

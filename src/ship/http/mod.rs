@@ -17,9 +17,16 @@ use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::position::LogByte;
+use crate::table::{RunId, SnapshotName};
 
+use super::SnapshotOffer;
 use super::remote::{Range, Remote, Wire};
 use throttle::Throttle;
+
+/// A node may write a checkpoint before it says which snapshots it has.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
+/// No manifest is larger.
+const MAX_MANIFEST_BYTES: usize = 4 << 20;
 
 /// Pulls from a node that serves over HTTP.
 ///
@@ -103,6 +110,40 @@ impl HttpWire {
         }
         Ok(bytes)
     }
+
+    /// Bytes of a file that is served by ranges.
+    fn range_of(&mut self, path: &str, byte: u64, bytes: u64) -> Result<Option<Range>> {
+        let reply = match self.packed {
+            true => {
+                let path = format!("{path}?from={byte}&bytes={bytes}&packed=zstd");
+                self.client.get(&path, &[], Duration::ZERO)?
+            }
+            false => {
+                let range = format!("bytes={byte}-{}", byte.saturating_add(bytes) - 1);
+                self.client.get(path, &[("range", &range)], Duration::ZERO)?
+            }
+        };
+        if reply.status == 416 {
+            return Ok(None);
+        }
+        let reply = reply.ok()?;
+        let number = |name: &str| reply.header(name).and_then(|text| text.parse::<u64>().ok());
+        let crc =
+            reply.header("x-tidelog-crc32c").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let (Some(crc), Some(total)) = (crc, number("x-tidelog-file-bytes")) else {
+            return Err(Error::new(
+                Kind::Io,
+                format!("expected {bytes} bytes from byte {byte}, found an answer without checksum and length"),
+            )
+            .in_file(std::path::Path::new(&format!("{}{path}", self.client.url())))
+            .help("it is asked for again; if this stays, look at what is between the two nodes"));
+        };
+        let sealed = reply.header("x-tidelog-sealed") == Some("true");
+        let expected = bytes.min(total.saturating_sub(byte));
+        let limit = usize::try_from(expected).unwrap_or(usize::MAX);
+        let bytes = self.body(reply, self.packed, limit)?;
+        Ok(Some(Range { bytes, crc, total, sealed }))
+    }
 }
 
 impl Wire for HttpWire {
@@ -132,37 +173,7 @@ impl Wire for HttpWire {
     }
 
     fn range(&mut self, segment: LogByte, byte: u64, bytes: u64) -> Result<Option<Range>> {
-        let path = format!("/v1/segments/{segment}");
-        let reply = match self.packed {
-            true => {
-                let path = format!("{path}?from={byte}&bytes={bytes}&packed=zstd");
-                self.client.get(&path, &[], Duration::ZERO)?
-            }
-            false => {
-                let range = format!("bytes={byte}-{}", byte.saturating_add(bytes) - 1);
-                self.client.get(&path, &[("range", &range)], Duration::ZERO)?
-            }
-        };
-        if reply.status == 416 {
-            return Ok(None);
-        }
-        let reply = reply.ok()?;
-        let number = |name: &str| reply.header(name).and_then(|text| text.parse::<u64>().ok());
-        let crc =
-            reply.header("x-tidelog-crc32c").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        let (Some(crc), Some(total)) = (crc, number("x-tidelog-file-bytes")) else {
-            return Err(Error::new(
-                Kind::Io,
-                format!("expected {bytes} bytes from byte {byte}, found an answer without checksum and length"),
-            )
-            .in_file(std::path::Path::new(&format!("{}{path}", self.client.url())))
-            .help("it is asked for again; if this stays, look at what is between the two nodes"));
-        };
-        let sealed = reply.header("x-tidelog-sealed") == Some("true");
-        let expected = bytes.min(total.saturating_sub(byte));
-        let limit = usize::try_from(expected).unwrap_or(usize::MAX);
-        let bytes = self.body(reply, self.packed, limit)?;
-        Ok(Some(Range { bytes, crc, total, sealed }))
+        self.range_of(&format!("/v1/segments/{segment}"), byte, bytes)
     }
 
     fn list(&mut self, from: LogByte) -> Result<(Vec<u64>, bool)> {
@@ -178,6 +189,56 @@ impl Wire for HttpWire {
         let path = format!("/v1/segments?from={from}&limit=10000");
         let page: Page = self.client.get(&path, &[], Duration::ZERO)?.ok()?.json()?;
         Ok((page.segments.iter().map(|listed| listed.log_byte).collect(), page.more))
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            name: String,
+            log: String,
+            log_byte: u64,
+            bytes: u64,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            snapshots: Vec<Listed>,
+        }
+        let reply = self.client.get("/v1/snapshots?fresh=true", &[], SNAPSHOT_WAIT)?;
+        if reply.status == 404 {
+            // A node of a version that lends none.
+            return Ok(Vec::new());
+        }
+        let page: Page = reply.ok()?.json()?;
+        let read = |listed: Listed| {
+            Some(SnapshotOffer {
+                name: listed.name.parse().ok()?,
+                log: listed.log.parse().ok()?,
+                log_byte: LogByte(listed.log_byte),
+                bytes: listed.bytes,
+                link: 0,
+            })
+        };
+        page.snapshots.into_iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            Error::new(
+                Kind::Io,
+                format!("expected snapshots from {}, found something else", self.client.url()),
+            )
+        })
+    }
+
+    fn manifest(&mut self, snapshot: SnapshotName) -> Result<Vec<u8>> {
+        let path = format!("/v1/snapshots/{snapshot}");
+        self.client.get(&path, &[], Duration::ZERO)?.ok()?.bytes(MAX_MANIFEST_BYTES)
+    }
+
+    fn run(
+        &mut self,
+        snapshot: SnapshotName,
+        run: RunId,
+        byte: u64,
+        bytes: u64,
+    ) -> Result<Option<Range>> {
+        self.range_of(&format!("/v1/snapshots/{snapshot}/{run}"), byte, bytes)
     }
 
     fn block(&self, least: u64, most: u64) -> u64 {

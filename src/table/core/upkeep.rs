@@ -163,7 +163,7 @@ impl Core {
     }
 
     /// The directory and the log; only of a table that writes.
-    fn place(&self) -> (PathBuf, &Home) {
+    pub(in crate::table) fn place(&self) -> (PathBuf, &Home) {
         let home = self.home.as_ref().expect("a table that writes has a log");
         (home.table(), home)
     }
@@ -343,6 +343,7 @@ impl Core {
             place: home.place(mark.position.log_byte),
             history: home.history(mark.position.log_byte)?,
             runs: runs.iter().map(|part| part.run.entry()).collect(),
+            sets: home.sets_below(mark.position.log_byte)?,
             mark,
             state: None,
         };

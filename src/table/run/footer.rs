@@ -30,6 +30,7 @@ use crate::mutant::{self, Mutant};
 use crate::position::{Id, Offset};
 
 use crate::table::filter::LINE_BYTES;
+use crate::table::manifest::RunEntry;
 
 /// The version of run files that this code writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;
@@ -42,9 +43,9 @@ const FOOTER_MAGIC: &[u8; 8] = b"TLOGRUNF";
 /// Bytes of a section's entry in the top index.
 const ENTRY_BYTES: usize = 40;
 
-/// blake3 of a run's bytes up to its footer: the file's name.
+/// The name of a run: BLAKE3 of its bytes up to its footer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::table) struct RunId(pub(in crate::table) [u8; 32]);
+pub struct RunId(pub [u8; 32]);
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -224,6 +225,23 @@ impl Footer {
         }
         Ok(footer)
     }
+}
+
+/// Whether a footer is that of the run that a manifest names.
+pub(in crate::table) fn check_footer(
+    b: &[u8; FOOTER_BYTES],
+    log: Id,
+    entry: &RunEntry,
+) -> Result<()> {
+    let footer = Footer::decode(b, entry.bytes, Some(log))?;
+    if (footer.id, footer.rows, footer.deletes) != (entry.id, entry.rows, entry.deletes) {
+        let what = format!(
+            "expected run {} with {} rows, found run {} with {}",
+            entry.id, entry.rows, footer.id, footer.rows
+        );
+        return Err(corrupt(what, entry.bytes - FOOTER_BYTES as u64));
+    }
+    Ok(())
 }
 
 /// Where a section lies.

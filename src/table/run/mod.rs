@@ -33,7 +33,8 @@ pub(crate) use fuzz::fuzz;
 
 pub(super) use cursor::Cursor;
 pub use dump::{RunLine, dump_run, is_run};
-pub(super) use footer::{FOOTER_BYTES, RunId};
+pub use footer::RunId;
+pub(super) use footer::{FOOTER_BYTES, check_footer};
 #[cfg(test)]
 use writer::Finished;
 pub(super) use writer::Writer;

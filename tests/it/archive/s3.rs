@@ -107,6 +107,9 @@ fn an_archive_on_a_real_s3_server_lives_its_life() {
     life(&place, "s3://tide/shelf/one");
     life(&Place { settings: place.settings.clone(), ..Place::new() }, "s3://tide/two");
 
+    let snaps = Place { settings: place.settings.clone(), ..Place::new() };
+    super::snapshots::life(&snaps, "s3://tide/snaps");
+
     // A push is killed again and again; then one is not.
     place.ingest("log", 5000, 4000);
     for millis in [20, 60, 120, 200] {

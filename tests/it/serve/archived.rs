@@ -400,3 +400,145 @@ mod fake {
         }
     }
 }
+
+#[test]
+fn a_new_copy_of_the_archive_alone_begins_with_the_snapshot_that_its_leader_published() {
+    const EVERY: u64 = 32 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let (_, store) = gate(&dir);
+    let mut leader = Leader { dir: tempfile::tempdir().unwrap(), server: None, appended: 0 };
+    let archive = ArchiveOptions::new(Arc::clone(&store)).interval(SOON).snapshots(Some(EVERY));
+    leader.start(options().archive(Some(archive)));
+    let published = |than: usize| {
+        let store = Arc::clone(&store);
+        move || load(&*store).unwrap().snapshots.len() > than
+    };
+    for round in 0..3 {
+        leader.append(120, 1000);
+        until("another snapshot is in the archive", published(round));
+    }
+    leader.append(5, 1000);
+    leader.until_archived();
+    until("it is told", || {
+        let (_, status) = get(&leader.client(), "/v1/status");
+        status["events"].to_string().contains("the archive has a snapshot before offset")
+    });
+    let state = load(&*store).unwrap();
+    // They cost no more than the log.
+    let most = state.end.0 / EVERY;
+    assert!(state.snapshots.len() as u64 <= most, "{} of at most {most}", state.snapshots.len());
+    assert_eq!(tidelog::ship::archive::pins(&*store).unwrap(), [], "nothing is on its way");
+    let report = tidelog::ship::archive::verify_archive(&*store).unwrap();
+    assert_eq!(report.problems, []);
+
+    let table = Table::options().begin(tidelog::table::Beginning::Snapshot);
+    let source = Archive::open(Arc::clone(&store)).unwrap();
+    let mut follower =
+        Follower::open_with(Log::options(), table, leader.path("copy"), source).unwrap();
+    let newest = state.snapshots.last().unwrap().1.name;
+    assert_eq!(follower.report().snapshot, Some(newest));
+    assert!(follower.log().start() > Offset(0));
+    follower.catch_up().unwrap();
+    let end = leader.server().log().durable_end();
+    assert_eq!(follower.end(), end);
+    until("the leader has applied it", || {
+        leader.server().table().applied().is_some_and(|position| position.offset >= end)
+    });
+    assert_eq!(follower.table().digest().unwrap(), leader.server().table().digest().unwrap());
+    // An idle node publishes none.
+    let n = load(&*store).unwrap().n;
+    std::thread::park_timeout(Duration::from_millis(1500));
+    assert_eq!(load(&*store).unwrap().n, n);
+}
+
+#[test]
+fn a_node_that_sends_a_snapshot_to_a_store_that_does_not_answer_publishes_on_and_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let shut = Arc::new(Mutex::new(true));
+    let store = Arc::new(StuckRuns { store: LocalStore::at(dir.path().join("archive")), shut });
+    let mut leader = Leader { dir: tempfile::tempdir().unwrap(), server: None, appended: 0 };
+    let archive = ArchiveOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    leader.start(options().archive(Some(archive.interval(SOON).snapshots(Some(1)))));
+    leader.append(30, 1000);
+    until("a run is on its way", || store.asked());
+    // The log does not wait for it.
+    leader.append(30, 1000);
+    leader.until_archived();
+    leader.append(30, 1000);
+    leader.until_archived();
+    assert_eq!(load(&*store).unwrap().snapshots, []);
+    // With a held-up request a node is given a moment, as for the log itself; then it goes.
+    let started = Instant::now();
+    leader.stop();
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    *store.shut.lock().unwrap() = false;
+}
+
+/// A directory as a store that takes no runs while it is shut.
+#[derive(Debug)]
+struct StuckRuns {
+    store: LocalStore,
+    shut: Arc<Mutex<bool>>,
+}
+
+impl StuckRuns {
+    fn asked(&self) -> bool {
+        !tidelog::ship::archive::pins(&self.store).unwrap().is_empty()
+    }
+}
+
+impl Store for StuckRuns {
+    fn place(&self) -> String {
+        self.store.place()
+    }
+    fn get_range(
+        &self,
+        name: &ObjectName,
+        from: u64,
+        len: usize,
+    ) -> tidelog::Result<Option<Vec<u8>>> {
+        while matches!(name, ObjectName::Run(_)) && *self.shut.lock().unwrap() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        self.store.get_range(name, from, len)
+    }
+    fn put(&self, name: &ObjectName, bytes: &[u8]) -> tidelog::Result<()> {
+        self.store.put(name, bytes)
+    }
+    fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {
+        self.store.create(name, bytes)
+    }
+    fn list(&self, prefix: Prefix) -> tidelog::Result<Vec<(ObjectName, u64)>> {
+        self.store.list(prefix)
+    }
+    fn delete(&self, name: &ObjectName) -> tidelog::Result<()> {
+        self.store.delete(name)
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_snapshot_is_published_beside_a_node_that_publishes_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, store) = gate(&dir);
+    let mut leader = Leader::archiving(store, SOON);
+    leader.append(60, 1000);
+    let end = leader.server().log().durable_end();
+    until("all is applied", || {
+        leader.server().table().applied().is_some_and(|position| position.offset >= end)
+    });
+    leader.server().table().checkpoint().unwrap();
+    leader.until_archived();
+    let place = crate::cli::Place::new();
+    let (log, shelf) = (leader.path("leader"), dir.path().join("archive"));
+    let (log, shelf) = (log.display(), shelf.display());
+    let made = place.ok(&format!("snapshot create {log} --to {shelf}"));
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["offset"], end.0, "{made}");
+    // The node finds the entry that it did not write, and goes on.
+    leader.append(60, 1000);
+    leader.until_archived();
+    place.ok(&format!("snapshot verify {shelf}"));
+    place.ok(&format!("archive verify {shelf}"));
+    place.ok(&format!("restore back --from {shelf}"));
+}

@@ -108,7 +108,7 @@ fn what_the_leader_dropped_comes_from_the_archive_and_the_rest_from_the_leader()
     let before = place.ok("tail log -o ndjson");
     place.ok("retain log --keep-bytes 64KiB --table-is-only-copy --yes");
 
-    place.expect(1, "follow alone --from log --once");
+    place.expect(1, "follow alone --from log --once --begin log");
     let out = place.ok("follow copy --from log --from shelf --once");
     let step: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!((&step["from_offset"], &step["to_offset"]), (&0.into(), &5002.into()), "{step}");

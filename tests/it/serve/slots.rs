@@ -3,6 +3,7 @@
 use tidelog::log::{Claim, MIN_SEGMENT_BYTES, Retained, Retention, SlotLimits, SlotState};
 use tidelog::server::Keep;
 use tidelog::ship::Http;
+use tidelog::table::Beginning;
 use tidelog::{Follower, Id, Kind, Log};
 
 use super::*;
@@ -35,7 +36,8 @@ fn a_follower_that_is_away_holds_its_segments_to_the_cap_and_comes_back_through_
     let copy = leader.path("copy");
     let pull = |leader: &Leader| {
         let source = Http::open(leader.server().url(), Credentials::default()).unwrap();
-        Follower::open(Log::options(), &copy, source)
+        let log_alone = Table::options().begin(Beginning::Log);
+        Follower::open_with(Log::options(), log_alone, &copy, source)
     };
     leader.append(40, 1000);
     let mut follower = pull(&leader).unwrap();

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::rollup;
 use super::*;
 use crate::position::{Epoch, Fingerprint, Id, LogByte};
+use crate::table::SnapshotName;
 
 fn epoch() -> Epoch {
     Epoch { number: 3, nonce: 0x1122_3344_5566_7788 }
@@ -95,6 +96,7 @@ fn the_documents_dumps_are_what_is_written() {
     let mut dumps = chapter.split("```hexdump\n").skip(1).map(|rest| rest.split("```").next());
     let owner = Owner { log: Id(*b"an example's log"), epoch: epoch(), node: Id([7; 16]) };
     assert_eq!(dumps.next().flatten(), Some(&*dump(&samples()[1].1)), "a tail");
+    assert_eq!(dumps.next().flatten(), Some(&*dump(&samples()[3].1)), "a snapshot");
     assert_eq!(dumps.next().flatten(), Some(&*dump(&owner.encode())), "an owner");
     assert_eq!(dumps.next().flatten(), Some(&*dump(&rollup::encode(&state()))), "a rollup");
 }

@@ -2,6 +2,10 @@
 
 use super::*;
 use crate::error::Kind;
+use crate::table::SnapshotName;
+
+/// Any time will do where there are no pins.
+const NOW: i64 = 1_700_000_000_000_000_000;
 
 #[test]
 fn pruning_takes_what_nobody_needs_and_followers_see_no_difference() {
@@ -10,11 +14,11 @@ fn pruning_takes_what_nobody_needs_and_followers_see_no_difference() {
     let store = fake.client();
     for (i, stage) in stages.iter().enumerate() {
         push(&fake, stage).unwrap();
-        let plan = plan_prune(&store).unwrap();
+        let plan = plan_prune(&store, NOW, None).unwrap();
         let before = fake.names();
-        prune(&store, &plan).unwrap();
+        prune(&store, &plan, NOW).unwrap();
         assert_eq!(fake.names(), before, "no name is freed");
-        assert_eq!(plan_prune(&store).unwrap(), PrunePlan::default());
+        assert_eq!(plan_prune(&store, NOW, None).unwrap(), PrunePlan::default());
         let report = verify_archive(&store).unwrap();
         assert_eq!(report.problems, [], "stage {i}");
         if i == 4 {
@@ -34,7 +38,7 @@ fn a_reader_that_pruning_overtakes_begins_anew() {
         push(&fake, stage).unwrap();
     }
     let store = fake.client();
-    prune(&store, &plan_prune(&store).unwrap()).unwrap();
+    prune(&store, &plan_prune(&store, NOW, None).unwrap(), NOW).unwrap();
     let offer = crate::ship::Source::look(&mut archive, &crate::ship::Report::default()).unwrap();
     assert_eq!(offer.durable_offset, stages[4].end);
 }
@@ -50,7 +54,7 @@ fn a_writer_that_stalled_before_its_create_cannot_write_what_was_pruned() {
         push(&fake, stage).unwrap();
     }
     let store = fake.client();
-    prune(&store, &plan_prune(&store).unwrap()).unwrap();
+    prune(&store, &plan_prune(&store, NOW, None).unwrap(), NOW).unwrap();
     let n = stalled.n + 1;
     let there = walk::head(&store, n).unwrap().unwrap();
     assert!(matches!(there.what, What::Tombstone { .. }), "{there:?}");
@@ -92,13 +96,58 @@ fn unnamed_objects_go_only_when_named_segments_cover_them_and_pins_keep_all() {
     let pin = ObjectName::Pin(crate::position::Id([3; 16]));
     fake.plant(pin, Some(vec![]));
     let store = fake.client();
-    let plan = plan_prune(&store).unwrap();
+    let plan = plan_prune(&store, NOW, None).unwrap();
     assert!(plan.is_empty() && plan.pins == 1, "{plan:?}");
     fake.plant(pin, None);
-    let plan = plan_prune(&store).unwrap();
+    let plan = plan_prune(&store, NOW, None).unwrap();
     assert_eq!(plan.data, [(covered, 100)]);
     assert_eq!(plan.bytes(), 100 + plan.entries.iter().map(|(_, bytes)| bytes).sum::<u64>());
-    prune(&store, &plan).unwrap();
+    prune(&store, &plan, NOW).unwrap();
     assert!(fake.object(&covered).is_none() && fake.object(&ahead).is_some());
     follow(&fake, &Sim::new(2), &stages[2], "after pruning");
+}
+
+#[test]
+fn a_pin_counts_until_it_has_ended_and_one_that_cannot_be_read_always() {
+    let stages = stages();
+    let fake = Fake::new();
+    for stage in &stages {
+        push(&fake, stage).unwrap();
+    }
+    let store = fake.client();
+    let hour = i64::try_from(GRACE.as_nanos()).unwrap();
+    let sim = Sim::new(3);
+    let (id, pin) = set_pin(&store, &sim, "a restore on host b", 2 * GRACE).unwrap();
+    assert_eq!(pins(&store).unwrap(), [(id, Some(pin.clone()))]);
+    assert_eq!(pin.expires, pin.made + 2 * hour);
+    let end = pin.expires + hour;
+    for (now, counts) in [(pin.made, 1), (end, 1), (end + 1, 0)] {
+        let plan = plan_prune(&store, now, None).unwrap();
+        assert_eq!((plan.pins, plan.ended.len()), (counts, 1 - counts), "{now}");
+        assert_eq!(plan.entries.is_empty(), counts == 1, "{plan:?}");
+    }
+    let other = ObjectName::Pin(crate::position::Id([8; 16]));
+    fake.plant(other, Some(b"tidelog pin 9".to_vec()));
+    let plan = plan_prune(&store, i64::MAX, None).unwrap();
+    assert_eq!((plan.pins, plan.entries.len()), (1, 0), "{plan:?}");
+    // What has ended goes all the same.
+    prune(&store, &plan, NOW).unwrap();
+    assert!(fake.object(&ObjectName::Pin(id)).is_none() && fake.object(&other).is_some());
+    assert!(drop_pin(&store, crate::position::Id([8; 16])).unwrap());
+    assert!(!drop_pin(&store, crate::position::Id([8; 16])).unwrap());
+    assert!(!plan_prune(&store, NOW, None).unwrap().is_empty());
+    for owner in ["", "two\nlines", &"x".repeat(300)] {
+        let error = set_pin(&store, &sim, owner, GRACE).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn the_documented_pin_is_what_the_code_writes() {
+    let document = include_str!("../../../../docs/FORMAT.md");
+    let start = document.find("tidelog pin 1\n").expect("an example in docs/FORMAT.md");
+    let example = document[start..].split_once("```").unwrap().0;
+    let pin = Pin { owner: "restore on b".into(), made: NOW, expires: NOW + 3_600_000_000_000 };
+    assert_eq!(example, String::from_utf8(pin.encode()).unwrap());
+    assert_eq!(Pin::decode(example.as_bytes()).unwrap(), pin);
 }
