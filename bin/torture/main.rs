@@ -5,8 +5,10 @@
 //! part proves, and what it cannot.
 
 mod bitflip;
+mod child;
 mod crash;
 mod dice;
+mod fence;
 mod iofault;
 mod line;
 mod memory;
@@ -14,6 +16,7 @@ mod model;
 mod mutants;
 mod oracle;
 mod powercut;
+mod proxy;
 mod rows;
 mod sched;
 mod sim;
@@ -47,6 +50,7 @@ enum Part {
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
     Sim(sim::Sim),
+    Fence(fence::Args),
     Iofault(iofault::Args),
     Powercut(powercut::Args),
     Soak(soak::Args),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
         Part::Sim(args) => sim::run(&args),
+        Part::Fence(args) => fence::run(&args),
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
         Part::Soak(args) => soak::run(&args),

@@ -19,6 +19,7 @@ mod follow;
 #[cfg(all(feature = "server", feature = "client"))]
 mod modes;
 #[cfg(all(feature = "server", feature = "client"))]
+#[path = "../../bin/torture/proxy.rs"]
 mod proxy;
 #[cfg(feature = "sim")]
 mod repair;

@@ -53,6 +53,8 @@ pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 #[cfg(feature = "object-store")]
 pub use remote::RemoteStore;
+#[cfg(feature = "sim")]
+pub use sequence::{Contest, Won, run as run_contest};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
 pub use store::{Create, Store};
