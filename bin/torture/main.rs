@@ -5,6 +5,7 @@
 //! part proves, and what it cannot.
 
 mod bitflip;
+mod chaos;
 mod child;
 mod crash;
 mod dice;
@@ -51,6 +52,7 @@ enum Part {
     Model(model::Model),
     Sim(sim::Sim),
     Fence(fence::Args),
+    Chaos(chaos::Args),
     Iofault(iofault::Args),
     Powercut(powercut::Args),
     Soak(soak::Args),
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
         Part::Model(args) => model::run(&args),
         Part::Sim(args) => sim::run(&args),
         Part::Fence(args) => fence::run(&args),
+        Part::Chaos(args) => chaos::run(&args),
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
         Part::Soak(args) => soak::run(&args),

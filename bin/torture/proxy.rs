@@ -87,6 +87,11 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Where connections lead.
+    pub(crate) fn target(&self) -> SocketAddr {
+        *self.shared.target.lock().unwrap()
+    }
+
     /// Where connections lead from now on.
     pub(crate) fn lead_to(&self, target: SocketAddr) {
         *self.shared.target.lock().unwrap() = target;

@@ -112,7 +112,7 @@ fn entries(seed: u64, round: u64, network: bool) -> Vec<Entry> {
     let losses = dice.below(3) * 30;
     let mut entries: Vec<Entry> =
         (0..RACERS).map(|_| entry(&mut dice, round, low, losses)).collect();
-    if network && round.is_multiple_of(OVER_NETWORK) {
+    if network && (round + 1).is_multiple_of(OVER_NETWORK) {
         let who = usize::try_from(dice.below(RACERS as u64)).expect("an index");
         (entries[who].over_network, entries[who].loss) = (true, None);
     }
