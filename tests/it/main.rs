@@ -20,6 +20,7 @@ mod follow;
 mod modes;
 #[cfg(all(feature = "server", feature = "client"))]
 #[path = "../../bin/torture/proxy.rs"]
+#[allow(dead_code, reason = "the torture programme uses the rest")]
 mod proxy;
 #[cfg(feature = "sim")]
 mod repair;

@@ -4,6 +4,8 @@ mod archived;
 #[cfg(feature = "cli")]
 mod chained;
 mod delayed;
+#[cfg(feature = "cli")]
+mod hostile;
 mod interface;
 mod paused;
 mod pulling;

@@ -24,7 +24,7 @@ pub const RACERS: usize = 16;
 /// Larger than any entry of these contests.
 const LIMIT: usize = 4096;
 /// Of so many rounds one has a contender whose answer is lost on the network itself.
-const OVER_NETWORK: u64 = 20;
+const OVER_NETWORK: u64 = 3;
 
 /// One contender, and its connections.
 pub struct Racer {
@@ -49,9 +49,10 @@ struct Told {
     later: Option<Create>,
 }
 
-/// What a store's rounds come to.
+/// What rounds come to.
 #[derive(Default)]
-struct Sum {
+pub struct Sum {
+    rounds: u64,
     told_mine: u64,
     passed: u64,
     fenced: u64,
@@ -59,10 +60,46 @@ struct Sum {
     strays: u64,
     answers_lost: u64,
     found_by_put_id: u64,
+    violations: Vec<Reproduction>,
+}
+
+impl Sum {
+    /// Takes what others found, too.
+    pub fn add(&mut self, other: Sum) {
+        self.rounds += other.rounds;
+        self.told_mine += other.told_mine;
+        self.passed += other.passed;
+        self.fenced += other.fenced;
+        self.twins += other.twins;
+        self.strays += other.strays;
+        self.answers_lost += other.answers_lost;
+        self.found_by_put_id += other.found_by_put_id;
+        self.violations.extend(other.violations);
+    }
+
+    /// Says so, for the store of this name.
+    pub fn say(self, name: &str, line: &mut Line) {
+        for (what, count) in [
+            ("rounds", self.rounds),
+            ("contests", self.rounds * RACERS as u64),
+            ("told_mine", self.told_mine),
+            ("told_passed", self.passed),
+            ("told_fenced", self.fenced),
+            ("told_twin", self.twins),
+            ("told_stray", self.strays),
+            ("answers_lost", self.answers_lost),
+            ("found_by_put_id", self.found_by_put_id),
+        ] {
+            line.count(&format!("{name}_{what}"), count);
+        }
+        for violation in self.violations {
+            line.violation(violation);
+        }
+    }
 }
 
 /// All rounds in one store.
-pub fn race(seed: u64, rounds: u64, name: &str, racers: &[Racer], line: &mut Line) {
+pub fn race(seed: u64, rounds: u64, name: &str, racers: &[Racer]) -> Sum {
     let barrier = Barrier::new(racers.len());
     let told: Vec<Vec<Told>> = std::thread::scope(|scope| {
         let threads = racers.iter().enumerate().map(|(who, racer)| {
@@ -72,7 +109,7 @@ pub fn race(seed: u64, rounds: u64, name: &str, racers: &[Racer], line: &mut Lin
         let threads: Vec<_> = threads.collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
     });
-    let mut sum = Sum::default();
+    let mut sum = Sum { rounds, ..Sum::default() };
     for round in 0..rounds {
         let at = usize::try_from(round).expect("an index");
         let told: Vec<&Told> = told.iter().filter_map(|mine| mine.get(at)).collect();
@@ -82,26 +119,11 @@ pub fn race(seed: u64, rounds: u64, name: &str, racers: &[Racer], line: &mut Lin
             false => Some(format!("{} of {} contenders ended", told.len(), racers.len())),
         };
         if let Some(found) = found {
-            let steps = vec![format!(
-                "fence --seed {seed} --rounds {} --only contest: {name}, round {round}",
-                round + 1
-            )];
-            line.violation(Reproduction { seed, steps, found });
+            let steps = vec![format!("fence --only contest: {name}, seed {seed}, round {round}")];
+            sum.violations.push(Reproduction { seed, steps, found });
         }
     }
-    line.count(&format!("{name}_rounds"), rounds);
-    line.count(&format!("{name}_contests"), rounds * racers.len() as u64);
-    for (what, count) in [
-        ("told_mine", sum.told_mine),
-        ("told_passed", sum.passed),
-        ("told_fenced", sum.fenced),
-        ("told_twin", sum.twins),
-        ("told_stray", sum.strays),
-        ("answers_lost", sum.answers_lost),
-        ("found_by_put_id", sum.found_by_put_id),
-    ] {
-        line.count(&format!("{name}_{what}"), count);
-    }
+    sum
 }
 
 /// What everybody enters a round with: the same for who contends and who judges.

@@ -21,15 +21,21 @@ use crate::proxy::Proxy;
 use contest::{RACERS, Racer};
 use lossy::Lossy;
 
+/// Names that are raced for at a time in the S3 server.
+const LANES: u64 = 8;
+
 /// Race contenders for the archive's names, and old leaders against new ones, in real stores
 #[derive(clap::Args)]
 pub struct Args {
     /// Where names, losses and delays begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rounds of 16 contenders for a name, in each store
+    /// Rounds of 16 contenders for a name, in a directory
     #[arg(long, default_value_t = 1_000)]
     rounds: u64,
+    /// The same in each of eight lanes of the S3 server, which takes seconds for a name that 16 want
+    #[arg(long, default_value_t = 5)]
+    s3_rounds: u64,
     /// Rounds of an old leader and three new ones, in each store
     #[arg(long, default_value_t = 60)]
     leaders: u64,
@@ -51,9 +57,6 @@ enum Only {
     Leaders,
 }
 
-/// Makes a connection of its own to the archive of a name.
-type Connect<'a> = &'a dyn Fn(&str) -> Result<Arc<dyn Store>, String>;
-
 /// Runs it.
 pub fn run(args: &Args) -> Result<Line, String> {
     let mut line = Line::new("fence", args.seed);
@@ -63,13 +66,11 @@ pub fn run(args: &Args) -> Result<Line, String> {
     let local = |name: &str| -> Result<Arc<dyn Store>, String> {
         Ok(Arc::new(LocalStore::at(place.0.join(name))))
     };
-    let all = |connect: Connect<'_>| {
-        (0..RACERS).map(|_| connect("contest")).collect::<Result<Vec<_>, _>>()
-    };
     if args.only != Some(Only::Leaders) {
-        let racers: Vec<Racer> = all(&local)?.into_iter().map(|store| racer(store, None)).collect();
+        let connect = |_| Ok(racer(local("contest")?, None));
+        let racers = (0..RACERS).map(connect).collect::<Result<Vec<_>, String>>()?;
         probed(&*racers[0].store)?;
-        contest::race(args.seed, args.rounds, "local", &racers, &mut line);
+        contest::race(args.seed, args.rounds, "local", &racers).say("local", &mut line);
     }
     if args.only != Some(Only::Contest) {
         lead::race(args.seed, args.leaders, "local", &place.0, local, &mut line)?;
@@ -85,21 +86,37 @@ pub fn run(args: &Args) -> Result<Line, String> {
             return Ok(line);
         }
     };
+    let weed = &weed;
     let remote = |name: &str| weed.store(name, None);
     if args.only != Some(Only::Leaders) {
-        let mut racers = Vec::new();
-        for store in all(&remote)? {
-            let proxy = Proxy::new(weed.address());
-            let network = weed.store("contest", Some(&proxy.url()))?;
-            racers.push(racer(store, Some((network, proxy))));
-        }
-        probed(&*racers[0].store)?;
-        contest::race(args.seed, args.rounds, "s3", &racers, &mut line);
+        probed(&*remote("contest-0")?)?;
+        let sum = std::thread::scope(|scope| {
+            let lane = |lane| scope.spawn(move || in_lane(args, weed, lane));
+            let lanes: Vec<_> = (0..LANES).map(lane).collect();
+            lanes.into_iter().try_fold(contest::Sum::default(), |mut sum, lane| {
+                sum.add(lane.join().map_err(|_| "a lane's thread panicked".to_owned())??);
+                Ok::<_, String>(sum)
+            })
+        });
+        sum?.say("s3", &mut line);
     }
     if args.only != Some(Only::Contest) {
         lead::race(args.seed, args.leaders, "s3", &place.0, remote, &mut line)?;
     }
     Ok(line)
+}
+
+/// The rounds of one lane: contenders and names of its own.
+fn in_lane(args: &Args, weed: &weed::Weed, lane: u64) -> Result<contest::Sum, String> {
+    let name = format!("contest-{lane}");
+    let connect = |_| {
+        let proxy = Proxy::new(weed.address());
+        let network = weed.store(&name, Some(&proxy.url()))?;
+        Ok(racer(weed.store(&name, None)?, Some((network, proxy))))
+    };
+    let racers = (0..RACERS).map(connect).collect::<Result<Vec<_>, String>>()?;
+    let seed = args.seed.wrapping_add(lane << 40);
+    Ok(contest::race(seed, args.s3_rounds, &format!("s3, lane {lane}"), &racers))
 }
 
 fn racer(store: Arc<dyn Store>, network: Option<(Arc<dyn Store>, Proxy)>) -> Racer {
