@@ -121,10 +121,10 @@ fn a_retry_after_a_crash_has_the_token_of_the_epoch_that_appended_it() {
     // given a token of the new epoch: every read by that token said that the write was lost.
     use crate::fs::sim::{Crash, Sim};
     let sim = Sim::new(1);
-    let append = |log: &Log, sequence| {
+    let append = |log: &Log, sequence: u8| {
         let mut batch = Batch::new();
-        batch.push(&Record::put(b"k", &[sequence as u8; 9000])).unwrap();
-        let producer = Some(Producer { id: Id([sequence as u8; 16]), sequence });
+        batch.push(&Record::put(b"k", &[sequence; 9000])).unwrap();
+        let producer = Some(Producer { id: Id([sequence; 16]), sequence: u64::from(sequence) });
         log.append_with(&batch, &Append { producer, ..Append::default() }).unwrap()
     };
     let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();

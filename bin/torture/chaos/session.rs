@@ -17,7 +17,7 @@ use super::node::client;
 use crate::dice::Dice;
 
 /// Keys of one session.
-pub const KEYS: u64 = 7;
+const KEYS: usize = 7;
 /// A moment between two tries.
 const PAUSE: Duration = Duration::from_millis(15);
 
@@ -79,13 +79,13 @@ pub struct Session {
     counter: u64,
     token: Option<String>,
     /// The newest value of each key that it wrote or saw.
-    newest: [u64; KEYS as usize],
+    newest: [u64; KEYS],
 }
 
 impl Session {
     /// One that has done nothing yet.
     pub fn new(id: u64, seed: u64) -> Self {
-        Session { id, dice: Dice::new(seed ^ id << 40), counter: 0, token: None, newest: [0; 7] }
+        Session { id, dice: Dice::new(seed ^ id << 40), counter: 0, token: None, newest: [0; KEYS] }
     }
 
     /// Appends and reads until it is told to finish; whether its last append was acknowledged.
@@ -102,7 +102,7 @@ impl Session {
     }
 
     fn key(&self, counter: u64) -> String {
-        format!("session {} key {}", self.id, counter % KEYS)
+        format!("session {} key {}", self.id, counter % KEYS as u64)
     }
 
     fn append(&mut self, board: &Board) -> bool {
@@ -164,7 +164,7 @@ impl Session {
         told.acks.push(Ack { offset: first, value, copies });
         drop(told);
         self.token = body["token"].as_str().map(str::to_owned).or(self.token.take());
-        let at = usize::try_from(self.counter % KEYS).expect("a key");
+        let at = usize::try_from(self.counter % KEYS as u64).expect("a key");
         self.newest[at] = self.counter;
     }
 
@@ -192,7 +192,7 @@ impl Session {
                 let value = row["value"].as_str().unwrap_or_default();
                 let counter =
                     value.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-                let at = usize::try_from(self.counter % KEYS).expect("a key");
+                let at = usize::try_from(self.counter % KEYS as u64).expect("a key");
                 if counter < self.newest[at] {
                     let newest = self.newest[at];
                     told.found.push(format!(

@@ -177,7 +177,7 @@ fn files_are_their_owners_alone_whatever_the_umask() {
         "archive push log --to shelf",
         "snapshot create log --to snapshots",
         "follow copy --from log --once",
-        "restore again --from shelf",
+        "restore again --from snapshots",
     ] {
         let binary = env!("CARGO_BIN_EXE_tidelog");
         let script = format!("umask 0; exec {binary} {args}");
