@@ -36,6 +36,8 @@ pub enum Action {
     Pause(usize),
     /// Connections end.
     Cut(usize),
+    /// Connections of every member end: nobody can count as a copy.
+    Isolate,
     /// Questions arrive and answers do not.
     OneWay(usize),
     /// Answers are late.
@@ -151,7 +153,8 @@ impl Cluster {
             0..=2 => Action::Kill(node),
             3 => Action::Kill(self.leads),
             4 | 5 => Action::Pause(node),
-            6 | 7 => Action::Cut(link),
+            6 => Action::Cut(link),
+            7 => Action::Isolate,
             8 => Action::OneWay(link),
             9 => Action::Delay(link),
             10 => Action::Truncate(link),
@@ -178,6 +181,12 @@ impl Cluster {
             Action::Cut(link) => {
                 done.cuts += 1;
                 fault(&self.links[link], Faults { cut_after: Some(0), ..Faults::default() });
+            }
+            Action::Isolate => {
+                done.cuts += 2;
+                for link in &self.links[1..] {
+                    fault(link, Faults { cut_after: Some(0), ..Faults::default() });
+                }
             }
             Action::OneWay(link) => {
                 done.one_way += 1;
@@ -221,6 +230,7 @@ impl Cluster {
             Action::Pause(node) => self.nodes[node].go_on(),
             Action::Lose(link) => self.links[link].lose(0),
             Action::Fill(disk) => self.disks[disk].empty(),
+            Action::Isolate => self.links[1..].iter().for_each(|link| link.set(Faults::default())),
             Action::Cut(link)
             | Action::OneWay(link)
             | Action::Delay(link)

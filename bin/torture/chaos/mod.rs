@@ -273,6 +273,14 @@ fn go_wrong(
         }
         on.push(action);
         std::thread::sleep(Duration::from_millis(50 + dice.below(700)));
+        if let (Action::Isolate, Some(from)) = (action, sync_from) {
+            // What was acknowledged meanwhile would be on the leader's disk alone.
+            let kill = Action::Kill(cluster.leads);
+            steps.push(format!("{} ms: {kill:?}", started.elapsed().as_millis()));
+            cluster.act(kill, dice);
+            *held += held_by_members(cluster, board, from, found);
+            on.push(kill);
+        }
         if dice.chance(2, 3) {
             for action in on.drain(..) {
                 cluster.heal(action, board)?;

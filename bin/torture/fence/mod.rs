@@ -13,10 +13,11 @@ mod weed;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidelog::Kind;
 use tidelog::fs::{Fs, Os};
 use tidelog::ship::archive::{LocalStore, Store, probe};
 
-use crate::line::Line;
+use crate::line::{Line, Reproduction};
 use crate::proxy::Proxy;
 use contest::{RACERS, Racer};
 use lossy::Lossy;
@@ -69,7 +70,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
     if args.only != Some(Only::Leaders) {
         let connect = |_| Ok(racer(local("contest")?, None));
         let racers = (0..RACERS).map(connect).collect::<Result<Vec<_>, String>>()?;
-        probed(&*racers[0].store)?;
+        probed("local", &*racers[0].store, args.seed, &mut line)?;
         contest::race(args.seed, args.rounds, "local", &racers).say("local", &mut line);
     }
     if args.only != Some(Only::Contest) {
@@ -89,7 +90,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
     let weed = &weed;
     let remote = |name: &str| weed.store(name, None);
     if args.only != Some(Only::Leaders) {
-        probed(&*remote("contest-0")?)?;
+        probed("s3", &*remote("contest-0")?, args.seed, &mut line)?;
         let sum = std::thread::scope(|scope| {
             let lane = |lane| scope.spawn(move || in_lane(args, weed, lane));
             let lanes: Vec<_> = (0..LANES).map(lane).collect();
@@ -123,10 +124,17 @@ fn racer(store: Arc<dyn Store>, network: Option<(Arc<dyn Store>, Proxy)>) -> Rac
     Racer { store: Arc::new(Lossy::new(store)), network }
 }
 
-/// A store that publishers would refuse is no store to race in.
-fn probed(store: &dyn Store) -> Result<(), String> {
+/// Makes the probe that publishers make; that it refuses a store is a violation, like any other.
+fn probed(name: &str, store: &dyn Store, seed: u64, line: &mut Line) -> Result<(), String> {
     let fs: Arc<dyn Fs> = Os::shared();
-    probe(store, &fs).map_err(|e| e.to_string())
+    match probe(store, &fs) {
+        Err(e) if e.kind() == Kind::StoreNotAtomic => {
+            let steps = vec![format!("the probe of {name}")];
+            line.violation(Reproduction { seed, steps, found: e.to_string() });
+            Ok(())
+        }
+        other => other.map_err(|e| e.to_string()),
+    }
 }
 
 /// A directory of our own, removed in the end.
