@@ -78,6 +78,11 @@ mutants! {
     AckUncounted "ack-uncounted",
     SkipFenceCheck "skip-fence-check",
     PublishUncommitted "publish-uncommitted",
+    // The contested sequence.
+    CreateOverwrites "create-overwrites",
+    ForgetPutId "forget-put-id",
+    UnknownIsMine "unknown-is-mine",
+    IgnoreFence "ignore-fence",
 }
 
 /// Whether this bug is planted.

@@ -1,6 +1,8 @@
 //! `init`: creates a log.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 
 use clap::Args;
 use serde_json::json;
@@ -52,7 +54,14 @@ impl Init {
         }
         if !settings.is_empty() {
             let path = dir.join("tidelog.toml");
-            std::fs::write(&path, settings)
+            // Its owner's alone, like everything else in a log's directory, whatever the umask.
+            std::fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|mut file| file.write_all(settings.as_bytes()))
                 .map_err(|e| Failure::io(&format!("write {}", path.display()), &e))?;
         }
         let (id, node) = (log.id().to_string(), log.node().to_string());

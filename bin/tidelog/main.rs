@@ -104,6 +104,14 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    // Nodes under `chaos` are this binary: so a bug is planted in them.
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("TIDELOG_MUTANT")
+        && !tidelog::mutant::plant(&name)
+    {
+        eprintln!("tidelog: no planted bug is called {name}");
+        return ExitCode::from(2);
+    }
     progress::catch_interrupts();
     let outcome = match cli.verb {
         Verb::Init(verb) => verb.run(),

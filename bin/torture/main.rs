@@ -5,8 +5,11 @@
 //! part proves, and what it cannot.
 
 mod bitflip;
+mod chaos;
+mod child;
 mod crash;
 mod dice;
+mod fence;
 mod iofault;
 mod line;
 mod memory;
@@ -14,6 +17,7 @@ mod model;
 mod mutants;
 mod oracle;
 mod powercut;
+mod proxy;
 mod rows;
 mod sched;
 mod sim;
@@ -47,6 +51,8 @@ enum Part {
     Bitflip(bitflip::Bitflip),
     Model(model::Model),
     Sim(sim::Sim),
+    Fence(fence::Args),
+    Chaos(chaos::Args),
     Iofault(iofault::Args),
     Powercut(powercut::Args),
     Soak(soak::Args),
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Part::Bitflip(args) => bitflip::run(&args),
         Part::Model(args) => model::run(&args),
         Part::Sim(args) => sim::run(&args),
+        Part::Fence(args) => fence::run(&args),
+        Part::Chaos(args) => chaos::run(&args),
         Part::Iofault(args) => iofault::run(&args),
         Part::Powercut(args) => powercut::run(&args),
         Part::Soak(args) => soak::run(&args),

@@ -23,6 +23,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("bitflip", &["--flips", "20000"]),
     ("model", &["--sequences", "2000"]),
     ("sim", &["--seeds", "64", "--steps", "1000", "--first"]),
+    ("fence", &["--rounds", "40", "--leaders", "6", "--local"]),
 ];
 /// The workload of `crash` that is most likely to meet a planted bug: it is tried first.
 const LIKELY: &[(&str, &[&str])] = &[
@@ -56,6 +57,9 @@ const BY_NODES: &[&str] = &[
     "publish-uncommitted",
     "skip-follower-sync",
 ];
+/// Planted bugs of the contested sequence.
+const BY_RACES: &[&str] =
+    &["create-overwrites", "forget-put-id", "unknown-is-mine", "ignore-fence"];
 /// A child that takes longer has hung.
 const LONGEST: Duration = Duration::from_secs(900);
 
@@ -154,8 +158,11 @@ impl Mutants {
         let damage = BY_DAMAGE.contains(&name);
         let damage = damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table"]));
         let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));
+        let races = BY_RACES.contains(&name).then(|| ("fence", parts_of("fence")));
         let parts = parts.iter().map(|(part, budget)| (*part, budget.to_vec()));
-        for (part, budget) in damage.into_iter().chain(nodes).chain(likely).chain(parts) {
+        for (part, budget) in
+            damage.into_iter().chain(races).chain(nodes).chain(likely).chain(parts)
+        {
             match self.child(Some(name), part, &budget) {
                 Ok((0, _)) => outcome.tried.push(format!("{part} found nothing")),
                 Ok((1, said)) => {
@@ -269,7 +276,7 @@ fn tell(outcome: &Outcome) {
 fn read(said: &str) -> (u64, String) {
     let line: Value = serde_json::from_str(said.trim()).unwrap_or(Value::Null);
     let counts = &line["counts"];
-    let tried = ["recoveries", "flips", "sequences", "calls", "seeds"];
+    let tried = ["recoveries", "flips", "sequences", "calls", "seeds", "local_rounds"];
     let states = tried.iter().find_map(|name| counts[*name].as_u64()).unwrap_or(0);
     let found =
         line["reproductions"][0]["found"].as_str().unwrap_or("").chars().take(160).collect();

@@ -233,7 +233,8 @@ impl Shared {
                 let appended = Appended {
                     first: state.first,
                     last: state.last,
-                    epoch: self.epoch(),
+                    // A token names whoever appended it, perhaps before a restart.
+                    epoch: self.epoch_of(state.last),
                     duplicate: true,
                 };
                 // Durable when everything staged so far is.

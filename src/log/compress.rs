@@ -95,3 +95,20 @@ mod codec {
         ))
     }
 }
+
+#[cfg(all(test, feature = "compress"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_unpacks_to_more_than_it_claims_is_refused_within_its_claim() {
+        let zeros = vec![0; 64 << 20];
+        for how in [Compression::Lz4, Compression::Zstd] {
+            let (flag, bomb) = codec::pack(how, &zeros).unwrap();
+            assert!(bomb.len() < 1 << 20);
+            // No more is ever made of it than the buffer that its claim was given.
+            let error = codec::unpack(flag, &bomb, &mut [0; 1000]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        }
+    }
+}

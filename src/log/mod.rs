@@ -448,6 +448,16 @@ impl Shared {
         }
     }
 
+    /// The epoch that appended a record of which this log knows, also when its segment is gone.
+    fn epoch_of(&self, offset: Offset) -> Epoch {
+        if offset >= self.start() {
+            return self.epoch_at(offset);
+        }
+        let epochs = files::Epochs::read(&*self.fs, &self.layout).unwrap_or_default();
+        let before = |entry: &&files::EpochEntry| entry.start_offset <= offset;
+        epochs.0.iter().rev().find(before).map_or_else(|| self.epoch(), |entry| entry.epoch)
+    }
+
     fn random_u64(&self) -> Result<u64> {
         let mut bytes = [0; 8];
         self.fs

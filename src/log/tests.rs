@@ -116,6 +116,38 @@ fn conditions_are_checked_and_retries_do_not_duplicate() {
 }
 
 #[test]
+fn a_retry_after_a_crash_has_the_token_of_the_epoch_that_appended_it() {
+    // The leader was killed behind an append and before its answer. The retry found it there, and was
+    // given a token of the new epoch: every read by that token said that the write was lost.
+    use crate::fs::sim::{Crash, Sim};
+    let sim = Sim::new(1);
+    let append = |log: &Log, sequence: u8| {
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"k", &[sequence; 9000])).unwrap();
+        let producer = Some(Producer { id: Id([sequence; 16]), sequence: u64::from(sequence) });
+        log.append_with(&batch, &Append { producer, ..Append::default() }).unwrap()
+    };
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    let first = append(&log, 1);
+    let sim = sim.crash(&Crash::DropAll);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    let again = append(&log, 1);
+    assert!(again.duplicate);
+    assert_eq!(log.token(&again), log.token(&first));
+    log.check_token(&log.token(&again)).unwrap();
+    let later = append(&log, 2);
+    assert_ne!(later.epoch, first.epoch);
+    log.check_token(&log.token(&append(&log, 2))).unwrap();
+    // Also when its segment is gone: another node may still have it.
+    for sequence in 3..60 {
+        append(&log, sequence);
+    }
+    log.retain(&Retention { keep_bytes: Some(1), ..Retention::default() }).unwrap();
+    assert!(log.start() > first.last);
+    assert_eq!(append(&log, 1).epoch, first.epoch);
+}
+
+#[test]
 fn a_reopen_after_a_crash_begins_a_new_epoch_and_keeps_what_was_durable() {
     let (_dir, path) = temp();
     let log = small().worker(false).open(&path).unwrap();

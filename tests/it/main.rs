@@ -19,6 +19,8 @@ mod follow;
 #[cfg(all(feature = "server", feature = "client"))]
 mod modes;
 #[cfg(all(feature = "server", feature = "client"))]
+#[path = "../../bin/torture/proxy.rs"]
+#[allow(dead_code, reason = "the torture programme uses the rest")]
 mod proxy;
 #[cfg(feature = "sim")]
 mod repair;

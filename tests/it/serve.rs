@@ -5,6 +5,8 @@ mod bootstrap;
 #[cfg(feature = "cli")]
 mod chained;
 mod delayed;
+#[cfg(feature = "cli")]
+mod hostile;
 mod interface;
 mod paused;
 mod pulling;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::fs::{Fs, Open, Os};
+use crate::mutant::{self, Mutant};
 
 use super::name::{ObjectName, Prefix};
 use super::store::{Create, ReadPart, Store};
@@ -165,7 +166,10 @@ impl Store for LocalStore {
             Ok(staged) => staged,
             Err(error) => return Create::Unknown(error),
         };
-        let named = self.fs.rename_new(&temporary, &path);
+        let named = match mutant::on(Mutant::CreateOverwrites) {
+            true => self.fs.rename(&temporary, &path),
+            false => self.fs.rename_new(&temporary, &path),
+        };
         if named.is_err() {
             let _ = self.fs.unlink(&temporary);
         }

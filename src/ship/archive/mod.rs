@@ -57,6 +57,8 @@ pub use prune::{PrunePlan, plan_prune, prune};
 pub use publish::{PublishOptions, Publisher, Pushed};
 #[cfg(feature = "object-store")]
 pub use remote::RemoteStore;
+#[cfg(feature = "sim")]
+pub use sequence::{Contest, Won, run as run_contest};
 pub use snapshot::{Placed, send_runs, snapshots};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};

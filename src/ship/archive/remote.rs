@@ -18,6 +18,7 @@ use object_store::{
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 
 use super::name::{ObjectName, Prefix};
 use super::store::{Create, ReadPart, Store};
@@ -243,7 +244,11 @@ impl Store for RemoteStore {
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {
         let payload = PutPayload::from(bytes.to_vec());
         let path = self.path(name);
-        let put = self.store.put_opts(&path, payload, PutMode::Create.into());
+        let mode = match mutant::on(Mutant::CreateOverwrites) {
+            true => PutMode::Overwrite,
+            false => PutMode::Create,
+        };
+        let put = self.store.put_opts(&path, payload, mode.into());
         match self.runtime.block_on(put) {
             Ok(_) => Create::Created,
             Err(object_store::Error::AlreadyExists { .. }) => Create::Exists,

@@ -17,6 +17,7 @@
 //! one's own success, and one that is given up on may still come.
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 
 use super::entry::{EntryHead, What};
 use super::name::ObjectName;
@@ -124,6 +125,9 @@ impl Contest {
         self.fruitless = 0;
         self.step = match reply {
             Reply::Created => Step::Over(Verdict::Mine),
+            Reply::Unknown if self.step == Step::Create && mutant::on(Mutant::UnknownIsMine) => {
+                Step::Over(Verdict::Mine)
+            }
             // A failed read is asked again; a failed create is looked for.
             Reply::Exists | Reply::Unknown => {
                 self.fruitless = fruitless;
@@ -140,13 +144,13 @@ impl Contest {
 
     fn judge(&self, there: Box<EntryHead>) -> Verdict {
         let (mine, theirs) = (self.head.epoch, there.epoch);
-        if there.put_id == self.head.put_id {
+        if there.put_id == self.head.put_id && !mutant::on(Mutant::ForgetPutId) {
             return Verdict::Mine;
         }
         if theirs == mine {
             return Verdict::Twin;
         }
-        if theirs.number >= mine.number {
+        if theirs.number >= mine.number && !mutant::on(Mutant::IgnoreFence) {
             return Verdict::Fenced(there);
         }
         match self.head.what {

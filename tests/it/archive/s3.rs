@@ -57,6 +57,8 @@ impl Weed {
             .arg("server")
             .arg(format!("-dir={}", dir.path().display()))
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-filer", "-s3"])
+            // Two more services, on ports that a second server here would want, too.
+            .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
             .arg(format!("-s3.port={s3}"))
             .arg(format!("-master.port={}", port()))
             .arg(format!("-volume.port={}", port()))

@@ -1,4 +1,8 @@
 //! A proxy that misbehaves as it is told: late, cut off, altered, one-way.
+//!
+//! Between real processes in `chaos`, before a real store in `fence`, and in the integration tests,
+//! which include this file. Invariant: what is asked always arrives; only answers suffer, so whoever
+//! asked cannot know what became of it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,6 +28,8 @@ pub(crate) struct Faults {
 struct Shared {
     target: Mutex<SocketAddr>,
     faults: Mutex<Faults>,
+    /// So many answers, from now on, are lost with their connections.
+    lose: AtomicU64,
     /// Answered bytes, over all connections.
     passed: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
@@ -44,6 +50,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target: Mutex::new(target),
             faults: Mutex::default(),
+            lose: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             connections: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -80,6 +87,11 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Where connections lead.
+    pub(crate) fn target(&self) -> SocketAddr {
+        *self.shared.target.lock().unwrap()
+    }
+
     /// Where connections lead from now on.
     pub(crate) fn lead_to(&self, target: SocketAddr) {
         *self.shared.target.lock().unwrap() = target;
@@ -90,6 +102,11 @@ impl Proxy {
     pub(crate) fn set(&self, faults: Faults) {
         *self.shared.faults.lock().unwrap() = faults;
         self.cut();
+    }
+
+    /// The next so many answers are lost, each with its connection. Those there are stay.
+    pub(crate) fn lose(&self, answers: u64) {
+        self.shared.lose.store(answers, SeqCst);
     }
 
     /// Bytes that were answered so far.
@@ -131,15 +148,18 @@ fn answer(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
         if faults.one_way {
             continue;
         }
+        if shared.lose.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            break;
+        }
         let mut bytes = &mut buffer[..read];
         if let Some(flip) = faults.flip_at.and_then(|byte| byte.checked_sub(at))
-            && let Some(byte) = bytes.get_mut(flip as usize)
+            && let Some(byte) = bytes.get_mut(usize::try_from(flip).unwrap_or(usize::MAX))
         {
             *byte ^= 0x04;
         }
         let left = faults.cut_after.map_or(u64::MAX, |cut| cut.saturating_sub(at));
         if left < read as u64 {
-            bytes = &mut bytes[..left as usize];
+            bytes = &mut bytes[..usize::try_from(left).expect("less than was read")];
         }
         at += bytes.len() as u64;
         shared.passed.fetch_add(bytes.len() as u64, SeqCst);
