@@ -19,7 +19,7 @@ use tidelog::server::{ArchiveOptions, Server as Node, ServerOptions};
 use tidelog::ship::Directory;
 use tidelog::ship::archive::{LocalStore, PublishOptions, Publisher};
 use tidelog::table::Applier;
-use tidelog::{Batch, Durability, Follower, Log, Record, Table, Verification};
+use tidelog::{Batch, Durability, Follower, Identity, Log, Record, Table, Verification};
 
 use super::Bench;
 use crate::flock::How;
@@ -133,7 +133,8 @@ pub(super) fn catch_up(bench: &Bench) -> Result<()> {
 
 /// The table of a log that is all there, from nothing; every checksum is computed.
 fn apply(dir: &Path) -> Result<u64> {
-    let log = Log::options().verification(Verification::Always).open(dir)?;
+    let log =
+        Log::options().verification(Verification::Always).identity(Identity::NewNode).open(dir)?;
     let mut table = Table::options().open_at_checkpoint(&log)?;
     Ok(Applier::new(&log, &table)?.run(&mut table)?.to.0)
 }
@@ -300,10 +301,10 @@ pub(super) fn join(bench: &Bench) -> Result<()> {
             produce(&node, time)?.into_figures(&mut alone);
             let binary = Binary(bench.tidelog.clone());
             let (latencies, follower) = std::thread::scope(|scope| {
-                let begun = scope
-                    .spawn(|| binary.follow(place.path(), &place.path().join("copy"), node.url()));
-                let latencies = produce(&node, time);
-                (latencies, begun.join().expect("starting a follower does not panic"))
+                // What a thread starts ends with it: the follower is started from this one.
+                let producing = scope.spawn(|| produce(&node, time));
+                let follower = binary.follow(place.path(), &place.path().join("copy"), node.url());
+                (producing.join().expect("producing does not panic"), follower)
             });
             let follower = follower?;
             let mut figures = Figures::default();
