@@ -6,7 +6,7 @@
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -113,7 +113,7 @@ fn as_user(dir: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn run(dir: &Path, data: &PathBuf, port: u16) -> Result<Server> {
+fn run(dir: &Path, data: &Path, port: u16) -> Result<Server> {
     let config = data.join("postgresql.auto.conf");
     let mut text = fs::read_to_string(&config).unwrap_or_default();
     text.push_str(SETTINGS);
