@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     /// A follower asked its leader by number, and each fetch started a thread that looked the number
-    /// up: a third of what a synchronous append waited for.
+    /// up.
     #[test]
     fn only_names_are_looked_up_with_a_limit_which_takes_a_thread() {
         let limit = |url: &str| {
