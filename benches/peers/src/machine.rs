@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::measure::cpu_time;
+use crate::family;
 
 /// The directory that everything of one run lies in; removed at the end.
 pub struct Workplace {
@@ -152,7 +152,7 @@ impl Elsewhere {
     }
 }
 
-/// Processor time that was not this process's, since the machine started.
+/// Processor time that was neither this process's nor of those it runs, since the machine started.
 fn busy_elsewhere() -> Duration {
     const TICK: Duration = Duration::from_millis(10);
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -160,7 +160,7 @@ fn busy_elsewhere() -> Duration {
     let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
     let ticks: Vec<u32> = fields.map(|field| field.parse().unwrap_or(0)).collect();
     let busy: u32 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&i| ticks.get(i)).sum();
-    (TICK * busy).saturating_sub(cpu_time())
+    (TICK * busy).saturating_sub(family::cpu_time())
 }
 
 /// Touches `bytes` of memory and frees them, so that what follows finds warm memory.

@@ -4,10 +4,15 @@
 
 mod bare;
 mod contestant;
+mod family;
 mod fill;
+#[cfg(feature = "servers")]
+mod flock;
 mod gauge;
 mod machine;
 mod measure;
+#[cfg(feature = "servers")]
+mod pairs;
 mod payload;
 mod peers;
 mod report;
@@ -56,6 +61,11 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
+    /// The program that nodes of tidelog are run with in rows about replication.
+    #[cfg(feature = "servers")]
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release/tidelog"))]
+    tidelog: PathBuf,
+
     /// Ends with an error when a target is missed.
     #[arg(long)]
     strict: bool,
@@ -69,6 +79,10 @@ enum Part {
     /// Fills a log and dies.
     #[command(hide = true)]
     FillAndDie(Fill),
+    /// Follows a source many times over.
+    #[cfg(feature = "servers")]
+    #[command(hide = true)]
+    Flock(flock::Flock),
 }
 
 fn main() -> Result<ExitCode> {
@@ -78,11 +92,21 @@ fn main() -> Result<ExitCode> {
         let contestant = all.iter().find(|contestant| contestant.name() == fill.contestant);
         rows::fill_and_die(&**contestant.context("there is no such contestant")?, fill)?;
     }
+    #[cfg(feature = "servers")]
+    if let Some(Part::Flock(flock)) = &args.part {
+        flock.run()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    #[cfg(feature = "servers")]
+    let pairs = pairs::all(&args.tidelog);
     let tables = tables::all();
     ensure!(args.scale > 0.0 && args.scale <= 1.0, "expected a scale in 0..=1");
     for name in &args.contestants {
         let logs = all.iter().map(|contestant| contestant.name());
-        let names: Vec<_> = logs.chain(tables.iter().map(|table| table.name())).collect();
+        let names = logs.chain(tables.iter().map(|table| table.name()));
+        #[cfg(feature = "servers")]
+        let names = names.chain(pairs.iter().map(|pair| pair.name()));
+        let names: Vec<_> = names.collect();
         ensure!(names.contains(&&**name), "no contestant is called {name}; there are {names:?}");
     }
 
@@ -99,6 +123,14 @@ fn main() -> Result<ExitCode> {
             names.push(table.name());
         }
     }
+    #[cfg(feature = "servers")]
+    let pairs: Vec<_> = pairs.into_iter().filter(|pair| takes_part(pair.name())).collect();
+    #[cfg(feature = "servers")]
+    for pair in &pairs {
+        if !names.contains(&pair.name()) {
+            names.push(pair.name());
+        }
+    }
     let mut report = Report::new(names.clone(), args.out.as_deref())?;
     report.begin(json!({
         "kind": "run",
@@ -109,8 +141,18 @@ fn main() -> Result<ExitCode> {
         "contestants": names,
     }))?;
     let report = RefCell::new(report);
-    let bench =
-        Bench { workplace, contestants, tables, rounds: args.rounds, scale: args.scale, report };
+    let bench = Bench {
+        workplace,
+        contestants,
+        tables,
+        #[cfg(feature = "servers")]
+        pairs,
+        #[cfg(feature = "servers")]
+        tidelog: args.tidelog,
+        rounds: args.rounds,
+        scale: args.scale,
+        report,
+    };
     for rows in args.rows {
         bench.run(rows)?;
     }

@@ -50,6 +50,22 @@ pub struct Figures {
     /// Settled records, by as many as the disk takes of the bytes written for each; a snapshot's
     /// bytes per second, by the disk's.
     pub of_disk: Option<f64>,
+    /// The same of what is waited for on the leader alone.
+    pub alone_p50_us: Option<f64>,
+    /// The same, without what the row adds.
+    pub alone_p999_us: Option<f64>,
+    /// What waiting for the copy adds at the median, by the median alone.
+    pub added_of_alone: Option<f64>,
+    /// What the row adds at the 99.9th percentile.
+    pub added_p999_us: Option<f64>,
+    /// Processor time while nothing happens; percent of a core.
+    pub idle_cpu_percent: Option<f64>,
+    /// Records that the furthest behind lacks at the end.
+    pub lag_records: Option<f64>,
+    /// Processor time of this process, and not of those it runs.
+    pub server_cpu_us_per_record: Option<f64>,
+    /// Bytes of files that were copied; 10⁶ bytes per second.
+    pub copied_mb_per_s: Option<f64>,
 }
 
 /// One of the [`Figures`].
@@ -76,11 +92,19 @@ pub enum Metric {
     WriteAmplification,
     SequentialMbPerS,
     OfDisk,
+    AloneP50Us,
+    AloneP999Us,
+    AddedOfAlone,
+    AddedP999Us,
+    IdlePercent,
+    LagRecords,
+    ServerUs,
+    CopiedMbPerS,
 }
 
 impl Metric {
     /// All of them, in the order of the tables.
-    pub const ALL: [Metric; 21] = [
+    pub const ALL: [Metric; 29] = [
         Metric::RecordsPerS,
         Metric::P50Us,
         Metric::P99Us,
@@ -102,6 +126,14 @@ impl Metric {
         Metric::WriteAmplification,
         Metric::SequentialMbPerS,
         Metric::OfDisk,
+        Metric::AloneP50Us,
+        Metric::AloneP999Us,
+        Metric::AddedOfAlone,
+        Metric::AddedP999Us,
+        Metric::IdlePercent,
+        Metric::LagRecords,
+        Metric::ServerUs,
+        Metric::CopiedMbPerS,
     ];
 
     /// Its name in the output file.
@@ -128,6 +160,14 @@ impl Metric {
             Metric::WriteAmplification => "write_amplification",
             Metric::SequentialMbPerS => "sequential_mb_per_s",
             Metric::OfDisk => "of_disk",
+            Metric::AloneP50Us => "alone_p50_us",
+            Metric::AloneP999Us => "alone_p999_us",
+            Metric::AddedOfAlone => "added_of_alone",
+            Metric::AddedP999Us => "added_p999_us",
+            Metric::IdlePercent => "idle_cpu_percent",
+            Metric::LagRecords => "lag_records",
+            Metric::ServerUs => "server_cpu_us_per_record",
+            Metric::CopiedMbPerS => "copied_mb_per_s",
         }
     }
 
@@ -155,6 +195,14 @@ impl Metric {
             Metric::WriteAmplification => figures.write_amplification,
             Metric::SequentialMbPerS => figures.sequential_mb_per_s,
             Metric::OfDisk => figures.of_disk,
+            Metric::AloneP50Us => figures.alone_p50_us,
+            Metric::AloneP999Us => figures.alone_p999_us,
+            Metric::AddedOfAlone => figures.added_of_alone,
+            Metric::AddedP999Us => figures.added_p999_us,
+            Metric::IdlePercent => figures.idle_cpu_percent,
+            Metric::LagRecords => figures.lag_records,
+            Metric::ServerUs => figures.server_cpu_us_per_record,
+            Metric::CopiedMbPerS => figures.copied_mb_per_s,
         }
     }
 
@@ -162,7 +210,11 @@ impl Metric {
     pub fn rises(self) -> bool {
         matches!(
             self,
-            Metric::RecordsPerS | Metric::SettledPerS | Metric::SequentialMbPerS | Metric::OfDisk
+            Metric::RecordsPerS
+                | Metric::SettledPerS
+                | Metric::SequentialMbPerS
+                | Metric::OfDisk
+                | Metric::CopiedMbPerS
         )
     }
 }

@@ -112,5 +112,14 @@ pub fn all() -> Vec<Target> {
         target("table/sustained", OfDisk, Itself, AtLeast(0.7)),
         target("table/sustained", WriteAmplification, Itself, AtMost(5.0)),
         target("table/sustained", SettledPerS, BestPeer, AtLeast(5.0)),
+        target("replicate/stream/100B", RecordsPerS, Itself, AtLeast(1e6)),
+        target("replicate/stream/100B", RecordsPerS, Peer("postgres"), AtLeast(3.0)),
+        target("replicate/sync/100B", AddedOfAlone, Itself, AtMost(1.5)),
+        target("replicate/idle", IdlePercent, Itself, AtMost(0.5)),
+        target("ship/catch-up/100B", RecordsPerS, Peer("apply alone"), AtLeast(0.8)),
+        target("ship/sealed/100B", RecordsPerS, Peer("cp, synced"), AtLeast(0.9)),
+        // The leader without followers, by the leader with them.
+        target("ship/followers/100B", RecordsPerS, Peer("100 by archive"), AtMost(1.25)),
+        target("ship/join/100B", AddedP999Us, Itself, AtMost(5000.0)),
     ]
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -125,7 +126,9 @@ impl Client {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
-            .timeout_resolve(Some(CONNECT))
+            // Who waits for a name with a limit has a thread look it up, for each request anew; a
+            // number is its own answer.
+            .timeout_resolve(number(&uri).is_none().then_some(CONNECT))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
             .max_response_header_size(64 << 10)
@@ -143,11 +146,8 @@ impl Client {
 
     /// Whether it is on this machine.
     pub fn is_loopback(&self) -> bool {
-        let uri: Option<Uri> = self.base.parse().ok();
-        let host = uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        let Ok(uri) = self.base.parse::<Uri>() else { return false };
+        uri.host() == Some("localhost") || number(&uri).is_some_and(|ip| ip.is_loopback())
     }
 
     /// Asks for `path`, which begins with a slash and holds its query; `wait` is what the other
@@ -193,6 +193,11 @@ impl Client {
         let place = format!("{}{path}", self.base);
         Ok(Reply { place, status: parts.status.as_u16(), headers: parts.headers, body })
     }
+}
+
+/// The address that a host stands for by itself, without anybody being asked.
+fn number(uri: &Uri) -> Option<IpAddr> {
+    uri.host()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// What came back.
@@ -300,4 +305,22 @@ fn unreachable(base: &str, error: &ureq::Error) -> Error {
 pub(super) fn cut(place: &str, error: &std::io::Error) -> Error {
     Error::new(Kind::Io, format!("the reply of {place} broke off: {error}"))
         .in_file(Path::new(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A follower asked its leader by number, and each fetch started a thread that looked the number
+    /// up.
+    #[test]
+    fn only_names_are_looked_up_with_a_limit_which_takes_a_thread() {
+        let limit = |url: &str| {
+            let client = Client::new(url, Credentials::default()).unwrap();
+            client.agent.config().timeouts().resolve
+        };
+        assert_eq!(limit("http://127.0.0.1:7400"), None);
+        assert_eq!(limit("https://[::1]:7400"), None);
+        assert_eq!(limit("http://leader.example:7400"), Some(CONNECT));
+    }
 }

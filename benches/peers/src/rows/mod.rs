@@ -4,8 +4,12 @@ mod append;
 mod durable;
 mod open;
 mod read;
+#[cfg(feature = "servers")]
+mod replicate;
 #[cfg(feature = "tidelog")]
 mod roll;
+#[cfg(feature = "servers")]
+mod ship;
 mod table;
 
 use std::cell::RefCell;
@@ -50,6 +54,22 @@ pub enum Rows {
     TableRestart,
     /// Upserts over far more keys than memory would hold for long.
     TableSustained,
+    /// Records appended on a leader until a reader of its copy sees them: many.
+    ReplicateStream,
+    /// The same, one at a time.
+    ReplicateLatency,
+    /// What waiting for the copy adds to waiting for the leader.
+    ReplicateSync,
+    /// Leader and copy with nothing to do.
+    ReplicateIdle,
+    /// A new follower of a log that is there; tidelog only.
+    ShipCatchUp,
+    /// Sealed segments, beside `cp`; tidelog only.
+    ShipSealed,
+    /// Followers that cost their leader; tidelog only.
+    ShipFollowers,
+    /// A follower that joins while the leader is written to; tidelog only.
+    ShipJoin,
 }
 
 /// What a run has at hand.
@@ -58,6 +78,12 @@ pub struct Bench {
     pub contestants: Vec<Box<dyn Contestant>>,
     /// Those of the rows about tables.
     pub tables: Vec<Box<dyn tables::Contestant>>,
+    /// Those of the rows about replication.
+    #[cfg(feature = "servers")]
+    pub pairs: Vec<Box<dyn crate::pairs::Contestant>>,
+    /// The program that nodes are run with.
+    #[cfg(feature = "servers")]
+    pub tidelog: std::path::PathBuf,
     /// Rounds that count; one more warms up.
     pub rounds: u32,
     /// Shrinks sizes and times.
@@ -84,6 +110,24 @@ impl Bench {
             Rows::TableSnapshot => table::snapshot(self),
             Rows::TableRestart => table::restart(self),
             Rows::TableSustained => table::sustained(self),
+            #[cfg(feature = "servers")]
+            Rows::ReplicateStream => replicate::stream(self),
+            #[cfg(feature = "servers")]
+            Rows::ReplicateLatency => replicate::latency(self),
+            #[cfg(feature = "servers")]
+            Rows::ReplicateSync => replicate::sync(self),
+            #[cfg(feature = "servers")]
+            Rows::ReplicateIdle => replicate::idle(self),
+            #[cfg(feature = "servers")]
+            Rows::ShipCatchUp => ship::catch_up(self),
+            #[cfg(feature = "servers")]
+            Rows::ShipSealed => ship::sealed(self),
+            #[cfg(feature = "servers")]
+            Rows::ShipFollowers => ship::followers(self),
+            #[cfg(feature = "servers")]
+            Rows::ShipJoin => ship::join(self),
+            #[cfg(not(feature = "servers"))]
+            rows => anyhow::bail!("{rows:?} needs a build with --features servers"),
         }
     }
 
