@@ -622,7 +622,14 @@ pub(super) fn create(
             gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
         }
     };
-    if wanted {
+    // Where there is none, nothing is made here.
+    let offered = wanted
+        && match source.snapshots() {
+            Ok(offers) => !offers.is_empty(),
+            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => false,
+            Err(e) => return Err(e),
+        };
+    if offered {
         let fs = &options.fs;
         let Some(_lock) = open::claim(&**fs, layout)? else { return Ok(None) };
         let bootstrap = Bootstrap {
