@@ -260,8 +260,9 @@ fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std:
     Ok(())
 }
 
-/// Replaces the file at `path` by a copy of its first `end` bytes on fresh blocks.
-fn copy_over(fs: &dyn Fs, file: &dyn File, path: &Path, end: u64) -> Result<()> {
+/// Replaces the file at `path` by a copy of its first `end` bytes on fresh blocks, which are durable;
+/// the name is once the directory is synced.
+pub(crate) fn copy_over(fs: &dyn Fs, file: &dyn File, path: &Path, end: u64) -> Result<()> {
     let io = |what: &'static str| move |e| Error::io(what, path, e);
     let temporary = path.with_extension("seg.tmp");
     let _ = fs.unlink(&temporary);

@@ -53,7 +53,7 @@ pub struct Follower {
     brake: Brake,
     offered: Option<Offer>,
     /// What is synced here, and so acknowledged.
-    durable: Position,
+    pub(super) durable: Position,
     gauge: Gauge,
     trail: Trail,
     leader_time: Option<Clock>,

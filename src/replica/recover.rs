@@ -16,7 +16,7 @@ use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{Fs, Open};
 use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
 use crate::log::scan::{Beyond, Found, Known, Scan};
-use crate::log::start::{set_aside, settle};
+use crate::log::start::{copy_over, set_aside, settle};
 use crate::position::{Id, LogByte};
 use crate::segment::{
     HEADER_BYTES, Index, PAGE_BYTES, SegmentHeader, SegmentName, Tally, Window, seal,
@@ -216,10 +216,10 @@ fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
             let newest = found.footer.filter(|footer| i + 1 == count && footer.end() > told);
             if newest.is_some() {
                 // Closes the crash that takes back a seal which a process wrote, died before it had synced, and
-                // this one acknowledges.
-                let bytes = fs.open(&found.path, Open::Read).and_then(|file| file.len());
-                let bytes = bytes.map_err(|e| Error::io("read", &found.path, e))?;
-                settle(&*fs, &found.path, &found.header, bytes, told)?;
+                // this one acknowledges. Sealed, it may be mapped: another file takes its place.
+                let io = |e| Error::io("read", &found.path, e);
+                let file = fs.open(&found.path, Open::Read).map_err(io)?;
+                copy_over(&*fs, &*file, &found.path, file.len().map_err(io)?)?;
                 settled = true;
             }
             copy.sealed = found.footer;
