@@ -6,12 +6,14 @@
 //!   them first.
 //! - Files held open by an engine's leftovers keep their blocks when removed: [`wipe`] cuts them
 //!   to nothing first.
+//! - Its processors may lie near each other or far apart, and not the same from one second to the
+//!   next: [`hand_over`] tells, for whoever uses two threads.
 //! - Other processes take processors and wake-ups: [`Elsewhere`] tells, so that a row can say so.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -161,6 +163,28 @@ fn busy_elsewhere() -> Duration {
     let ticks: Vec<u32> = fields.map(|field| field.parse().unwrap_or(0)).collect();
     let busy: u32 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&i| ticks.get(i)).sum();
     (TICK * busy).saturating_sub(family::cpu_time())
+}
+
+/// Nanoseconds that a word takes from one processor to another, as far apart as they are just now.
+pub fn hand_over() -> f64 {
+    const TURNS: u64 = 20_000;
+    let word = AtomicU64::new(0);
+    // Who waits for an even number passes on the odd one behind it, and the other way round.
+    let play = |first: u64| {
+        for turn in (first..2 * TURNS).step_by(2) {
+            while word.load(Acquire) != turn {
+                std::hint::spin_loop();
+            }
+            word.store(turn + 1, Release);
+        }
+    };
+    let start = std::thread::scope(|scope| {
+        scope.spawn(|| play(1));
+        let start = Instant::now();
+        play(0);
+        start
+    });
+    start.elapsed().as_nanos() as f64 / (2 * TURNS) as f64
 }
 
 /// Touches `bytes` of memory and frees them, so that what follows finds warm memory.

@@ -17,6 +17,8 @@ pub struct Figures {
     pub p999_us: Option<f64>,
     /// Processor time of all the process's threads.
     pub cpu_us_per_record: Option<f64>,
+    /// What a word took from one processor to another, right before or right behind: the slower.
+    pub hand_over_ns: Option<f64>,
     /// How long an open took.
     pub open_ms: Option<f64>,
     /// How long an open took for each sealed segment.
@@ -76,6 +78,7 @@ pub enum Metric {
     P99Us,
     P999Us,
     CpuUs,
+    HandOverNs,
     OpenMs,
     SegmentUs,
     SettledPerS,
@@ -104,12 +107,13 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, in the order of the tables.
-    pub const ALL: [Metric; 29] = [
+    pub const ALL: [Metric; 30] = [
         Metric::RecordsPerS,
         Metric::P50Us,
         Metric::P99Us,
         Metric::P999Us,
         Metric::CpuUs,
+        Metric::HandOverNs,
         Metric::OpenMs,
         Metric::SegmentUs,
         Metric::SettledPerS,
@@ -144,6 +148,7 @@ impl Metric {
             Metric::P99Us => "p99_us",
             Metric::P999Us => "p999_us",
             Metric::CpuUs => "cpu_us_per_record",
+            Metric::HandOverNs => "hand_over_ns",
             Metric::OpenMs => "open_ms",
             Metric::SegmentUs => "segment_us",
             Metric::SettledPerS => "settled_per_s",
@@ -179,6 +184,7 @@ impl Metric {
             Metric::P99Us => figures.p99_us,
             Metric::P999Us => figures.p999_us,
             Metric::CpuUs => figures.cpu_us_per_record,
+            Metric::HandOverNs => figures.hand_over_ns,
             Metric::OpenMs => figures.open_ms,
             Metric::SegmentUs => figures.segment_us,
             Metric::SettledPerS => figures.settled_per_s,

@@ -147,6 +147,10 @@ impl Publisher {
         }
         let before = self.state.n;
         let outcome = self.publish(&offer, &mut pushed);
+        if outcome.as_ref().is_err_and(|e| e.kind() == Kind::Fenced) {
+            // It is asked of the store from now on, however little there is to publish.
+            self.held = None;
+        }
         if self.state.n > before {
             walk::write_hint(&*self.store, self.state.n);
         }

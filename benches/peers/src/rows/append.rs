@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{Bench, SEGMENT_BYTES};
 use crate::contestant::{Contestant, Game, Job, Setup, Writer};
-use crate::machine::{warm, warm_cache};
+use crate::machine::{hand_over, warm, warm_cache};
 use crate::measure::{Figures, Metric, Stopwatch};
 use crate::payload::Payloads;
 
@@ -66,6 +66,7 @@ fn measure(
     let limit_bytes = bench.scaled(LIMIT_BYTES);
     warm(limit_bytes * FOOTPRINT);
     warm_cache(bench.workplace.root(), limit_bytes * FOOTPRINT)?;
+    let before = hand_over();
 
     // A contestant may take part with fewer threads than asked for.
     let threads = writers.len();
@@ -77,7 +78,8 @@ fn measure(
     if let [writer] = &mut writers[..] {
         let watch = Stopwatch::start();
         let records = work.run(&mut **writer, payloads, &watch)?;
-        return Ok(watch.stop(records));
+        let figures = watch.stop(records);
+        return Ok(Figures { hand_over_ns: Some(before.max(hand_over())), ..figures });
     }
     let barrier = Barrier::new(threads + 1);
     let run = &|mut writer: Box<dyn Writer + '_>| {
@@ -93,7 +95,8 @@ fn measure(
         for thread in threads {
             records += thread.join().expect("a producer does not panic")?;
         }
-        Ok(watch.stop(records))
+        let figures = watch.stop(records);
+        Ok(Figures { hand_over_ns: Some(before.max(hand_over())), ..figures })
     })
 }
 
