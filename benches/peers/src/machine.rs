@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::family;
+use crate::measure::Spread;
 
 /// The directory that everything of one run lies in; removed at the end.
 pub struct Workplace {
@@ -165,26 +166,30 @@ fn busy_elsewhere() -> Duration {
     (TICK * busy).saturating_sub(family::cpu_time())
 }
 
-/// Nanoseconds that a word takes from one processor to another, as far apart as they are just now.
+/// Nanoseconds that a word takes from one processor to another, as far apart as they are just now: the
+/// median of short games, so that who is preempted in one of them does not count.
 pub fn hand_over() -> f64 {
-    const TURNS: u64 = 20_000;
+    const GAMES: usize = 41;
+    const TURNS: u64 = 1000;
     let word = AtomicU64::new(0);
+    let all = GAMES as u64 * TURNS;
     // Who waits for an even number passes on the odd one behind it, and the other way round.
-    let play = |first: u64| {
-        for turn in (first..2 * TURNS).step_by(2) {
-            while word.load(Acquire) != turn {
-                std::hint::spin_loop();
-            }
-            word.store(turn + 1, Release);
+    let play = |turn: u64| {
+        while word.load(Acquire) != turn {
+            std::hint::spin_loop();
         }
+        word.store(turn + 1, Release);
     };
-    let start = std::thread::scope(|scope| {
-        scope.spawn(|| play(1));
-        let start = Instant::now();
-        play(0);
-        start
+    let games = std::thread::scope(|scope| {
+        scope.spawn(|| (1..2 * all).step_by(2).for_each(play));
+        let game = |first: u64| {
+            let start = Instant::now();
+            (first..first + 2 * TURNS).step_by(2).for_each(play);
+            start.elapsed().as_nanos() as f64 / (2 * TURNS) as f64
+        };
+        (0..GAMES as u64).map(|i| game(i * 2 * TURNS)).collect()
     });
-    start.elapsed().as_nanos() as f64 / (2 * TURNS) as f64
+    Spread::of(games).expect("more than none").median
 }
 
 /// Touches `bytes` of memory and frees them, so that what follows finds warm memory.

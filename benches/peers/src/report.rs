@@ -250,8 +250,7 @@ impl Report {
                 let as_they_come = matches!(target.against, Against::BestPeerAsItComes);
                 let has_twin = |name: &str| names.contains(&&*format!("{name}{AS_IT_COMES}"));
                 let peers = names.iter().filter(|name| {
-                    ![TIDELOG, bare::NAME, HASH].contains(*name)
-                        && !(as_they_come && has_twin(name))
+                    !([TIDELOG, bare::NAME, HASH].contains(*name) || as_they_come && has_twin(name))
                 });
                 let ratios = peers.filter_map(|name| Some((ratio(name)?, Some(*name))));
                 let rises = target.metric.rises();
