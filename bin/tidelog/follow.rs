@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tidelog::replica::{Gauge, Progress};
 use tidelog::text::format_bytes;
-use tidelog::{Follower, Kind, Log, Offset};
+use tidelog::{Follower, Log, Offset};
 
 use crate::access::TokenArgs;
 use crate::args::{LogDir, NodeArgs};
@@ -15,11 +15,6 @@ use crate::exit::{Failure, Outcome};
 use crate::output::{self, count, say};
 use crate::progress;
 use crate::source::{self, Place, SourceArgs};
-
-/// A copy that went on for so long is counted from the beginning again.
-const SPELL: Duration = Duration::from_secs(60);
-/// How often a copy whose log is gone is begun anew before that is an error.
-const AGAIN: u32 = 3;
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
@@ -63,23 +58,7 @@ pub(crate) struct Follow {
 impl Follow {
     pub(crate) fn run(self) -> Outcome {
         let started = Instant::now();
-        let mut again = AGAIN;
-        loop {
-            let began = Instant::now();
-            let outcome = self.follow(started);
-            if began.elapsed() > SPELL {
-                again = AGAIN;
-            }
-            match outcome {
-                // What it needs was dropped meanwhile: opened again it begins with a snapshot.
-                Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
-                    let what = failure.message.unwrap_or_default();
-                    say(format_args!("{what}; looking for a snapshot"));
-                    again -= 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        source::begin_anew(|| self.follow(started))
     }
 
     fn follow(&self, started: Instant) -> Outcome {

@@ -25,11 +25,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A source that was not there at the start is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A copy that went on for so long is counted from the beginning again.
-const SPELL: Duration = Duration::from_secs(60);
-/// How often a copy whose log is gone is begun anew before that is an error.
-const ANEW: u32 = 3;
-
 /// Run a node: appends, reads, queries and followers over HTTP
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -187,23 +182,7 @@ impl Serve {
             return Err(Failure::usage("expected --archive with --mode archive: it is waited for"));
         }
         let mut listen = self.listen;
-        let mut again = ANEW;
-        loop {
-            let began = Instant::now();
-            let outcome = self.serve(&mut listen);
-            if began.elapsed() > SPELL {
-                again = ANEW;
-            }
-            match outcome {
-                // What it needs was dropped meanwhile: opened again it begins with a snapshot.
-                Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
-                    let what = failure.message.unwrap_or_default();
-                    say(format_args!("{what}; looking for a snapshot"));
-                    again -= 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        source::begin_anew(|| self.serve(&mut listen))
     }
 
     /// Serves until it is told to end, or cannot go on; `listen` is where, from the first time on.

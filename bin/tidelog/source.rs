@@ -6,20 +6,46 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use tidelog::Offset;
-use tidelog::Table;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
 use tidelog::table::{Beginning, PauseAt, TableOptions};
 use tidelog::text::Bound;
+use tidelog::{Kind, Offset, Table};
 
 use crate::access::NodeAccess;
-use crate::exit::Failure;
+use crate::exit::{Failure, Outcome};
+use crate::output::say;
 use crate::pause;
 use crate::progress;
+
+/// A copy that went on for so long is counted from the beginning again.
+const SPELL: Duration = Duration::from_secs(60);
+/// How often a copy whose log is gone is begun anew before that is an error.
+const ANEW: u32 = 3;
+
+/// Follows, and again when what the copy needs was dropped meanwhile: opened again it begins with a
+/// snapshot.
+pub(crate) fn begin_anew(mut follow: impl FnMut() -> Outcome) -> Outcome {
+    let mut again = ANEW;
+    loop {
+        let began = Instant::now();
+        let outcome = follow();
+        if began.elapsed() > SPELL {
+            again = ANEW;
+        }
+        match outcome {
+            Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
+                let what = failure.message.unwrap_or_default();
+                say(format_args!("{what}; looking for a snapshot"));
+                again -= 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
 
 /// Where a log comes from, as the user named it.
 #[derive(Clone, Debug)]
