@@ -58,6 +58,8 @@ pub enum Kind {
     Rejected,
     /// A newer epoch has taken over: this node leads no more. Nothing of it counts from there on.
     Fenced,
+    /// A node lost what it had acknowledged: it votes, acknowledges and leads no more until it has fetched that.
+    Unclean,
     /// The object store lets two writers create one name: it can be read, never written to.
     StoreNotAtomic,
     /// The log was closed.
@@ -91,6 +93,7 @@ impl Kind {
             Kind::Stale => "too old",
             Kind::Rejected => "rejected",
             Kind::Fenced => "fenced",
+            Kind::Unclean => "unclean",
             Kind::StoreNotAtomic => "store not atomic",
             Kind::Closed => "closed",
             Kind::Interrupted => "interrupted",
@@ -100,7 +103,7 @@ impl Kind {
 
 /// The kinds as one word each: for programs, where [`Kind::as_str`] is for people.
 #[cfg(feature = "wire")]
-const WORDS: [(Kind, &str); 22] = [
+const WORDS: [(Kind, &str); 24] = [
     (Kind::InvalidInput, "invalid_input"),
     (Kind::NotFound, "not_found"),
     (Kind::AlreadyExists, "already_exists"),
@@ -121,6 +124,8 @@ const WORDS: [(Kind, &str); 22] = [
     (Kind::NotInHistory, "not_in_history"),
     (Kind::Stale, "stale"),
     (Kind::Rejected, "rejected"),
+    (Kind::Fenced, "fenced"),
+    (Kind::Unclean, "unclean"),
     (Kind::Closed, "closed"),
     (Kind::Interrupted, "interrupted"),
 ];

@@ -44,6 +44,11 @@ impl Failure {
         Failure { code: 130, message: None, kind: None }
     }
 
+    /// The same as an error of the library, for those who call back into it.
+    pub(crate) fn into_error(self) -> Error {
+        Error::new(self.kind.unwrap_or(Kind::Io), self.message.unwrap_or_default())
+    }
+
     /// Says it on stderr and becomes the process's code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {

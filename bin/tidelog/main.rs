@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod dump;
 mod exit;
+mod failover;
 mod feed;
 mod follow;
 mod get;
@@ -78,6 +79,10 @@ enum Verb {
     Resume(pause::Resume),
     Archive(archive::ArchiveArgs),
     Serve(Box<serve::Serve>),
+    Promote(failover::Promote),
+    Switchover(failover::Switchover),
+    Demote(failover::Demote),
+    Failover(failover::Failover),
     Members(members::Members),
     Status(status::Status),
     Check(status::Check),
@@ -133,6 +138,10 @@ fn main() -> ExitCode {
         Verb::Resume(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
+        Verb::Promote(verb) => verb.run(),
+        Verb::Switchover(verb) => verb.run(),
+        Verb::Demote(verb) => verb.run(),
+        Verb::Failover(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),

@@ -8,8 +8,10 @@ use clap::Args;
 use serde_json::json;
 use tidelog::frame::{Mode, SyncSet};
 use tidelog::log::SlotLimits;
+use tidelog::replica::failover::Policy;
+use tidelog::server::run::{self, Moment, OpenGiven, RunOptions};
 use tidelog::server::{ArchiveOptions, Keep, Server, ServerOptions, Tls, Tokens};
-use tidelog::{Follower, Id, Kind, Log, Table};
+use tidelog::{Id, Kind};
 
 use crate::access;
 use crate::args::{LogDir, NodeArgs};
@@ -20,9 +22,7 @@ use crate::output::{self, say};
 use crate::progress;
 use crate::source::{self, Place, SourceArgs};
 
-/// How often it looks whether to stop.
-const LOOK: Duration = Duration::from_millis(50);
-/// A source that was not there at the start is tried again after this.
+/// A mode whose members do not hold it yet is asked for again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Run a node: appends, reads, queries and followers over HTTP
@@ -77,7 +77,7 @@ pub(crate) struct Serve {
     member: Vec<Id>,
     /// Publish the log there all the while: a directory, file:///path, s3://bucket/prefix, gs://… or
     /// az://…
-    #[arg(long, value_name = "URL", conflicts_with = "follow", value_parser = Place::parse_archive)]
+    #[arg(long, value_name = "URL", value_parser = Place::parse_archive)]
     archive: Option<Place>,
     /// What is new waits at most so long before it is published; in the mode archive not at all
     #[arg(long, value_name = "DURATION", default_value = "10s", requires = "archive",
@@ -89,6 +89,8 @@ pub(crate) struct Serve {
     archive_snapshots: Option<SnapshotBytes>,
     #[command(flatten)]
     keep: KeepArgs,
+    #[command(flatten)]
+    failover: FailoverArgs,
     /// Demand tokens: a file with a role and a token on each line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -109,6 +111,27 @@ pub(crate) struct Serve {
     max_connections: usize,
     #[command(flatten)]
     node: NodeArgs,
+}
+
+/// Who else there is, and what this node does when nobody leads.
+#[derive(Args)]
+struct FailoverArgs {
+    /// Another node of the cluster; given for each. With others named, a log is not led just because it was
+    /// led here before: they are asked first
+    #[arg(long, value_name = "URL")]
+    peer: Vec<String>,
+    /// Never lead by itself
+    #[arg(long)]
+    never_lead: bool,
+    /// Of several that are as far, the one of the highest priority leads
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    priority: u32,
+    /// Under modes that may lose records: lead by itself when at most so many are known to be lost
+    #[arg(long, value_name = "RECORDS")]
+    max_loss: Option<u64>,
+    /// Two changes of the leader by themselves lie at least so far apart, unless the leader's process is gone
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = tidelog::text::parse_duration)]
+    failover_gap: Duration,
 }
 
 /// How much log makes another snapshot due, if anything does.
@@ -181,37 +204,91 @@ impl Serve {
         if self.mode == Some(Mode::Archive) && self.archive.is_none() {
             return Err(Failure::usage("expected --archive with --mode archive: it is waited for"));
         }
-        let mut listen = self.listen;
-        source::begin_anew(|| self.serve(&mut listen))
-    }
-
-    /// Serves until it is told to end, or cannot go on; `listen` is where, from the first time on.
-    fn serve(&self, listen: &mut SocketAddr) -> Outcome {
         let name = source::name(self.name.as_deref(), &self.at.dir);
-        let bound = self.options(&name)?.listen(*listen).bind()?;
+        let bound = self.options(&name)?.bind()?;
+        let options = Config::load(Some(&self.at.dir))?.options(None, None)?;
+        let log = options.identity(self.node.identity()).create(self.create);
+        let token = self.source_token_file.as_deref();
         let url = bound.url();
-        let server = match self.follow.is_empty() {
-            true => {
-                let options = Config::load(Some(&self.at.dir))?.options(None, None)?;
-                let options = options.identity(self.node.identity()).create(self.create);
-                let log = options.open(&self.at.dir)?;
-                let spinner = progress::spinner("applying");
-                let table = Table::options().open(&log);
-                spinner.finish_and_clear();
-                bound.lead(log, table?)?
-            }
+        let open = self.source.opener(token, &name, Some(url.clone()))?;
+        let given: Option<OpenGiven> = match self.follow.is_empty() {
+            true => None,
             false => {
-                let Some(follower) = self.follower(&name, &url)? else {
-                    return Err(Failure::interrupted());
-                };
-                for finding in &follower.report().findings {
-                    say(format_args!("note: {finding}"));
-                }
-                bound.follow(follower)?
+                let (source, places) = (self.source.clone(), self.follow.clone());
+                let (token, name) = (self.source_token_file.clone(), name.clone());
+                Some(Box::new(move || {
+                    let opened = source.open(&places, token.as_deref(), &name, Some(url.clone()));
+                    opened.map_err(Failure::into_error)
+                }))
             }
         };
-        *listen = server.address();
-        self.until_told(server)
+        let peers = self.failover.peer.iter().map(|peer| peer.trim_end_matches('/').to_owned()).collect();
+        let run = RunOptions {
+            dir: self.at.dir.clone(),
+            log,
+            table: self.source.table(),
+            server: bound,
+            given,
+            peers,
+            credentials: self.source.access.credentials(token)?,
+            open,
+            coordinator: None,
+            policy: self.policy(),
+        };
+        let mut printed = false;
+        let mut asked = self.mode.is_some() || !self.member.is_empty();
+        let (mut said, mut again, mut failed) = (None, Instant::now(), None);
+        let tell = &mut |moment: Moment<'_>| match moment {
+            Moment::Said(what) => say(what),
+            Moment::Serving(server) => {
+                let shown = self.serving(server, &mut printed);
+                failed = failed.take().or(shown.err());
+            }
+            Moment::Serves(server) => {
+                if asked && server.leader().is_some() && Instant::now() >= again {
+                    again = Instant::now() + AGAIN;
+                    match self.set(server, &mut said) {
+                        Ok(done) => asked = !done,
+                        Err(e) => failed = Some(e),
+                    }
+                }
+            }
+        };
+        let result = run::run(run, &progress::interrupted, tell);
+        match failed {
+            Some(failure) => Err(failure),
+            None => {
+                result?;
+                say("closed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Says where it serves: on stdout once, for programs.
+    fn serving(&self, server: &Server, printed: &mut bool) -> Outcome {
+        let role = if server.leader().is_some() { "leader" } else { "follower" };
+        say(format_args!("{role} at {}; Ctrl-C ends it", server.url()));
+        if std::mem::replace(printed, true) {
+            return Ok(());
+        }
+        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+        output::line(json!({
+            "listening": format!("{scheme}://{}", server.address()),
+            "node": server.log().node().to_string(),
+            "log": server.log().id().to_string(),
+            "role": role,
+        }))
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            priority: self.failover.priority,
+            never_lead: self.failover.never_lead,
+            max_loss: self.failover.max_loss,
+            gap: self.failover.failover_gap,
+            ..Policy::default()
+        }
     }
 
     fn options(&self, name: &str) -> Result<ServerOptions, Failure> {
@@ -243,34 +320,6 @@ impl Serve {
         Ok(options)
     }
 
-    /// Opens the copy; while there is none and the source is away, it tries again. `None` when it
-    /// was told to stop meanwhile.
-    fn follower(&self, name: &str, url: &str) -> Result<Option<Follower>, Failure> {
-        let mut said = false;
-        loop {
-            let token = self.source_token_file.as_deref();
-            let source = self.source.open(&self.follow, token, name, Some(url.to_owned()))?;
-            let options = Log::options().identity(self.node.identity());
-            let table = self.source.table();
-            match Follower::open_from(options, table, &self.at.dir, source) {
-                Ok(follower) => return Ok(Some(follower)),
-                Err(e) if e.kind() == Kind::Io && self.follow.iter().any(Place::is_node) => {
-                    if !said {
-                        say(format_args!("{e}; trying again"));
-                        said = true;
-                    }
-                }
-                Err(e) => return Err(e.into()),
-            }
-            for _ in 0..AGAIN.as_millis() / LOOK.as_millis() {
-                if progress::interrupted() {
-                    return Ok(None);
-                }
-                std::thread::sleep(LOOK);
-            }
-        }
-    }
-
     /// Rules by the set that was asked for; whether that is done. It waits for the members of the
     /// set before.
     fn set(&self, server: &Server, said: &mut Option<String>) -> Result<bool, Failure> {
@@ -297,37 +346,5 @@ impl Serve {
             *said = Some(why);
         }
         Ok(false)
-    }
-
-    fn until_told(&self, server: Server) -> Outcome {
-        let role = if self.follow.is_empty() { "leader" } else { "follower" };
-        say(format_args!("{role} at {}; Ctrl-C ends it", server.url()));
-        let listening = format!(
-            "{}://{}",
-            if self.tls_cert.is_some() { "https" } else { "http" },
-            server.address()
-        );
-        output::line(json!({
-            "listening": listening,
-            "node": server.log().node().to_string(),
-            "log": server.log().id().to_string(),
-            "role": role,
-        }))?;
-        let mut asked = self.mode.is_some() || !self.member.is_empty();
-        let mut said = None;
-        let mut again = Instant::now();
-        while !progress::interrupted() && !server.has_stopped_following() {
-            if asked && Instant::now() >= again {
-                asked = !self.set(&server, &mut said)?;
-                again = Instant::now() + AGAIN;
-            }
-            std::thread::sleep(LOOK);
-        }
-        if server.has_stopped_following() && !progress::interrupted() {
-            return Err(server.stop().err().map_or_else(Failure::silent_no, Failure::from));
-        }
-        server.stop()?;
-        say("closed");
-        Ok(())
     }
 }

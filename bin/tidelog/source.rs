@@ -13,6 +13,7 @@ use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
 use tidelog::table::{Beginning, PauseAt, TableOptions};
 use tidelog::text::Bound;
+use tidelog::server::run::OpenNode;
 use tidelog::{Kind, Offset, Table};
 
 use crate::access::NodeAccess;
@@ -21,6 +22,8 @@ use crate::output::say;
 use crate::pause;
 use crate::progress;
 
+/// A leader that says nothing for so long is looked for anew.
+const SILENCE: Duration = Duration::from_secs(2);
 /// A copy that went on for so long is counted from the beginning again.
 const SPELL: Duration = Duration::from_secs(60);
 /// How often a copy whose log is gone is begun anew before that is an error.
@@ -219,6 +222,27 @@ impl SourceArgs {
             .apply_delay(self.apply_delay.unwrap_or_default())
             .pause_at(pause_at)
             .begin(self.begin)
+    }
+
+    /// Opens a node as a source, whichever leads: one that does not answer is given up sooner than one that was
+    /// named.
+    pub(crate) fn opener(
+        &self,
+        token_file: Option<&Path>,
+        name: &str,
+        address: Option<String>,
+    ) -> Result<OpenNode, Failure> {
+        let credentials = self.access.credentials(token_file)?;
+        let (limit, name) = (self.limit_bytes_per_s, name.to_owned());
+        Ok(Arc::new(move |url: &str| {
+            let node = Http::open(url, credentials.clone())?
+                .name(&name)
+                .address(address.clone())
+                .limit_bytes_per_s(limit)
+                .silence(SILENCE)
+                .stop_when(progress::interrupted);
+            Ok(Box::new(node) as Box<dyn Source>)
+        }))
     }
 
     /// Opens what a follower pulls from: of several places each when it is needed, in their order.

@@ -18,6 +18,7 @@ use crate::position::{Epoch, LogByte, Offset};
 use crate::segment::{HEADER_BYTES, Index};
 
 use super::files::{Applied, Control, SetLine};
+use super::promises::Promises;
 use super::scan::{Known, Scan};
 use super::writer::Staged;
 use super::{Home, Shared};
@@ -51,6 +52,11 @@ impl Home {
     /// Brings the log to where frames can be appended, as the first append would.
     pub(crate) fn begin(&self) -> Result<()> {
         self.shared().writer().ready(self.shared())
+    }
+
+    /// What this node has promised.
+    pub(crate) fn promises(&self) -> &Promises {
+        &self.shared().promises
     }
 
     /// The epoch that appends.

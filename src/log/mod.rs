@@ -28,6 +28,7 @@ pub(crate) mod open;
 mod options;
 mod prepare;
 mod primitives;
+pub(crate) mod promises;
 mod read;
 mod refresh;
 mod repair;
@@ -66,6 +67,7 @@ use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
 use prepare::Naming;
+use promises::Promises;
 use rounds::Rounds;
 use staging::Staging;
 use stamp::Stamper;
@@ -133,6 +135,8 @@ pub(crate) struct Shared {
     worker: Worker,
     /// Guards CONTROL and its file.
     control: Mutex<Control>,
+    /// Guards PROMISE.
+    promises: Promises,
     /// Of a log with an archive: how far that holds it. Nothing behind is dropped.
     archived: Mutex<Option<commit::End>>,
     /// Guards the slots and their file.

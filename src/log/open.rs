@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Lock, Open};
 use crate::mutant::{self, Mutant};
-use crate::position::{Id, LogByte, Offset};
+use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{Footer, Link, Producers};
 
 use super::Shared;
@@ -21,6 +21,7 @@ use super::ends::Ends;
 use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
 use super::options::{Identity, Options, Recovery};
+use super::promises::Promises;
 use super::repair::repair_locked;
 use super::rounds::Rounds;
 use super::scan::{Found, Known, Scan};
@@ -80,7 +81,13 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     if options.recovery == Recovery::Salvage && !options.read_only {
         repair_locked(&fs, &layout, false)?;
     }
-    let control = Control::need(&*fs, &layout)?;
+    let mut control = Control::need(&*fs, &layout)?;
+    let promises = Promises::open(&fs, &layout)?;
+    if options.lead.is_some() && (control.follows.is_some() || control.clean.is_some()) {
+        // From here on it follows nobody; whatever comes, it appends only in the epoch that it won.
+        (control.follows, control.clean) = (None, None);
+        control.write(&*fs, &layout)?;
+    }
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let known =
@@ -95,7 +102,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
             Error::new(Kind::NotLeader, format!("this directory follows {source}"))
                 .help("append at the leader; a follower copies"),
         ),
-        (false, None) => None,
+        (false, None) => bound(&promises, node, &epochs, options.lead),
     };
     if let Some(corruption) = scan.corruption(&layout) {
         match options.recovery {
@@ -116,6 +123,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         log,
         node,
         control,
+        promises,
         state,
         scan,
         lock,
@@ -128,12 +136,36 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     })
 }
 
+/// Why a log that follows nobody takes no appends all the same: this node has promised another one not to
+/// lead any more.
+fn bound(
+    promises: &Promises,
+    node: Id,
+    epochs: &Epochs,
+    lead: Option<Epoch>,
+) -> Option<Error> {
+    let promise = promises.get()?;
+    let newest = epochs.0.last().map_or(0, |entry| entry.epoch.number);
+    if promise.owner == node || promise.epoch.number <= newest || lead == Some(promise.epoch) {
+        return None;
+    }
+    let message = format!(
+        "expected this node to lead, found that it has promised epoch {} to node {}",
+        promise.epoch, promise.owner
+    );
+    Some(Error::new(Kind::Fenced, message).help(
+        "follow that node: `tidelog follow DIR --from URL --rejoin`; or let this one lead again with \
+         `tidelog promote`",
+    ))
+}
+
 struct Parts {
     options: Options,
     layout: Layout,
     log: LogFile,
     node: Id,
     control: Control,
+    promises: Promises,
     state: Option<State>,
     scan: Scan,
     lock: Option<Box<dyn Lock>>,
@@ -195,7 +227,11 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         findings: scan.findings.clone(),
     };
     let fresh = segments.is_empty() && scan.beyond.is_empty();
-    let resume = scan.clean && parts.led_here && unsealed.len() == 1 && control.follows.is_none();
+    let resume = scan.clean
+        && parts.led_here
+        && unsealed.len() == 1
+        && control.follows.is_none()
+        && options.lead.is_none();
     // Where the writer's first frame will go: behind the SEAL that the last segment will get.
     let start = if resume {
         let last = unsealed.pop().expect("exactly one");
@@ -223,6 +259,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
             beyond: std::mem::take(&mut scan.beyond),
             reason: match (fresh, scan.clean) {
                 (true, _) => "created",
+                _ if options.lead.is_some() => "promoted",
                 (false, true) if !parts.led_here => "another node led before",
                 (false, _) => "reopened after an unclean end",
             },
@@ -257,6 +294,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         visible_wake: Wake::default(),
         worker,
         control: Mutex::new(control),
+        promises: parts.promises,
         archived: Mutex::default(),
         claims: Claims::default(),
         state_file: Mutex::new(parts.state_file),

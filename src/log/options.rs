@@ -119,6 +119,8 @@ pub struct Options {
     pub(crate) poll_every: Duration,
     pub(crate) follows: Option<String>,
     pub(crate) log_id: Option<Id>,
+    /// The epoch that this node has won and is to begin, also where it followed until now.
+    pub(crate) lead: Option<Epoch>,
     pub(crate) key_lookup: Option<KeyLookup>,
     pub(crate) fs: Arc<dyn Fs>,
 }
@@ -150,6 +152,7 @@ impl Default for Options {
             poll_every: Duration::from_millis(50),
             follows: None,
             log_id: None,
+            lead: None,
             key_lookup: None,
             fs: Os::shared(),
         }

@@ -16,7 +16,7 @@ use crate::segment::{HEADER_BYTES, Link, PAGE_BYTES, SegmentHeader, Tally, seal}
 
 use super::Shared;
 use super::catalog::Segment;
-use super::files::{EpochEntry, Epochs, Layout, Promise};
+use super::files::{EpochEntry, Epochs, Layout};
 use super::meta::Meta;
 use super::scan::{Beyond, chunk};
 use super::writer::Writer;
@@ -148,14 +148,14 @@ impl NewEpoch {
     fn begin(&self, writer: &mut Writer, shared: &Shared) -> Result<()> {
         let fs = &*shared.fs;
         let layout = &shared.layout;
-        let promised = Promise::read(fs, layout)?.map_or(0, |promise| promise.epoch.number);
-        let epoch = Epoch { number: self.seen.max(promised) + 1, nonce: shared.random_u64()? };
         let epoch = match mutant::on(Mutant::KeepEpoch) && self.parent.number > 0 {
             true => self.parent,
-            false => epoch,
+            false => {
+                let (won, nonce) = (shared.options.lead, shared.random_u64()?);
+                shared.promises.next(shared.node, won, self.seen, nonce)?
+            }
         };
         let base = self.previous.map_or(self.fork, |link| link.end);
-        Promise { epoch, owner: shared.node }.write(fs, layout)?;
         let mut epochs = Epochs::read(fs, layout)?;
         epochs.push(EpochEntry {
             epoch,

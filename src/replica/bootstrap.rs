@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Lock, Open};
-use crate::log::files::{CHECKPOINT, Control, Epochs, Layout, NodeFile, Promise};
+use crate::log::files::{CHECKPOINT, Control, Epochs, Layout, NodeFile};
 use crate::log::open;
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Link, SEAL_BYTES, SegmentName, Tally};
@@ -217,7 +217,7 @@ impl Bootstrap<'_> {
     /// What a source is told while the snapshot is on its way: a leader keeps the log from there on.
     /// It acknowledges nothing.
     fn report(&self, node: Id, at: Position) -> Report {
-        let promise = self.copy.and_then(|copy| copy.promise).map(|promise| promise.epoch);
+        let promise = self.copy.and_then(|copy| copy.promises.get()).map(|promise| promise.epoch);
         Report {
             log: Some(self.log),
             node: Some(node),
@@ -242,7 +242,7 @@ impl Bootstrap<'_> {
             )
             .in_file(&self.layout.root));
         }
-        let promised = self.copy.and_then(|copy| copy.promise).map(|promise| promise.epoch);
+        let promised = self.copy.and_then(|copy| copy.promises.get()).map(|promise| promise.epoch);
         if promised.is_some_and(|promised| there.epoch.number < promised.number) {
             return Err(Error::new(
                 Kind::NotLeader,
@@ -485,7 +485,7 @@ pub(super) fn standing(copy: &Copy) -> Report {
     Report {
         log: Some(copy.log),
         node: Some(copy.node),
-        promise: copy.promise.map(|promise: Promise| promise.epoch),
+        promise: copy.promises.get().map(|promise| promise.epoch),
         received: end,
         durable: end,
         applied: Position::default(),

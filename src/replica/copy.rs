@@ -20,6 +20,7 @@ use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, H
 use crate::fs::{File, Fs, Open};
 use crate::log::commit::End;
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State};
+use crate::log::promises::Promises;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
@@ -34,7 +35,7 @@ pub(super) struct Copy {
     pub(super) node: Id,
     pub(super) control: Control,
     pub(super) epochs: Epochs,
-    pub(super) promise: Option<Promise>,
+    pub(super) promises: Promises,
     /// The newest sealed segment.
     pub(super) sealed: Option<Footer>,
     /// The segment that grows, behind the sealed ones.
@@ -159,11 +160,8 @@ impl Copy {
 
     /// Binds this node to an epoch and adds it to the history.
     fn enter_epoch(&mut self, start: &EpochStart, header: &SegmentHeader) -> Result<()> {
-        if self.promise.is_none_or(|promise| promise.epoch < start.epoch) {
-            let promise = Promise { epoch: start.epoch, owner: start.node };
-            promise.write(&*self.fs, &self.layout)?;
-            self.promise = Some(promise);
-        }
+        // One that is higher by now stays: what is copied is then of an epoch before it.
+        self.promises.raise(Promise { epoch: start.epoch, owner: start.node })?;
         let mut epochs = self.epochs.clone();
         epochs.push(EpochEntry {
             epoch: start.epoch,

@@ -7,7 +7,12 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Lock, Open};
+#[cfg(feature = "wire")]
+use crate::log::commit::End;
+#[cfg(feature = "wire")]
+use crate::log::files::SetLine;
 use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
+use crate::log::promises::Promises;
 use crate::log::{Log, Options, Recovery, open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset, Position};
@@ -52,6 +57,8 @@ pub struct Follower {
     /// Where it is to stop.
     brake: Brake,
     offered: Option<Offer>,
+    /// What it pulls was promised to the same candidate: it may be of an older epoch than that.
+    inherits: bool,
     /// What is synced here, and so acknowledged.
     pub(super) durable: Position,
     gauge: Gauge,
@@ -246,6 +253,7 @@ impl Follower {
             table,
             applier,
             offered: None,
+            inherits: false,
             report,
             poll_every,
             _lock: lock,
@@ -255,6 +263,8 @@ impl Follower {
             follower.apply(true)?;
         }
         follower.gauge.at(follower.acknowledge(), &*follower.source);
+        #[cfg(feature = "wire")]
+        follower.gauge.rule(&follower.copy.control.sets);
         Ok(follower)
     }
 
@@ -360,6 +370,8 @@ impl Follower {
             self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
         self.fresh.applied(self.applied());
         self.gauge.fresh(self.fresh.since());
+        #[cfg(feature = "wire")]
+        self.gauge.rule(&self.copy.control.sets);
         self.gauge.at(self.acknowledge(), &*self.source);
         self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
         self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
@@ -382,7 +394,8 @@ impl Follower {
         self.trail.note(offer.time.unwrap_or(now), offer.durable_offset);
         self.gauge.offered(&offer, now);
         let mut moved = Moved::default();
-        let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, &mut moved);
+        let inherits = self.inherits;
+        let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, inherits, &mut moved);
         let told = (offer.committed, offer.committed_offset);
         let pulled = pulled.map_err(|e| match e.kind() {
             Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
@@ -455,7 +468,7 @@ impl Follower {
         Report {
             log: Some(self.copy.log),
             node: Some(self.copy.node),
-            promise: self.copy.promise.map(|promise| promise.epoch),
+            promise: self.copy.promises.get().map(|promise| promise.epoch),
             received: self.copy.end(),
             durable: match mutant::on(Mutant::CountReceived) {
                 true => self.copy.end(),
@@ -523,6 +536,40 @@ impl Follower {
         }
     }
 
+    /// What this node has promised: a handle for those who answer candidates while it runs.
+    pub fn promises(&self) -> Promises {
+        self.copy.promises.clone()
+    }
+
+    /// Behind what is known here to be committed.
+    #[cfg(feature = "wire")]
+    pub(super) fn committed(&self) -> End {
+        self.copy.committed
+    }
+
+    /// The synchronous sets of its log: the newest, behind the one before.
+    #[cfg(feature = "wire")]
+    pub(super) fn sets(&self) -> Vec<SetLine> {
+        self.copy.control.sets.clone()
+    }
+
+    /// How far it is, as it would say to its source now.
+    #[cfg(feature = "wire")]
+    pub(super) fn report_now(&self) -> Report {
+        self.acknowledge()
+    }
+
+    /// Fetches what a node holds behind this copy that has promised the same candidate's epoch: this node's.
+    #[cfg(feature = "wire")]
+    pub(super) fn inherit(&mut self, source: Box<dyn Source>) -> Result<()> {
+        let before = std::mem::replace(&mut self.source, source);
+        self.inherits = true;
+        let fetched = self.catch_up();
+        self.inherits = false;
+        self.source = before;
+        fetched.map(drop)
+    }
+
     /// What it shows while it runs: a handle for those who serve it or watch it.
     pub fn gauge(&self) -> Gauge {
         self.gauge.clone()
@@ -551,6 +598,15 @@ impl Follower {
     /// Lets go of the directory as it stands; the source may serve another.
     pub(super) fn into_source(self) -> Box<dyn Source> {
         self.source
+    }
+
+    /// Closes it, as [`close`](Self::close) does, without a word to its source: it is to lead.
+    #[cfg(feature = "server")]
+    pub(crate) fn stand_down(mut self) -> Result<()> {
+        self.copy.sync()?;
+        self.table.checkpoint()?;
+        self.copy.settle_hint();
+        Ok(())
     }
 
     /// Notes durably how far copy and table go, and lets go of the lock. Without it nothing is

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
+#[cfg(feature = "wire")]
+use crate::log::files::SetLine;
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::ship::{LinkState, Offer, Report, Source};
 use crate::table::PauseAt;
@@ -57,6 +59,11 @@ pub struct Shown {
     pub max_lag_seconds: f64,
     /// When the source last answered, by this machine's clock, in nanoseconds since 1970.
     pub contact: Option<i64>,
+    /// The same on the clock that never jumps.
+    pub(crate) heard: Option<u64>,
+    /// The synchronous sets of its log.
+    #[cfg(feature = "wire")]
+    pub(crate) sets: Vec<SetLine>,
     /// What went wrong in the last round, if anything did.
     pub trouble: Option<String>,
     /// Bytes of frames copied since it was opened.
@@ -152,7 +159,16 @@ impl Gauge {
         shown.durable = offer.durable;
         shown.durable_offset = offer.durable_offset;
         shown.contact = Some(now);
+        shown.heard = Some(self.0.fs.elapsed());
         shown.tells_age = offer.stale.is_some();
+    }
+
+    #[cfg(feature = "wire")]
+    pub(super) fn rule(&self, sets: &[SetLine]) {
+        let mut shown = self.lock();
+        if shown.sets != sets {
+            shown.sets = sets.to_vec();
+        }
     }
 
     pub(super) fn lags(&self, lag: Lag, seconds: f64, bytes: u64) {

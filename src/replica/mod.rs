@@ -19,7 +19,11 @@ mod bootstrap;
 mod bootstrap_tests;
 #[cfg(test)]
 mod bootstrap_tier_tests;
+pub mod coordinator;
 mod copy;
+mod demote;
+#[cfg(feature = "wire")]
+pub mod failover;
 mod fetch;
 mod follower;
 mod fresh;
@@ -35,6 +39,7 @@ mod restore;
 mod tests;
 mod trail;
 
+pub use demote::demote;
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
@@ -42,3 +47,8 @@ pub use pause::Pause;
 pub use recover::FollowerReport;
 pub use restore::restore_from;
 pub use trail::Trail;
+
+/// Whether opening a follower again may make good what ended it.
+pub fn heals_by_opening(kind: crate::Kind) -> bool {
+    matches!(kind, crate::Kind::Gone)
+}

@@ -31,6 +31,7 @@ pub(super) fn round(
     copy: &mut Copy,
     source: &mut dyn Source,
     offer: &Offer,
+    inherits: bool,
     moved: &mut Moved,
 ) -> Result<()> {
     if let Some(error) = &copy.failed {
@@ -38,7 +39,7 @@ pub(super) fn round(
     }
     // A source may say anything; sums with it must not overflow.
     let durable = offer.durable.min(LogByte(u64::MAX >> 1));
-    let mut round = Round { copy, source, offer, durable };
+    let mut round = Round { copy, source, offer, inherits, durable };
     round.check_source()?;
     if round.copy.active.is_none() {
         round.check_sealed()?;
@@ -59,6 +60,8 @@ struct Round<'a> {
     copy: &'a mut Copy,
     source: &'a mut dyn Source,
     offer: &'a Offer,
+    /// Whether the source may be of an older epoch than was promised.
+    inherits: bool,
     durable: LogByte,
 }
 
@@ -91,8 +94,9 @@ impl Round<'_> {
             .in_file(&self.copy.layout.root)
             .help("follow the leader, or a follower of its"));
         }
-        if let Some(promise) = self.copy.promise
+        if let Some(promise) = self.copy.promises.get()
             && !offer.segments.is_empty()
+            && !self.inherits
             && (offer.epoch.number < promise.epoch.number
                 || offer.epoch.number == promise.epoch.number && offer.epoch != promise.epoch)
         {

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{Fs, Open};
-use crate::log::files::{Control, Epochs, Layout, LogFile, Promise, State};
+use crate::log::files::{Control, Epochs, Layout, LogFile, State};
+use crate::log::promises::Promises;
 use crate::log::scan::{Beyond, Found, Known, Scan};
 use crate::log::start::{copy_over, set_aside, settle};
 use crate::position::{Id, LogByte};
@@ -77,7 +78,7 @@ pub(super) fn recover(
     drop_behind(&*fs, &layout, &mut scan, &mut report)?;
     let mut copy = Copy {
         log: log.id,
-        promise: Promise::read(&*fs, &layout)?,
+        promises: Promises::open(&fs, &layout)?,
         node,
         control,
         epochs,

@@ -58,13 +58,13 @@ pub(super) async fn change(State(node): State<Arc<Node>>, uri: Uri, body: Body) 
                 return Err(refusal.with("applied", applied.0));
             }
             pause.set(at);
-            node.events.note(node.now(), format!("apply is to stop before {}", shown(at)));
+            node.helm.events.note(node.now(), format!("apply is to stop before {}", shown(at)));
         }
         (None, true) => {
             pause.resume();
             if let Some(before) = before {
                 let what = format!("apply goes on, and stops no more before {}", shown(before));
-                node.events.note(node.now(), what);
+                node.helm.events.note(node.now(), what);
             }
         }
         _ => return Err(wrong("one of the two".into())),

@@ -345,7 +345,7 @@ impl Publishing {
                 leader.archived(held);
             }
             if let Some(what) = what {
-                node.events.note(node.now(), what);
+                node.helm.events.note(node.now(), what);
             }
             drop(node);
             if last || self.archiving.is_fenced() {
@@ -375,7 +375,7 @@ impl Publishing {
         let Some(publisher) = &mut self.publisher else { return };
         let Some(what) = self.snapshots.go_on(&self.node, publisher) else { return };
         if let Some(node) = self.node.upgrade() {
-            node.events.note(node.now(), what);
+            node.helm.events.note(node.now(), what);
         }
     }
 

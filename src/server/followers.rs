@@ -45,6 +45,13 @@ pub(super) struct Lags {
 }
 
 impl Followers {
+    /// Where those serve that said so.
+    #[cfg(feature = "client")]
+    pub(super) fn addresses(&self) -> Vec<(Id, String)> {
+        let known = self.lock();
+        known.followers.iter().filter_map(|(id, seen)| Some((*id, seen.address.clone()?))).collect()
+    }
+
     /// Notes that everything before `end` was durable at `time`.
     pub(super) fn passed(&self, time: i64, end: Offset) {
         self.lock().trail.note(time, end);

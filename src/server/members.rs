@@ -59,7 +59,7 @@ pub(super) async fn change(State(node): State<Arc<Node>>, uri: Uri, body: Body) 
         Ok((committed, shown(leader), set.to_string()))
     });
     let (committed, body, set) = made.await??;
-    node.events.note(node.now(), format!("the synchronous set is {set}"));
+    node.helm.events.note(node.now(), format!("the synchronous set is {set}"));
     let status = if committed { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(reply::json(status, &body))
 }

@@ -22,8 +22,10 @@ mod archive_snapshots;
 mod auth;
 mod body;
 mod events;
+mod failover;
 mod followers;
 mod health;
+mod helm;
 mod history;
 mod listen;
 mod members;
@@ -35,6 +37,8 @@ mod records;
 mod reply;
 mod retain;
 mod routes;
+#[cfg(feature = "client")]
+pub mod run;
 mod ship;
 mod slots;
 mod snapshots;
@@ -62,8 +66,9 @@ use crate::replica::{Follower, Leader};
 use crate::table::Table;
 
 use archive::Archiving;
+use helm::Helm;
 use listen::Listener;
-use node::Node;
+use node::{Followed, Node};
 
 /// Threads that talk to connections.
 const CONNECTION_THREADS: usize = 2;
@@ -164,7 +169,7 @@ impl ServerOptions {
         self.listen = listener
             .local_addr()
             .map_err(|e| Error::new(Kind::Io, format!("cannot learn the address: {e}")))?;
-        Ok(Bound { options: self, listener })
+        Ok(Bound { options: self, listener, helm: Arc::default(), lease: None })
     }
 }
 
@@ -173,6 +178,9 @@ impl ServerOptions {
 pub struct Bound {
     options: ServerOptions,
     listener: TcpListener,
+    helm: Arc<Helm>,
+    /// Until when a leader may answer, from its first answer on.
+    lease: Option<u64>,
 }
 
 impl Bound {
@@ -185,7 +193,7 @@ impl Bound {
 
     /// Serves a leader: its log, open for writing, and that log's table, which is kept up to date.
     /// It acknowledges under the newest synchronous set in the log; [`Leader::change`] makes another.
-    pub fn lead(mut self, log: Log, table: Table) -> Result<Server> {
+    pub fn lead(self, log: Log, table: Table) -> Result<Server> {
         if log.follows().is_some() {
             return Err(Error::new(
                 Kind::NotLeader,
@@ -198,11 +206,12 @@ impl Bound {
         // Slots that cannot be read stop retention, not the node.
         let limited = log.limit_slots(&self.options.slots);
         let leader = Leader::lead(Arc::clone(&log))?;
-        let archive = self.options.archive.take();
+        leader.lease(self.lease);
+        let archive = self.options.archive.clone();
         if archive.is_some() {
             leader.use_archive();
         }
-        let mut node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)));
+        let mut node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)), Arc::clone(&self.helm));
         if let Err(e) = limited {
             node.slots_troubled(Some(format!("slots cannot be kept: {e}")));
         }
@@ -219,10 +228,15 @@ impl Bound {
             )
             .help("publish from the leader; a follower may follow the archive"));
         }
+        self.keep_up(follower)
+    }
+
+    /// The same, of a node that may publish once it leads.
+    fn keep_up(self, follower: Follower) -> Result<Server> {
         let (log, table) = (follower.log(), follower.table().clone());
         let name = self.options.name.clone();
-        let node =
-            Node::new(log, table, name, node::Role::Follows(follower.gauge(), follower.pause()));
+        let role = node::Role::Follows(follower.gauge(), follower.pause(), follower.promises());
+        let node = Node::new(log, table, name, role, Arc::clone(&self.helm));
         self.start(node, Some(follower), None)
     }
 
@@ -247,10 +261,13 @@ impl Bound {
             listening: None,
             threads: Vec::new(),
             following: None,
+            resting: None,
             publishing: None,
             url,
             address,
             node,
+            listener: self.listener.try_clone().map_err(cannot_listen)?,
+            options: self.options.clone(),
         };
         let listener = Listener {
             acceptor: self.options.tls.as_ref().map(Tls::acceptor),
@@ -286,10 +303,19 @@ pub struct Server {
     runtime: Option<Runtime>,
     listening: Option<tokio::task::JoinHandle<()>>,
     threads: Vec<JoinHandle<()>>,
-    following: Option<JoinHandle<Result<()>>>,
+    following: Option<JoinHandle<Followed>>,
+    /// It follows no more, and is closed at the end.
+    resting: Option<Follower>,
     publishing: Option<JoinHandle<()>>,
     url: String,
     address: SocketAddr,
+    /// What it listens with: connections wait there while the node changes its role.
+    listener: TcpListener,
+    options: ServerOptions,
+}
+
+fn cannot_listen(e: std::io::Error) -> Error {
+    Error::new(Kind::Io, format!("cannot listen: {e}"))
 }
 
 impl std::fmt::Debug for Server {
@@ -333,13 +359,53 @@ impl Server {
     /// Lets answers under way end, then closes the node.
     pub fn stop(mut self) -> Result<()> {
         let followed = self.end();
-        let Server { node, .. } = &self;
+        self.close(followed)
+    }
+
+    /// Closes what was served, after the end.
+    fn close(&mut self, followed: Result<()>) -> Result<()> {
+        let Server { node, .. } = self;
         // Requests are over and threads are joined; who else holds the log closes it by dropping.
         let closed = match node.leads() {
             true => node.log.sync().map(drop),
             false => Ok(()),
         };
         followed.and(closed)
+    }
+
+    /// Stops following, and goes on serving what is here; the follower as it stands, and why it had stopped
+    /// by itself, if it had.
+    #[cfg(feature = "client")]
+    fn take_follower(&mut self) -> Option<Followed> {
+        self.node.halt();
+        let followed = self.following.take()?.join().ok();
+        self.node.go_on();
+        followed
+    }
+
+    /// Takes a follower back that is to follow no more: it is closed at the end.
+    #[cfg(feature = "client")]
+    fn rest(&mut self, follower: Follower) {
+        self.resting = Some(follower);
+    }
+
+    /// Follows again.
+    #[cfg(feature = "client")]
+    fn give_follower(&mut self, follower: Follower) -> Result<()> {
+        self.following = Some(node::follow(&self.node, follower)?);
+        Ok(())
+    }
+
+    /// Ends this role and closes what was served; the place to serve the next one at, where connections wait
+    /// meanwhile.
+    #[cfg(feature = "client")]
+    fn retire(mut self) -> (Result<()>, Result<Bound>) {
+        let helm = Arc::clone(&self.node.helm);
+        let listener = self.listener.try_clone().map_err(cannot_listen);
+        let options = self.options.clone();
+        let followed = self.end();
+        let closed = self.close(followed);
+        (closed, listener.map(|listener| Bound { options, listener, helm, lease: None }))
     }
 
     fn end(&mut self) -> Result<()> {
@@ -362,9 +428,10 @@ impl Server {
             }
         }
         let panicked = || Error::new(Kind::Io, "the thread tidelog-follow panicked");
-        let followed = match self.following.take() {
-            Some(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
-            None => Ok(()),
+        let followed = match self.following.take().map(JoinHandle::join) {
+            Some(Ok((follower, ran))) => follower.close().and(ran),
+            Some(Err(_)) => Err(panicked()),
+            None => self.resting.take().map_or(Ok(()), Follower::stand_down),
         };
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(FAREWELL);

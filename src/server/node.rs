@@ -19,6 +19,7 @@ use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::error::{Error, Kind, Result};
+use crate::log::promises::Promises;
 use crate::log::{Home, Log};
 use crate::position::{Id, LogByte, Offset, Token};
 use crate::replica::{Follower, Gauge, Leader, Pause, Progress};
@@ -26,7 +27,7 @@ use crate::ship::shelf::Shelf;
 use crate::table::{Applier, Table};
 
 use super::archive::Archiving;
-use super::events::Events;
+use super::helm::Helm;
 use super::followers::Followers;
 use super::metrics::Metrics;
 use super::query::Query;
@@ -46,7 +47,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Role {
     Leads(Box<Leader>),
-    Follows(Gauge, Pause),
+    Follows(Gauge, Pause, Promises),
 }
 
 /// A node that is served.
@@ -67,7 +68,9 @@ pub(super) struct Node {
     /// Snapshots for followers that begin with one.
     pub(super) lending: Lending,
     pub(super) followers: Followers,
-    pub(super) events: Events,
+    pub(super) promises: Promises,
+    /// What is asked of whoever runs this node.
+    pub(super) helm: Arc<Helm>,
     pub(super) metrics: Metrics,
     pub(super) started: Instant,
     /// Where it can be reached; known once it listens.
@@ -81,6 +84,8 @@ pub(super) struct Node {
     /// Why slots cannot be kept, if they cannot.
     slots_trouble: Mutex<Option<String>>,
     stop: AtomicBool,
+    /// Set when it is to follow no more, though it is served on.
+    halt: AtomicBool,
     appends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     rebuilds: Arc<Semaphore>,
@@ -104,13 +109,19 @@ pub(super) enum Work {
 }
 
 impl Node {
-    pub(super) fn new(log: Arc<Log>, table: Table, name: String, role: Role) -> Self {
+    pub(super) fn new(
+        log: Arc<Log>,
+        table: Table,
+        name: String,
+        role: Role,
+        helm: Arc<Helm>,
+    ) -> Self {
         let home = log.home();
         let ends = Ends { durable: home.durable(), visible: home.visible() };
         let applied = table.applied().map_or(Offset(0), |position| position.offset);
-        let (leader, gauge, pause) = match role {
-            Role::Leads(leader) => (Some(*leader), None, None),
-            Role::Follows(gauge, pause) => (None, Some(gauge), Some(pause)),
+        let (leader, gauge, pause, promises) = match role {
+            Role::Leads(leader) => (Some(*leader), None, None, home.promises().clone()),
+            Role::Follows(gauge, pause, promises) => (None, Some(gauge), Some(pause), promises),
         };
         let followers = Followers::default();
         // What is here already was durable now, at the latest: who lacks it is behind since then.
@@ -127,7 +138,8 @@ impl Node {
             archive: None,
             lending: Lending::default(),
             followers,
-            events: Events::default(),
+            promises,
+            helm,
             metrics: Metrics::default(),
             started: Instant::now(),
             address: OnceLock::new(),
@@ -137,6 +149,7 @@ impl Node {
             trouble: Mutex::new(None),
             slots_trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
+            halt: AtomicBool::new(false),
             appends: Arc::new(Semaphore::new(APPENDS)),
             reads: Arc::new(Semaphore::new(READS)),
             rebuilds: Arc::new(Semaphore::new(1)),
@@ -151,7 +164,18 @@ impl Node {
 
     /// The leader's address, as far as this node knows it.
     pub(super) fn leader_address(&self) -> Option<String> {
-        let Some(gauge) = &self.gauge else { return self.address.get().cloned() };
+        let own = || self.address.get().cloned();
+        let Some(gauge) = &self.gauge else {
+            let replaced = self.leader.as_ref().is_some_and(|leader| leader.fenced().is_some());
+            return if replaced { self.helm.leader.get() } else { own() };
+        };
+        if let Some(leader) = self.helm.leader.get() {
+            return Some(leader);
+        }
+        if self.helm.manned && self.helm.shown().state.is_some() {
+            // Nobody leads that it knows of.
+            return None;
+        }
         let shown = gauge.read();
         shown.leader.or_else(|| Some(shown.source).filter(|source| source.contains("://")))
     }
@@ -257,8 +281,8 @@ impl Node {
         let mut kept = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *kept != trouble {
             match &trouble {
-                Some(text) => self.events.note(self.now(), text.clone()),
-                None => self.events.note(self.now(), "all is well again".into()),
+                Some(text) => self.helm.events.note(self.now(), text.clone()),
+                None => self.helm.events.note(self.now(), "all is well again".into()),
             }
             *kept = trouble;
         }
@@ -269,7 +293,7 @@ impl Node {
         let mut kept = self.slots_trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *kept != trouble {
             let text = trouble.clone().unwrap_or_else(|| "slots are kept again".into());
-            self.events.note(self.now(), text);
+            self.helm.events.note(self.now(), text);
             *kept = trouble;
         }
     }
@@ -283,6 +307,7 @@ impl Node {
     }
 
     pub(super) fn stop(&self) {
+        self.halt();
         self.stop.store(true, Release);
         self.stopping.send_replace(true);
         if let Some(leader) = &self.leader {
@@ -292,6 +317,21 @@ impl Node {
             archive.stop();
         }
         self.home.wake();
+    }
+
+    /// Follows no more.
+    pub(super) fn halt(&self) {
+        self.halt.store(true, Release);
+    }
+
+    /// Whether it is to follow no more.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halt.load(Acquire)
+    }
+
+    /// It follows again.
+    pub(super) fn go_on(&self) {
+        self.halt.store(false, Release);
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -353,8 +393,11 @@ pub(super) fn apply(node: &Arc<Node>) -> Result<JoinHandle<()>> {
     })
 }
 
-/// Runs a follower until the node stops; closes it then.
-pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHandle<Result<()>>> {
+/// What following came to: the follower as it stands, and why it follows no more.
+pub(super) type Followed = (Follower, Result<()>);
+
+/// Runs a follower until the node stops, or is to follow no more.
+pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHandle<Followed>> {
     let node = Arc::clone(node);
     let run = move || {
         let shown = |node: &Node, result: &Result<Progress>| match result {
@@ -364,12 +407,12 @@ pub(super) fn follow(node: &Arc<Node>, mut follower: Follower) -> Result<JoinHan
             }
             Err(e) => node.set_trouble(Some(e.to_string())),
         };
-        let ran = follower.run(&node.stop, |result| shown(&node, result));
+        let ran = follower.run(&node.halt, |result| shown(&node, result));
         if let Err(e) = &ran {
             // What is here is served on; an operator must see to the rest.
             node.set_trouble(Some(format!("it follows no more: {e}")));
         }
-        follower.close().and(ran)
+        (follower, ran)
     };
     std::thread::Builder::new()
         .name("tidelog-follow".into())

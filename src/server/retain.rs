@@ -53,14 +53,14 @@ pub(super) fn retain(node: &Arc<Node>, keep: Keep) -> Result<JoinHandle<()>> {
                 Ok(retained) => {
                     if !retained.files.is_empty() {
                         let from = retained.start;
-                        node.events.note(node.now(), format!("the log begins at offset {from}"));
+                        node.helm.events.note(node.now(), format!("the log begins at offset {from}"));
                     }
                     said = None;
                 }
                 Err(e) => {
                     let text = format!("retention stopped: {e}");
                     if said.as_ref() != Some(&text) {
-                        node.events.note(node.now(), text.clone());
+                        node.helm.events.note(node.now(), text.clone());
                         said = Some(text);
                     }
                 }

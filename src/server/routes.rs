@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use super::auth::Tokens;
 use super::node::Node;
 use super::reply::Refusal;
-use super::{apply, health, history, members, page, records, ship, slots, snapshots, sql, table};
+use super::{apply, failover, health, history, members, page, records, ship, slots, snapshots, sql, table};
 
 /// What the door needs.
 #[derive(Clone)]
@@ -44,6 +44,11 @@ pub(super) fn routes(node: &Arc<Node>, tokens: Tokens) -> Router {
         .route("/v1/history/{*key}", get(history::of_key))
         .route("/v1/wait", get(table::wait))
         .route("/v1/members", get(members::list).post(members::change))
+        .route("/v1/promise", post(failover::promise))
+        .route("/v1/failover", get(failover::show).post(failover::pause))
+        .route("/v1/promote", post(failover::promote))
+        .route("/v1/switchover", post(failover::switchover))
+        .route("/v1/demote", post(failover::demote))
         .route("/v1/slots", get(slots::list).post(slots::change))
         .route("/v1/apply", post(apply::change))
         .route("/v1/sql", post(sql::query))

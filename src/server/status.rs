@@ -301,6 +301,7 @@ impl Status {
             nodes: std::iter::once(own).chain(followers).chain(away).collect(),
             slots: slots.iter().map(|slot| slot_row(slot).into()).collect(),
             events: node
+                .helm
                 .events
                 .list()
                 .into_iter()

@@ -16,6 +16,8 @@ mod evidence;
 #[cfg(feature = "client")]
 mod http;
 #[cfg(feature = "wire")]
+mod led;
+#[cfg(feature = "wire")]
 mod notice;
 #[cfg(feature = "wire")]
 pub mod protocol;
@@ -33,6 +35,8 @@ pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, HttpWire, Reply};
+#[cfg(feature = "wire")]
+pub use led::{LeaderAt, Led};
 #[cfg(feature = "wire")]
 pub use notice::Notice;
 #[cfg(feature = "wire")]

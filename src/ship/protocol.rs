@@ -249,7 +249,8 @@ impl From<&Report> for WireReport {
 }
 
 impl WireReport {
-    fn read(&self) -> Option<Report> {
+    /// The report; `None` unless ids and epochs are as they are written.
+    pub fn read(&self) -> Option<Report> {
         let id = |text: &Option<String>| -> Option<Option<Id>> {
             text.as_ref().map(|text| text.parse().ok()).map_or(Some(None), |id| id.map(Some))
         };

@@ -134,8 +134,14 @@ impl Shelf {
         }
     }
 
-    /// Answers a fetch, with at most `part_bytes` of what the follower lacks.
-    pub fn answer(&self, report: &Report, part_bytes: u64) -> Result<Served> {
+    /// Answers a fetch, with at most `part_bytes` of what the follower lacks. `bound` is what this node has
+    /// promised: a candidate that it has promised that to takes what is here, though of an older epoch.
+    pub fn answer(
+        &self,
+        report: &Report,
+        part_bytes: u64,
+        bound: Option<Epoch>,
+    ) -> Result<Served> {
         let stock = self.stock();
         let floor = stock.floor();
         let epoch = stock.epoch;
@@ -162,7 +168,7 @@ impl Shelf {
         let later = report.promise.is_some_and(|promise| {
             promise.number > epoch.number || promise.number == epoch.number && promise != epoch
         });
-        if later && !stock.list.is_empty() {
+        if later && report.promise != bound && !stock.list.is_empty() {
             return Ok(served);
         }
         let repairs = self.home.repairs()?;

@@ -122,7 +122,7 @@ impl Net {
         if report.last.is_some() {
             served.leader.heard(&report)?;
         }
-        let answer = served.shelf.answer(&report, request.part_bytes)?;
+        let answer = served.shelf.answer(&report, request.part_bytes, None)?;
         let slot = match served.shelf.claim(&request.name, &report, &answer.answer) {
             Ok(state) => state.map_or("none", |state| state.word()),
             Err(_) => {

@@ -143,6 +143,10 @@ impl Leader {
         if let Err(why) = ticket.wait(level.durability()) {
             return Ok(Err(Outcome::Unknown { appended, why }));
         }
+        let shut = self.shut(&self.state());
+        if let Some(why) = shut {
+            return Ok(Err(Outcome::Unknown { appended, why }));
+        }
         if level < Level::Durable {
             return Ok(Err(Outcome::Acked { appended, level, copies: 1 }));
         }
@@ -157,6 +161,9 @@ impl Leader {
         let since = self.now();
         let mut state = self.state();
         while let Some(why) = self.not_started(&state) {
+            if state.fenced.is_some() {
+                return Err(why);
+            }
             let Some(again) = self.patience(&state, since, deadline) else { return Err(why) };
             state = self.pause(state, again);
         }
@@ -165,6 +172,15 @@ impl Leader {
 
     /// Why nothing is appended yet, unless a frame of this epoch is committed.
     fn not_started(&self, state: &State) -> Option<Error> {
+        if let Some(why) = self.shut(state) {
+            return Some(why);
+        }
+        if state.holding > 0 {
+            return Some(
+                Error::new(Kind::Rejected, "expected to append at once, found that this leader hands over")
+                    .help("nothing was appended; try again: another node leads in a moment"),
+            );
+        }
         if state.rule.has_started() {
             return None;
         }
@@ -250,6 +266,9 @@ impl Leader {
     /// The acknowledgement, once there is one.
     fn outcome(&self, state: &State, waiting: &Waiting) -> Option<Outcome> {
         let Waiting { end, appended, level, .. } = *waiting;
+        if let Some(why) = self.shut(state) {
+            return Some(Outcome::Unknown { appended, why });
+        }
         let copies = state.rule.copies(end) + 1;
         if self.reached(state, end, appended, level) {
             return Some(Outcome::Acked { appended, level, copies });

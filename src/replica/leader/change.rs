@@ -31,6 +31,9 @@ impl Leader {
         let settled = self.wait_settled(deadline);
         let alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state();
+        if let Some(why) = self.shut(&state) {
+            return Err(why);
+        }
         if !settled || state.rule.before.is_some() || !state.rule.has_started() {
             return Err(Error::new(
                 Kind::Rejected,

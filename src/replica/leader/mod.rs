@@ -8,6 +8,7 @@
 //!                     │ wakes
 //! append ── admit ── log ── wait for the level ──► Acked | Unknown | Rejected
 //! change ── CONTROL ── sync_set frame ──► rule: both sets, until the new one is committed
+//! gate ── shut ──► nothing is said any more
 //! archive ── publishable ──► whoever publishes ── archived ──► rule
 //! spell  ── CONTROL ── degraded frame ──► rule: semi-synchronous members are not waited for
 //! ```
@@ -21,6 +22,7 @@
 mod append;
 mod archive;
 mod change;
+mod gate;
 mod last;
 mod outcome;
 mod rule;
@@ -74,6 +76,12 @@ struct State {
     lines: Vec<SetLine>,
     /// What CONTROL says of spells.
     marked: Option<LogByte>,
+    /// Why it leads no more.
+    fenced: Option<Error>,
+    /// Who lets appends wait.
+    holding: usize,
+    /// Until when it may answer, if a lease says.
+    lease: Option<u64>,
 }
 
 /// Whether semi-synchronous members are waited for.
@@ -139,7 +147,17 @@ impl Leader {
         rule.degraded = marked.is_some();
         let spell = if rule.degraded { Spell::Degraded } else { Spell::None };
         let (trail, shelf) = (Trail::default(), archive::Shelf::default());
-        let state = State { rule, trail, spell, shelf, lines, marked };
+        let state = State {
+            rule,
+            trail,
+            spell,
+            shelf,
+            lines,
+            marked,
+            fenced: None,
+            holding: 0,
+            lease: None,
+        };
         let leader = Leader {
             log,
             home,
@@ -201,6 +219,9 @@ impl Leader {
 
     /// Settles what is committed, shows it, and wakes who waits.
     fn settle(&self, state: &mut State) {
+        if state.fenced.is_some() {
+            return;
+        }
         let epoch = self.home.epoch();
         if state.rule.epoch != epoch {
             // The first append of a log that had no room for it before.

@@ -25,6 +25,9 @@ impl Leader {
         if !matches!(state.rule.mode(), Mode::Semi { .. }) || state.spell == Spell::Degraded {
             return Ok(());
         }
+        if let Some(why) = self.shut(&state) {
+            return Err(why);
+        }
         if state.marked.is_none() {
             let (lines, at) = (state.lines.clone(), state.rule.committed.0);
             drop(state);

@@ -94,6 +94,8 @@ pub struct Client {
     agent: Agent,
     base: String,
     credentials: Credentials,
+    /// How long an answer may take, beyond what the other side was asked to wait.
+    silence: Duration,
 }
 
 impl Client {
@@ -136,7 +138,14 @@ impl Client {
             .user_agent(concat!("tidelog/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Ok(Client { agent, base, credentials })
+        Ok(Client { agent, base, credentials, silence: SILENCE })
+    }
+
+    /// Answers begin after this long at most, beyond what the other side was asked to wait. Default: 20 s.
+    #[must_use]
+    pub fn silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
+        self
     }
 
     /// Where the node is.
@@ -160,7 +169,7 @@ impl Client {
         if let Some(token) = &self.credentials.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let config = request.config().timeout_recv_response(Some(wait + SILENCE)).build();
+        let config = request.config().timeout_recv_response(Some(wait + self.silence)).build();
         self.reply(path, config.call())
     }
 
@@ -179,7 +188,7 @@ impl Client {
         if let Some(token) = &self.credentials.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let config = request.config().timeout_recv_response(Some(wait + SILENCE)).build();
+        let config = request.config().timeout_recv_response(Some(wait + self.silence)).build();
         self.reply(path, config.send(body))
     }
 

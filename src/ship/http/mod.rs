@@ -77,6 +77,13 @@ impl Http {
         self
     }
 
+    /// An answer begins after this long at most, beyond what the node was asked to wait. Default: 20 s.
+    #[must_use]
+    pub fn silence(mut self, silence: Duration) -> Self {
+        self.wire.client = self.wire.client.silence(silence);
+        self
+    }
+
     /// Whether frames are compressed on their way. Default: unless the node is on this machine.
     #[must_use]
     pub fn packed(mut self, packed: bool) -> Self {

@@ -1,0 +1,262 @@
+//! `promote`, `switchover`, `demote`, `failover`: who leads, by an operator's word.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidelog::ship::Client;
+
+use crate::access::{NodeAccess, TokenArgs};
+use crate::exit::{Failure, Outcome};
+use crate::output::{self, say};
+use crate::progress;
+
+/// How often it looks whether the node leads by now.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A node.
+#[derive(Args)]
+struct Target {
+    /// The node's address
+    #[arg(value_name = "URL")]
+    url: String,
+    #[command(flatten)]
+    access: NodeAccess,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// Let a follower lead: print what that means, or with --yes do it
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog promote http://127.0.0.1:7401 --dry-run
+
+It asks the other nodes for their promise to follow nobody older, fetches the longest tail among them, begins an \
+epoch and opens for writes. Without a coordinator nobody here can know whether the old leader is stopped: \
+make sure, and say so with --old-leader-is-stopped; to change a leader that runs, use `tidelog switchover`. \
+The old one becomes a follower by itself when it comes back with --peer or --coordinator.")]
+pub(crate) struct Promote {
+    #[command(flatten)]
+    target: Target,
+    /// The leader until now is stopped and does not come back by itself
+    #[arg(long)]
+    old_leader_is_stopped: bool,
+    /// Though records are known to be lost
+    #[arg(long)]
+    accept_loss: bool,
+    /// How long to wait until it leads
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = tidelog::text::parse_duration)]
+    timeout: Duration,
+    /// Print what would be done, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Hand the leadership to a follower without losing a record: print the plan, or with --yes do it
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog switchover http://127.0.0.1:7400 --dry-run
+
+Appends wait while the follower fetches the rest and takes over; the leader then follows it.")]
+pub(crate) struct Switchover {
+    #[command(flatten)]
+    target: Target,
+    /// The follower, by address or node id; the furthest that may lead unless given
+    #[arg(long, value_name = "URL,NODE")]
+    to: Option<String>,
+    /// How long to wait until it leads
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = tidelog::text::parse_duration)]
+    timeout: Duration,
+    /// Print what would be done, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Let a leader lead no more: print the plan, or with --yes do it
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog demote http://127.0.0.1:7400 --dry-run
+
+Nobody leads then until a node is promoted, by its coordinator or by `tidelog promote`.")]
+pub(crate) struct Demote {
+    #[command(flatten)]
+    target: Target,
+    /// Print what would be done, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Show how a node stands in its cluster; keep nodes from becoming leader by themselves
+#[derive(Args)]
+pub(crate) struct Failover {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Status(Look),
+    Pause(Look),
+    Resume(Look),
+}
+
+/// A node that has a coordinator
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tidelog failover status http://127.0.0.1:7400
+
+What is paused stands at the coordinator and holds for all nodes.")]
+struct Look {
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Target {
+    fn client(&self) -> Result<Client, Failure> {
+        self.access.client(&self.url, &self.token)
+    }
+
+    fn status(&self) -> Result<Value, Failure> {
+        Ok(self.client()?.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let headers = [("content-type", "application/json")];
+        let text = body.to_string();
+        let reply = self.client()?.post(path, &headers, text.as_bytes(), Duration::from_secs(5))?;
+        Ok(reply.ok()?.json()?)
+    }
+
+    /// Waits until a node leads by a later epoch than `epoch`, as far as this one knows.
+    fn until_led(&self, at: &str, epoch: u64, timeout: Duration) -> Result<Value, Failure> {
+        let client = self.access.client(at, &self.token)?;
+        let until = Instant::now() + timeout;
+        loop {
+            let status = client.get("/v1/status", &[], Duration::ZERO).and_then(|reply| reply.ok()?.json());
+            if let Ok(status) = status {
+                let status: Value = status;
+                let newer = status["epoch"].as_u64().is_some_and(|now| now > epoch);
+                if status["role"] == "leader" && newer {
+                    return Ok(status);
+                }
+            }
+            if Instant::now() >= until {
+                return Err(Failure::no(format!(
+                    "{at} does not lead after {timeout:?}; `tidelog failover status {at}` says why"
+                )));
+            }
+            if progress::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// What a node says of itself, in short.
+fn brief(status: &Value) -> Value {
+    json!({
+        "name": status["name"],
+        "node": status["node"],
+        "role": status["role"],
+        "state": status["state"],
+        "epoch": status["epoch"],
+        "durable": status["durable"],
+        "leader": status["leader"],
+    })
+}
+
+fn not_done(plan: Value) -> Outcome {
+    output::line(plan)?;
+    Err(Failure::no("nothing was changed; --yes does it"))
+}
+
+impl Promote {
+    pub(crate) fn run(self) -> Outcome {
+        let before = self.target.status()?;
+        let epoch = before["epoch"].as_u64().unwrap_or(0);
+        if !self.yes {
+            let failover: Value =
+                self.target.client()?.get("/v1/failover", &[], Duration::ZERO)?.ok()?.json()?;
+            say(format_args!("plan: {} leads from epoch {} on", self.target.url, epoch + 1));
+            return not_done(json!({ "promote": brief(&before), "failover": failover, "done": false }));
+        }
+        let body = json!({
+            "old_leader_is_stopped": self.old_leader_is_stopped,
+            "accept_loss": self.accept_loss,
+        });
+        self.target.post("/v1/promote", &body)?;
+        let after = self.target.until_led(&self.target.url, epoch, self.timeout)?;
+        output::line(json!({ "promote": brief(&after), "done": true }))
+    }
+}
+
+impl Switchover {
+    pub(crate) fn run(self) -> Outcome {
+        let before = self.target.status()?;
+        let epoch = before["epoch"].as_u64().unwrap_or(0);
+        if !self.yes {
+            say(format_args!("plan: {} hands over", self.target.url));
+            return not_done(json!({ "switchover": brief(&before), "to": self.to, "done": false }));
+        }
+        let began = Instant::now();
+        let answer = self.target.post("/v1/switchover", &json!({ "to": self.to }))?;
+        let what = answer["what"].as_str().unwrap_or_default();
+        // The node itself says who leads once it follows.
+        let until = Instant::now() + self.timeout;
+        let next = match what.strip_prefix("handed over to ") {
+            Some(next) => next.to_owned(),
+            None => loop {
+                let known = self.target.status().ok().and_then(|now| {
+                    let leader = now["leader"].as_str()?.to_owned();
+                    (now["role"] == "follower").then_some(leader)
+                });
+                match known {
+                    Some(leader) => break leader,
+                    None if Instant::now() >= until => {
+                        return Err(Failure::no(format!("{} has not handed over: {what}", self.target.url)));
+                    }
+                    None => std::thread::sleep(LOOK),
+                }
+            },
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let after = self.target.until_led(&next, epoch, left)?;
+        let seconds = progress::rounded(began.elapsed());
+        output::line(json!({ "switchover": brief(&after), "seconds": seconds, "done": true }))
+    }
+}
+
+impl Demote {
+    pub(crate) fn run(self) -> Outcome {
+        if !self.yes {
+            let before = self.target.status()?;
+            say(format_args!("plan: {} leads no more, and nobody does until one is promoted", self.target.url));
+            return not_done(json!({ "demote": brief(&before), "done": false }));
+        }
+        output::line(self.target.post("/v1/demote", &json!({}))?)
+    }
+}
+
+impl Failover {
+    pub(crate) fn run(self) -> Outcome {
+        let (target, paused) = match &self.verb {
+            Verb::Status(look) => {
+                let reply = look.target.client()?.get("/v1/failover", &[], Duration::ZERO)?;
+                return output::line(reply.ok()?.json::<Value>()?);
+            }
+            Verb::Pause(look) => (&look.target, true),
+            Verb::Resume(look) => (&look.target, false),
+        };
+        output::line(target.post("/v1/failover", &json!({ "paused": paused }))?)
+    }
+}

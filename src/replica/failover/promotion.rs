@@ -1,0 +1,246 @@
+//! From an epoch that was won to a node that may begin it: promises, positions, the longest tail.
+//!
+//! A state machine that takes one step at a time: it asks one node, or fetches from one, and says what is
+//! next. Production and simulation drive the same. In the order in which safety needs it: the candidate
+//! promises the epoch to itself; the others promise it, and say how far they are *then*; enough of them must
+//! have; what the furthest has is fetched; a newer set in it is counted anew; then the node may begin.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Kind, Result};
+use crate::log::files::Promise;
+use crate::position::{Epoch, Id, Position};
+use crate::replica::Follower;
+
+use super::ask::{Ask, Peer, Peers, Standing};
+use super::quorum::{Lacking, lacking};
+
+/// How far a promotion is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// There are nodes that were not asked yet, or a tail to be fetched: step again.
+    Going,
+    /// Too few have promised, or none that is far enough can be read; who may still come can be asked
+    /// [`again`](Promotion::again).
+    Short(Error),
+    /// The node may begin its epoch.
+    Ready,
+}
+
+/// A candidate on its way.
+#[derive(Debug)]
+pub struct Promotion {
+    epoch: Epoch,
+    ask: Ask,
+    /// Those that have promised, with what they said then.
+    granted: BTreeMap<Id, (Peer, Standing)>,
+    /// Who was asked since the last [`again`](Promotion::again), and did not promise: why.
+    failed: BTreeMap<String, String>,
+    /// Whose tail could not be fetched.
+    unread: BTreeSet<Id>,
+}
+
+impl Promotion {
+    /// Binds the candidate to the epoch that it has won. An error means that it must not lead by it.
+    pub fn begin(follower: &Follower, epoch: Epoch, ask: &Ask) -> Result<Self> {
+        let report = follower.report_now();
+        if report.unclean {
+            return Err(unclean(follower.node()));
+        }
+        let mine = Promise { epoch, owner: follower.node() };
+        let promised = follower.promises().raise(mine)?;
+        if promised != mine {
+            return Err(bound(follower.node(), promised.epoch));
+        }
+        Ok(Promotion {
+            epoch,
+            ask: Ask { epoch: Some(epoch), ..ask.clone() },
+            granted: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            unread: BTreeSet::new(),
+        })
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Those that have promised.
+    pub fn granted(&self) -> impl Iterator<Item = &Standing> {
+        self.granted.values().map(|(_, standing)| standing)
+    }
+
+    /// Asks once more those that did not promise.
+    pub fn again(&mut self) {
+        self.failed.clear();
+        self.unread.clear();
+    }
+
+    /// Takes one step. An error ends it: somebody has promised a later epoch, or the candidate has.
+    pub fn step(&mut self, follower: &mut Follower, peers: &mut dyn Peers) -> Result<Stage> {
+        let me = follower.node();
+        let own = follower.promises().get();
+        if own != Some(Promise { epoch: self.epoch, owner: me }) {
+            return Err(bound(me, own.map_or_else(Epoch::default, |promise| promise.epoch)));
+        }
+        if let Some(peer) = self.next(peers) {
+            self.ask(&peer, peers, me)?;
+            return Ok(Stage::Going);
+        }
+        let sets = follower.sets();
+        let committed = follower.committed().0;
+        let promised = |id: Id| id == me || self.granted.contains_key(&id);
+        if let Some(lacking) = lacking(&sets, committed, promised) {
+            return Ok(Stage::Short(self.short(&lacking)));
+        }
+        if let Some(newest) = sets.last().filter(|line| line.set.mode.k() > 0)
+            && !newest.set.has(me)
+        {
+            return Err(Error::new(
+                Kind::Rejected,
+                format!("expected a member of the set {} to lead, found {me}, which is none", newest.set),
+            )
+            .help("promote a member; or change the set while there is a leader"));
+        }
+        let end = follower.position();
+        let Some((peer, there)) = self.furthest(end) else { return Ok(Stage::Ready) };
+        let (node, position) = (there.node(), there.report.durable);
+        let fetched = peers.source(&peer).and_then(|source| follower.inherit(source));
+        match fetched {
+            Ok(()) if furthest(position) <= furthest(follower.position()) => {}
+            Ok(()) => {
+                self.unread.insert(node);
+                let message = format!("its tail up to log byte {} did not come", position.log_byte);
+                self.failed.insert(peer.address, message);
+            }
+            Err(e) if e.kind() == Kind::NotInHistory => {
+                return Err(Error::new(
+                    Kind::Rejected,
+                    format!(
+                        "expected the candidate's log to be part of that of {}, which goes further \
+                         (epoch {}, log byte {}); found that they differ",
+                        peer.address, position.epoch, position.log_byte
+                    ),
+                )
+                .help("promote that node; this one can rejoin behind it"));
+            }
+            Err(e) => {
+                self.unread.insert(node);
+                self.failed.insert(peer.address, e.to_string());
+            }
+        }
+        if self.unread.contains(&node) {
+            let why = self.failed.values().cloned().collect::<Vec<_>>().join("; ");
+            return Ok(Stage::Short(
+                Error::new(
+                    Kind::Io,
+                    format!("expected the tail of {node}, which goes furthest, found that it cannot be had: {why}"),
+                )
+                .help("it is tried again; what it holds may have been acknowledged"),
+            ));
+        }
+        Ok(Stage::Going)
+    }
+
+    /// Who is to be asked next.
+    fn next(&self, peers: &dyn Peers) -> Option<Peer> {
+        let asked = |peer: &Peer| {
+            self.failed.contains_key(&peer.address)
+                || self.granted.values().any(|(known, _)| known.address == peer.address)
+        };
+        peers.known().into_iter().find(|peer| !asked(peer))
+    }
+
+    fn ask(&mut self, peer: &Peer, peers: &mut dyn Peers, me: Id) -> Result<()> {
+        let standing = match peers.ask(peer, &self.ask) {
+            Ok(standing) => standing,
+            Err(e) => {
+                self.failed.insert(peer.address.clone(), e.to_string());
+                return Ok(());
+            }
+        };
+        let mut refuse = |why: String| {
+            self.failed.insert(peer.address.clone(), why);
+            Ok(())
+        };
+        if standing.report.log != Some(self.ask.log) {
+            return refuse("it is of another log".into());
+        }
+        if standing.node() == me {
+            return refuse("it is this node".into());
+        }
+        if !standing.grants(self.epoch, me) {
+            let seen = standing.seen();
+            if seen >= self.epoch.number {
+                return Err(Error::new(
+                    Kind::Fenced,
+                    format!(
+                        "expected {} to promise epoch {}, found that it knows epoch {seen}",
+                        peer.address, self.epoch
+                    ),
+                )
+                .help("another node leads, or is about to; or try again, by a higher number"));
+            }
+            return refuse("it did not promise".into());
+        }
+        if standing.report.unclean {
+            return refuse("it lost what it had acknowledged, and does not count".into());
+        }
+        self.granted.insert(standing.node(), (peer.clone(), standing));
+        Ok(())
+    }
+
+    /// Who of those that promised is further than `end`, most of all.
+    fn furthest(&self, end: Position) -> Option<(Peer, Standing)> {
+        let ahead = self.granted.values().filter(|(_, there)| furthest(there.report.durable) > furthest(end));
+        ahead.max_by_key(|(_, there)| furthest(there.report.durable)).cloned()
+    }
+
+    fn short(&self, lacking: &Lacking) -> Error {
+        let why: Vec<String> =
+            self.failed.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        let missing: Vec<String> = lacking.missing.iter().map(ToString::to_string).collect();
+        let why = if why.is_empty() { "no other node is known".into() } else { why.join("; ") };
+        Error::new(
+            Kind::Rejected,
+            format!(
+                "expected enough promises to know all that was acknowledged, found {lacking}; missing {} ({why})",
+                missing.join(", ")
+            ),
+        )
+        .help("start those members, or name their addresses with --peer")
+    }
+}
+
+/// What "further" means: the epoch of the last frame first.
+fn furthest(at: Position) -> (Epoch, crate::position::LogByte) {
+    (at.epoch, at.log_byte)
+}
+
+fn bound(me: Id, to: Epoch) -> Error {
+    Error::new(Kind::Fenced, format!("expected node {me} to be free, found it bound to epoch {to}"))
+        .help("another node leads, or is about to; or try again, by a higher number")
+}
+
+/// A node that may not lead.
+pub(super) fn unclean(me: Id) -> Error {
+    Error::new(
+        Kind::Unclean,
+        format!("expected node {me} to hold all that it has acknowledged, found that it lost some of it"),
+    )
+    .help("it can lead once it has fetched that again: let it follow a node that holds it")
+}
+
+/// How everybody is, without asking for a promise: what a promotion would find.
+pub fn survey(ask: &Ask, peers: &mut dyn Peers) -> Vec<(Peer, Result<Standing>)> {
+    let ask = Ask { epoch: None, ..ask.clone() };
+    let known = peers.known();
+    known
+        .into_iter()
+        .map(|peer| {
+            let standing = peers.ask(&peer, &ask);
+            (peer, standing)
+        })
+        .collect()
+}

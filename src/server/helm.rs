@@ -1,0 +1,155 @@
+//! The helm: what is asked of whoever runs a node through its roles, and what they say about that.
+//!
+//! Shared by requests and by the runner (`run`), over all the roles that a node has in its time. A node that
+//! nobody runs so, because a program made it a leader or a follower for good, has one that nobody reads.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::position::{Epoch, Id};
+use crate::ship::LeaderAt;
+
+use super::events::Events;
+
+/// What somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Lead, now.
+    Promote {
+        /// Though records are known to be lost.
+        accept_loss: bool,
+        /// The leader itself hands over: it will promise.
+        handed_over: bool,
+    },
+    /// Let a follower lead, the best one unless it is named by its address, or by its node.
+    Switchover {
+        /// Which.
+        to: Option<String>,
+    },
+    /// Lead no more.
+    Demote,
+    /// Nobody is to become leader by itself; or that is over.
+    Pause(bool),
+}
+
+/// Requests and remarks.
+#[derive(Debug, Default)]
+pub struct Helm {
+    /// Where the leader is.
+    pub(super) leader: LeaderAt,
+    pub(super) events: Events,
+    /// Somebody runs the node, and answers.
+    pub(super) manned: bool,
+    pub(super) may_lead: bool,
+    pub(super) priority: u32,
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    orders: VecDeque<(u64, Order)>,
+    /// Orders given so far.
+    given: u64,
+    /// The last one that is over, and what it came to.
+    done: Option<(u64, Result<String, String>)>,
+    /// To whom the newest promise was given, and for what.
+    promised: Option<(Epoch, Id, Option<String>)>,
+    shown: Shown,
+}
+
+/// How the node stands in its cluster, as the status shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Shown {
+    /// `undecided` or `candidate`, instead of following.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<&'static str>,
+    /// Why nobody leads, or this node does not try to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<String>,
+    /// The coordinator's place; none with an operator as coordinator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) coordinator: Option<String>,
+    /// Why that does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) coordinator_trouble: Option<String>,
+    /// Who holds the seat there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seat: Option<String>,
+    /// Whether nobody is to become leader by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) paused: Option<bool>,
+    /// How long after the leader's death another one leads, about, in seconds: the lease, the patience, and a
+    /// survey.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) recovery_seconds: Option<u64>,
+}
+
+impl Helm {
+    /// That of a node which somebody runs.
+    #[cfg(feature = "client")]
+    pub(super) fn manned(may_lead: bool, priority: u32) -> Self {
+        Helm { manned: true, may_lead, priority, ..Helm::default() }
+    }
+
+    /// Gives an order; its number.
+    pub(super) fn order(&self, order: Order) -> u64 {
+        let mut state = self.state();
+        state.given += 1;
+        let number = state.given;
+        state.orders.push_back((number, order));
+        self.moved.notify_all();
+        number
+    }
+
+    /// Takes the oldest order, waiting for one at most so long.
+    pub(super) fn next(&self, most: Duration) -> Option<(u64, Order)> {
+        let state = self.state();
+        let empty = |state: &mut State| state.orders.is_empty() && state.promised.is_none();
+        let waited = self.moved.wait_timeout_while(state, most, empty);
+        waited.unwrap_or_else(PoisonError::into_inner).0.orders.pop_front()
+    }
+
+    /// What an order came to.
+    pub(super) fn done(&self, number: u64, outcome: Result<String, String>) {
+        self.state().done = Some((number, outcome));
+        self.moved.notify_all();
+    }
+
+    /// Waits until an order is over, at most so long; what it came to.
+    pub(super) fn outcome(&self, number: u64, most: Duration) -> Option<Result<String, String>> {
+        let open = |state: &mut State| state.done.as_ref().is_none_or(|(done, _)| *done < number);
+        let waited = self.moved.wait_timeout_while(self.state(), most, open);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.done.as_ref().filter(|(done, _)| *done == number).map(|(_, what)| what.clone())
+    }
+
+    /// An epoch was promised to another node.
+    pub(super) fn promised(&self, epoch: Epoch, owner: Id, address: Option<String>) {
+        let mut state = self.state();
+        if state.promised.as_ref().is_none_or(|(known, ..)| *known < epoch) {
+            state.promised = Some((epoch, owner, address));
+            self.moved.notify_all();
+        }
+    }
+
+    /// The newest promise that nobody has looked at.
+    pub(super) fn take_promised(&self) -> Option<(Epoch, Id, Option<String>)> {
+        self.state().promised.take()
+    }
+
+    pub(super) fn show(&self, change: impl FnOnce(&mut Shown)) {
+        change(&mut self.state().shown);
+    }
+
+    pub(super) fn shown(&self) -> Shown {
+        self.state().shown.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,524 @@
+//! The role of a follower: it follows whoever leads, finds out who that is, and may become a candidate.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::frame::Mode;
+use crate::position::{Epoch, LogByte};
+use crate::replica::coordinator::{Claim, Seat, Take};
+use crate::replica::failover::{Move, Peers, Promotion, Sight, Stage, Standing, survey};
+use crate::replica::{Follower, demote};
+use crate::ship::{Chain, Led, Source};
+
+use super::super::helm::Order;
+use super::super::{Bound, Server};
+use super::peers::{is_gone, may_pass};
+use super::{AGAIN, ASK, LOOK, Moment, Next, Role, Run};
+
+/// A candidate that lacks promises asks for them again after this, and gives up after that.
+const REST: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often an operator's candidate tries a higher number.
+const TRIES: u32 = 3;
+/// How often a copy that ended by itself is opened again before that is an error; a minute forgives.
+const ANEW: u32 = 3;
+const SPELL: Duration = Duration::from_secs(60);
+
+/// What the others said, and when they were asked.
+struct Survey {
+    at: Instant,
+    /// By the clock that does not jump.
+    now: u64,
+    others: Vec<Standing>,
+    /// Those that did not answer.
+    silent: usize,
+}
+
+/// What a promotion is allowed.
+#[derive(Clone, Copy)]
+struct Terms {
+    accept_loss: bool,
+    /// The leader itself hands over.
+    handed_over: bool,
+}
+
+impl Run<'_> {
+    /// Follows until it is told to stop, or has won an epoch.
+    pub(super) fn follow(&mut self, bound: Bound) -> Result<(Next, Result<Bound>)> {
+        let mut place = bound;
+        let (mut again, mut began) = (ANEW, Instant::now());
+        loop {
+            let Some(follower) = self.open()? else { return Ok((Next::Stop, Ok(place))) };
+            for finding in &follower.report().findings {
+                self.tell(format!("note: {finding}"));
+            }
+            let mut server = place.keep_up(follower)?;
+            (self.tell)(Moment::Serving(&server));
+            let next = self.until_called(&mut server);
+            self.helm.show(|shown| (shown.state, shown.why) = (None, None));
+            let (closed, bound) = match next {
+                Ok(Some(next)) => {
+                    let (closed, bound) = server.retire();
+                    if matches!(next, Next::Stop) {
+                        closed?;
+                    } else if let Err(e) = closed {
+                        self.tell(format!("note: the copy did not close well: {e}"));
+                    }
+                    return Ok((next, bound));
+                }
+                Ok(None) => server.retire(),
+                Err(e) => {
+                    let _ = server.retire();
+                    return Err(e);
+                }
+            };
+            // It ended by itself: opened again, it begins with a snapshot, or rejoins behind the leader.
+            let Err(e) = closed else { return Ok((Next::Stop, bound)) };
+            if began.elapsed() > SPELL {
+                (again, began) = (ANEW, Instant::now());
+            }
+            if !crate::replica::heals_by_opening(e.kind()) || again == 0 {
+                return Err(e);
+            }
+            again -= 1;
+            self.tell(format!("{e}; it is opened again"));
+            place = bound?;
+        }
+    }
+
+    /// Opens the copy; while there is none and nobody leads, it tries again. `None`: it was told to stop.
+    fn open(&mut self) -> Result<Option<Follower>> {
+        let layout = crate::log::files::Layout::new(&self.dir);
+        let fs = std::sync::Arc::clone(&self.log.fs);
+        if crate::log::files::LogFile::read(&*fs, &layout).is_ok() {
+            demote(&*fs, &self.dir, &self.url)?;
+        }
+        loop {
+            let opened = self.source().and_then(|source| {
+                let options = crate::log::Options { create: false, ..self.log.clone() };
+                Follower::open_from(options, self.table.clone(), &self.dir, source)
+            });
+            match opened {
+                Ok(follower) => return Ok(Some(follower)),
+                Err(e) if may_pass(e.kind()) => self.tell(format!("{e}; trying again")),
+                Err(e) => return Err(e),
+            }
+            let until = Instant::now() + AGAIN;
+            while Instant::now() < until {
+                if self.stops() {
+                    return Ok(None);
+                }
+                std::thread::sleep(LOOK);
+            }
+            self.find_leader_without_log();
+        }
+    }
+
+    /// Whoever leads; then what was named.
+    fn source(&self) -> Result<Box<dyn Source>> {
+        let (at, open) = (self.helm.leader.clone(), std::sync::Arc::clone(&self.book.open));
+        let led = move || -> Result<Box<dyn Source>> {
+            let open = std::sync::Arc::clone(&open);
+            Ok(Box::new(Led::new(at.clone(), move |address| open(address))))
+        };
+        let mut led = led;
+        let alone = self.coordinator.is_none()
+            && self.book.named.is_empty()
+            && self.helm.leader.get().is_none();
+        match &self.given {
+            None => led(),
+            // Nothing but an operator's word makes another one lead, and that opens it anew.
+            Some(given) if alone => given(),
+            Some(given) => {
+                let mut first = Some(given()?);
+                let chain = Chain::default().link("the leader", led);
+                Ok(Box::new(chain.link("as named", move || {
+                    first.take().ok_or_else(|| {
+                        Error::new(Kind::Io, "expected the named sources to be open, found them closed")
+                    })
+                })))
+            }
+        }
+    }
+
+    /// Until there is another role to take; `None` when the follower ended by itself.
+    fn until_called(&mut self, server: &mut Server) -> Result<Option<Next>> {
+        let mut survey: Option<Survey> = None;
+        loop {
+            if self.stops() {
+                return Ok(Some(Next::Stop));
+            }
+            if server.has_stopped_following() {
+                return Ok(None);
+            }
+            (self.tell)(Moment::Serves(server));
+            if let Some((epoch, owner, address)) = self.helm.take_promised() {
+                // Whom it has promised to is whom it follows from here on.
+                let known = self.helm.leader.get().is_some();
+                if owner != server.log().node() && self.helm.leader.set(address) {
+                    self.tell(format!("follows the candidate of epoch {}", epoch.number));
+                    if !known && self.given.is_some() {
+                        return Ok(Some(Next::Role(Role::Follow)));
+                    }
+                }
+            }
+            if let Some((number, order)) = self.helm.next(LOOK)
+                && let Some(next) = self.obey(server, number, order)?
+            {
+                return Ok(Some(next));
+            }
+            if let Some(next) = self.look_around(server, &mut survey)? {
+                return Ok(Some(next));
+            }
+        }
+    }
+
+    /// Does what it is told.
+    fn obey(&mut self, server: &mut Server, number: u64, order: Order) -> Result<Option<Next>> {
+        let outcome = match order {
+            Order::Promote { accept_loss, handed_over } => {
+                let terms = Terms { accept_loss, handed_over };
+                return match self.promote(server, terms, number)? {
+                    Ok(epoch) => Ok(Some(Next::Role(Role::Lead(Some(epoch))))),
+                    Err(why) => {
+                        self.helm.done(number, Err(why.to_string()));
+                        Ok(None)
+                    }
+                };
+            }
+            Order::Pause(paused) => self.pause(paused),
+            Order::Switchover { .. } | Order::Demote => {
+                Err(Error::new(Kind::NotLeader, "expected the leader, found a follower"))
+            }
+        };
+        self.helm.done(number, outcome.map_err(|e| e.to_string()));
+        Ok(None)
+    }
+
+    pub(super) fn pause(&mut self, paused: bool) -> Result<String> {
+        let Some(coordinator) = &mut self.coordinator else {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                "expected a coordinator, found none: nobody becomes leader by itself here",
+            ));
+        };
+        coordinator.pause(paused)?;
+        let what = if paused { "failover is paused" } else { "failover goes on" };
+        self.tell(what.to_owned());
+        Ok(what.to_owned())
+    }
+
+    /// Finds out who leads, and whether it should itself.
+    fn look_around(&mut self, server: &mut Server, survey: &mut Option<Survey>) -> Result<Option<Next>> {
+        if self.coordinator.is_none() {
+            return self.look_for_leader(server, survey);
+        }
+        let due = self.asked.is_none_or(|at| at.elapsed() >= ASK) || survey.is_some();
+        if !due {
+            return Ok(None);
+        }
+        let Some(seat) = self.look(server) else { return Ok(None) };
+        let node = server.log().node();
+        if let Some(holder) = seat.holder.as_ref().filter(|holder| holder.node != node) {
+            *survey = None;
+            self.undecided = false;
+            if self.helm.leader.set(Some(holder.address.clone()).filter(|at| !at.is_empty())) {
+                self.tell(format!("follows {} in epoch {}", holder.address, holder.epoch.number));
+            }
+            self.helm.show(|shown| (shown.state, shown.why) = (None, None));
+            return Ok(None);
+        }
+        let own = server.node.standing();
+        let others = survey.as_ref().map(|survey| survey.others.clone()).unwrap_or_default();
+        let shown = server.node.gauge.as_ref().map(|gauge| gauge.read()).unwrap_or_default();
+        let last = seat.last.as_ref().map(|last| last.address.clone());
+        let crashed = last.or_else(|| self.helm.leader.get()).is_some_and(|at| at != self.url && is_gone(&at));
+        let sight = Sight {
+            now: self.log.fs.elapsed(),
+            wall: self.log.fs.now(),
+            seat: &seat,
+            own: &own,
+            others: &others,
+            asked: survey.as_ref().map(|survey| survey.now),
+            mode: own.sets.last().map(|line| line.set.mode).unwrap_or_default(),
+            committed: own.report.committed.unwrap_or(LogByte(0)),
+            leader_end: shown.durable_offset.0,
+            crashed,
+        };
+        match self.election.decide(&sight) {
+            Move::Follow => Ok(None),
+            Move::Wait(_, why) | Move::Stay(why) => {
+                self.helm.show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.clone())));
+                self.tell(format!("nobody leads; this node does not try to: {why}"));
+                if let Some(leads) = others.iter().find(|other| other.leads) {
+                    self.helm.leader.set(leads.address.clone());
+                }
+                Ok(None)
+            }
+            Move::Survey => {
+                *survey = Some(self.survey(server));
+                Ok(None)
+            }
+            Move::Take => {
+                *survey = None;
+                self.asked = None;
+                self.campaign(server, &seat)
+            }
+        }
+    }
+
+    /// Without a coordinator: asks those that were named who leads, while that is not known.
+    fn look_for_leader(&mut self, server: &mut Server, survey: &mut Option<Survey>) -> Result<Option<Next>> {
+        let heard = server.node.gauge.as_ref().and_then(|gauge| gauge.read().heard);
+        let now = self.log.fs.elapsed();
+        let lately = heard.is_some_and(|at| now.saturating_sub(at) < 2_000_000_000);
+        if lately || self.book.known().is_empty() {
+            self.helm.show(|shown| (shown.state, shown.why) = (None, None));
+            return Ok(None);
+        }
+        if survey.as_ref().is_some_and(|survey| survey.at.elapsed() < ASK) {
+            return Ok(None);
+        }
+        let found = self.survey(server);
+        let own = server.node.standing();
+        let leads = found.others.iter().filter(|other| other.leads).max_by_key(|other| other.seen());
+        if let Some(leads) = leads.filter(|leads| leads.seen() >= own.seen()) {
+            self.undecided = false;
+            self.helm.show(|shown| (shown.state, shown.why) = (None, None));
+            if self.helm.leader.set(leads.address.clone()) {
+                self.tell(format!("follows {}", leads.address.clone().unwrap_or_default()));
+            }
+        } else if self.undecided {
+            let newest = own.report.durable.epoch.number;
+            let foreign = found.others.iter().find(|other| other.seen() > newest);
+            let why = match (foreign, found.silent) {
+                (None, 0) => {
+                    *survey = None;
+                    self.undecided = false;
+                    self.tell("all nodes answered and none knows a later epoch: it leads again".into());
+                    let terms = Terms { accept_loss: false, handed_over: true };
+                    return Ok(match self.promote(server, terms, 0)? {
+                        Ok(epoch) => Some(Next::Role(Role::Lead(Some(epoch)))),
+                        Err(why) => {
+                            self.undecided = true;
+                            self.tell(format!("it cannot lead again: {why}"));
+                            None
+                        }
+                    });
+                }
+                (Some(other), _) => {
+                    format!("{} knows epoch {}, which is none of this node's", other.name, other.seen())
+                }
+                (None, silent) => format!("{silent} of the nodes that were named do not answer"),
+            };
+            self.helm.show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.clone())));
+            self.tell(format!("undecided who leads: {why}; `tidelog promote` decides it"));
+        }
+        *survey = Some(found);
+        Ok(None)
+    }
+
+    /// Before there is a copy: who leads, as the coordinator or the others say.
+    fn find_leader_without_log(&mut self) {
+        if let Some(coordinator) = &mut self.coordinator
+            && let Ok(Seat { holder: Some(holder), .. }) = coordinator.look()
+        {
+            self.helm.leader.set(Some(holder.address));
+            return;
+        }
+        for peer in self.book.known() {
+            let leads = self.book.client(&peer.address).and_then(|client| {
+                client.get("/leader", &[], Duration::ZERO).map(|reply| reply.status == 200)
+            });
+            if leads.unwrap_or(false) {
+                self.helm.leader.set(Some(peer.address));
+                return;
+            }
+        }
+    }
+
+    fn survey(&mut self, server: &Server) -> Survey {
+        let ask = self.ask(server);
+        let now = self.log.fs.elapsed();
+        let mut others = Vec::new();
+        let mut silent = 0;
+        for (_, answer) in survey(&ask, &mut self.book) {
+            match answer {
+                Ok(standing) if standing.report.log == Some(ask.log) => others.push(standing),
+                Ok(_) => {}
+                Err(_) => silent += 1,
+            }
+        }
+        Survey { at: Instant::now(), now, others, silent }
+    }
+
+    /// Takes the seat, and becomes leader if enough others agree.
+    fn campaign(&mut self, server: &mut Server, seat: &Seat) -> Result<Option<Next>> {
+        let own = server.node.standing();
+        let claim = Claim {
+            log: server.log().id(),
+            node: server.log().node(),
+            name: self.name.clone(),
+            address: self.url.clone(),
+            nonce: self.nonce()?,
+            seen: own.seen().max(seat.number),
+        };
+        let Some(coordinator) = &mut self.coordinator else { return Ok(None) };
+        let epoch = match coordinator.take(&claim) {
+            Ok(Take::Won(epoch)) => epoch,
+            Ok(Take::Held(_)) => return Ok(None),
+            Err(e) => {
+                self.tell(format!("the seat could not be taken: {e}"));
+                return Ok(None);
+            }
+        };
+        self.tell(format!("won epoch {}: it asks the others for their promises", epoch.number));
+        self.helm.show(|shown| (shown.state, shown.why) = (Some("candidate"), None));
+        match self.gather(server, epoch)? {
+            Ok(()) => Ok(Some(Next::Role(Role::Lead(Some(epoch))))),
+            Err(why) => {
+                self.tell(format!("it does not lead epoch {}: {why}", epoch.number));
+                if let Some(coordinator) = &mut self.coordinator {
+                    // Whoever is better placed may have it.
+                    let _ = coordinator.resign();
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Leads because an operator, or the leader that hands over, says so.
+    fn promote(&mut self, server: &mut Server, terms: Terms, number: u64) -> Result<Result<Epoch>> {
+        let mut tries = TRIES;
+        let mut seen = 0;
+        loop {
+            let found = self.survey(server);
+            let own = server.node.standing();
+            if let Err(why) = allowed(&own, &found, terms, server) {
+                return Ok(Err(why));
+            }
+            seen = found.others.iter().map(Standing::seen).chain([own.seen(), seen]).max().unwrap_or(0);
+            let epoch = match self.win(server, seen)? {
+                Ok(epoch) => epoch,
+                Err(why) => return Ok(Err(why)),
+            };
+            self.tell(format!("epoch {}: it asks the others for their promises", epoch.number));
+            match self.gather(server, epoch)? {
+                Ok(()) => {
+                    let what = format!("epoch {} is won: this node begins to lead", epoch.number);
+                    self.helm.done(number, Ok(what));
+                    return Ok(Ok(epoch));
+                }
+                Err(why) if why.kind() == Kind::Fenced && tries > 1 => {
+                    tries -= 1;
+                    seen = epoch.number;
+                }
+                Err(why) => {
+                    if let Some(coordinator) = &mut self.coordinator {
+                        let _ = coordinator.resign();
+                    }
+                    return Ok(Err(why));
+                }
+            }
+        }
+    }
+
+    /// An epoch number for this node: the coordinator's, or the next one above all that was seen.
+    fn win(&mut self, server: &Server, seen: u64) -> Result<Result<Epoch>> {
+        let nonce = self.nonce()?;
+        let Some(coordinator) = &mut self.coordinator else {
+            return Ok(Ok(Epoch { number: seen + 1, nonce }));
+        };
+        let claim = Claim {
+            log: server.log().id(),
+            node: server.log().node(),
+            name: self.name.clone(),
+            address: self.url.clone(),
+            nonce,
+            seen,
+        };
+        // The leader that hands over lets go of the seat, or the lease of a dead one is over soon.
+        let until = Instant::now() + coordinator.ttl() + ASK;
+        loop {
+            match coordinator.take(&claim) {
+                Ok(Take::Won(epoch)) => return Ok(Ok(epoch)),
+                Ok(Take::Held(seat)) if Instant::now() >= until => {
+                    let holder = seat.holder.map(|holder| holder.address).unwrap_or_default();
+                    return Ok(Err(Error::new(
+                        Kind::Rejected,
+                        format!("expected the seat at the coordinator to be free, found that {holder} holds it"),
+                    )
+                    .help("it leads; hand over with `tidelog switchover`")));
+                }
+                Ok(Take::Held(_)) => {}
+                Err(e) if Instant::now() >= until => return Ok(Err(e)),
+                Err(_) => {}
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Gathers promises for an epoch, and the longest tail. Afterwards the follower stands still, if it may
+    /// lead; otherwise it follows again.
+    fn gather(&mut self, server: &mut Server, epoch: Epoch) -> Result<Result<()>> {
+        let Some((mut follower, ran)) = server.take_follower() else {
+            return Ok(Err(Error::new(Kind::Io, "expected a follower that runs, found none")));
+        };
+        if let Err(e) = ran {
+            server.give_follower(follower)?;
+            return Ok(Err(e));
+        }
+        let outcome = self.gather_with(&mut follower, server, epoch);
+        match outcome.is_ok() {
+            true => server.rest(follower),
+            false => server.give_follower(follower)?,
+        }
+        Ok(outcome)
+    }
+
+    fn gather_with(&mut self, follower: &mut Follower, server: &Server, epoch: Epoch) -> Result<()> {
+        let ask = self.ask(server);
+        let mut promotion = Promotion::begin(follower, epoch, &ask)?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match promotion.step(follower, &mut self.book)? {
+                Stage::Going => {}
+                Stage::Ready => break,
+                Stage::Short(why) if Instant::now() >= until || self.stops() => return Err(why),
+                Stage::Short(_) => {
+                    std::thread::sleep(REST);
+                    promotion.again();
+                }
+            }
+            if let Some(coordinator) = &mut self.coordinator {
+                // Others must not think it gone while it asks around.
+                let _ = coordinator.renew();
+            }
+        }
+        // What opening for writing would have to apply is applied before anybody waits for that.
+        follower.table().checkpoint().map(drop)
+    }
+}
+
+/// Whether a promotion that an operator asks for may go on: what it would lose is said, and must be accepted.
+fn allowed(own: &Standing, found: &Survey, terms: Terms, server: &Server) -> Result<()> {
+    if terms.accept_loss || terms.handed_over {
+        return Ok(());
+    }
+    let mode = own.sets.last().map(|line| line.set.mode).unwrap_or_default();
+    if matches!(mode, Mode::Sync { .. } | Mode::Archive) {
+        return Ok(());
+    }
+    let shown = server.node.gauge.as_ref().map(|gauge| gauge.read()).unwrap_or_default();
+    let all = found.others.iter().chain([own]);
+    let best = all.map(|one| one.report.durable.offset.0).max().unwrap_or(0);
+    let lost = shown.durable_offset.0.saturating_sub(best);
+    if lost == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Rejected,
+        format!("expected nothing to be lost, found that the leader had {lost} records more when it was last heard"),
+    )
+    .help("promote the node that has them, or accept that with --accept-loss"))
+}

@@ -1,0 +1,309 @@
+//! A node through its roles: it follows, becomes a candidate, leads, is replaced, follows again; in one
+//! process, behind one address (features `server` and `client`).
+//!
+//! ```text
+//!             ┌────────────── fenced, demoted, lease lost ──────────────┐
+//!             ▼                                                         │
+//!  start ─► follow ── seat free, or an operator's word ── promotion ─► lead
+//!             │ ▲                                            │
+//!             │ └──────── too few promises, outbid ──────────┘
+//!             └─ undecided: nobody is known to lead
+//! ```
+//!
+//! Called by programs and by the command line; drives [`Follower`](crate::Follower), `replica::failover` and
+//! a coordinator. Invariants:
+//! - with a coordinator, or with other nodes named, a directory is never led because it led before: it follows
+//!   until it has won an epoch;
+//! - the place to listen at stays bound from the first role to the last: who connects during a change waits for it;
+//! - one thread, the caller's, changes roles; requests only give it orders.
+
+mod follow;
+mod lead;
+mod peers;
+
+pub use peers::OpenNode;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::log::files::{Control, Layout, LogFile};
+use crate::log::{Log, Options};
+use crate::position::{Epoch, Id};
+use crate::replica::coordinator::{Coordinator, Member, Seat};
+use crate::replica::failover::{Ask, Election, Policy};
+use crate::ship::{Credentials, Source};
+use crate::table::TableOptions;
+
+use super::helm::Helm;
+use super::{Bound, Server};
+use peers::PeerBook;
+
+/// How often the runner looks around when nobody gives it an order.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a coordinator is asked by who follows; and other nodes, while nobody is known to lead.
+const ASK: Duration = Duration::from_secs(1);
+/// How often a new copy whose leader is not there is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Answers of other nodes are at most this large.
+const MOST_ANSWER_BYTES: usize = 64 << 10;
+/// Why something failed is told again after this long.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Makes the sources that were named.
+pub type OpenGiven = Box<dyn Fn() -> Result<Box<dyn Source>> + Send>;
+
+/// What a node is run with.
+pub struct RunOptions {
+    /// The log's directory.
+    pub dir: PathBuf,
+    /// How its log is opened; `create` makes it if there is none, and no other node has one.
+    pub log: Options,
+    /// How its table is opened.
+    pub table: TableOptions,
+    /// Where it is served, and how.
+    pub server: Bound,
+    /// The sources that it follows, when any were named: then it does not lead unless it is told to.
+    pub given: Option<OpenGiven>,
+    /// The other nodes, as far as they were named.
+    pub peers: Vec<String>,
+    /// What is shown to them.
+    pub credentials: Credentials,
+    /// A node's address as a source.
+    pub open: OpenNode,
+    /// Who says when to try to lead; without one an operator does.
+    pub coordinator: Option<Box<dyn Coordinator>>,
+    /// How it behaves when nobody leads.
+    pub policy: Policy,
+}
+
+/// What a runner tells.
+pub enum Moment<'a> {
+    /// It serves in a role from here on.
+    Serving(&'a Server),
+    /// It still does; told a few times a second.
+    Serves(&'a Server),
+    /// Something that people want to know.
+    Said(String),
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Follow,
+    /// By an epoch that was won, or by the next one of a log that nobody else has.
+    Lead(Option<Epoch>),
+}
+
+enum Next {
+    Stop,
+    Role(Role),
+}
+
+/// A node that is run.
+struct Run<'a> {
+    dir: PathBuf,
+    log: Options,
+    table: TableOptions,
+    given: Option<OpenGiven>,
+    book: PeerBook,
+    coordinator: Option<Box<dyn Coordinator>>,
+    election: Election,
+    helm: Arc<Helm>,
+    url: String,
+    name: String,
+    stop: &'a dyn Fn() -> bool,
+    tell: &'a mut dyn FnMut(Moment<'_>),
+    /// What was told last, and when.
+    told: Option<(String, Instant)>,
+    /// Whether it may lead again what it led, though others may know better: they are asked first.
+    undecided: bool,
+    /// What stood at the coordinator the last time that it answered, and when it was asked.
+    seat: Option<Seat>,
+    asked: Option<Instant>,
+}
+
+/// Runs a node until `stop` says so. `tell` hears when it serves in a role, and what happens.
+pub fn run(
+    options: RunOptions,
+    stop: &dyn Fn() -> bool,
+    tell: &mut dyn FnMut(Moment<'_>),
+) -> Result<()> {
+    let RunOptions { dir, log, table, server, given, peers, credentials, open, coordinator, policy } =
+        options;
+    let name = server.options.name.clone();
+    let mut bound = server;
+    let url = bound.url();
+    let helm = Arc::new(Helm::manned(!policy.never_lead, policy.priority));
+    bound.helm = Arc::clone(&helm);
+    helm.show(|shown| shown.coordinator = coordinator.as_ref().map(|known| known.place()));
+    let mut run = Run {
+        dir,
+        log,
+        table,
+        given,
+        book: PeerBook::new(peers, credentials, open, url.clone()),
+        coordinator,
+        election: Election::new(policy),
+        helm,
+        url,
+        name,
+        stop,
+        tell,
+        told: None,
+        undecided: false,
+        seat: None,
+        asked: None,
+    };
+    let mut role = run.first()?;
+    loop {
+        let (next, place) = match role {
+            Role::Follow => run.follow(bound)?,
+            Role::Lead(won) => run.lead(bound, won)?,
+        };
+        match next {
+            Next::Stop => return Ok(()),
+            Next::Role(next) => role = next,
+        }
+        bound = place?;
+    }
+}
+
+impl Run<'_> {
+    /// What it begins as.
+    fn first(&mut self) -> Result<Role> {
+        let layout = Layout::new(&self.dir);
+        let fs = Arc::clone(&self.log.fs);
+        let here = match LogFile::read(&*fs, &layout) {
+            Ok(log) => Some(log),
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotALog) => None,
+            Err(e) => return Err(e),
+        };
+        let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+        let leads = here.is_some() && control.follows.is_none();
+        let Some(coordinator) = &mut self.coordinator else {
+            if self.given.is_some() || here.is_some() && !leads {
+                return Ok(Role::Follow);
+            }
+            if self.book.named.is_empty() || here.is_none() {
+                return Ok(Role::Lead(None));
+            }
+            self.undecided = true;
+            return Ok(Role::Follow);
+        };
+        if here.is_some() {
+            // It may have been replaced while it was away.
+            return Ok(Role::Follow);
+        }
+        if !self.log.create {
+            return Ok(Role::Follow);
+        }
+        // Of several that would make the log, one does.
+        let mut id = [0; 16];
+        fs.random(&mut id).map_err(|e| Error::io("read randomness for", &self.dir, e))?;
+        let ours = Id(id);
+        if coordinator.claim_log(ours)? != ours {
+            return Ok(Role::Follow);
+        }
+        let options = Options { log_id: Some(ours), follows: Some(self.url.clone()), ..self.log.clone() };
+        drop(Log::open_with(options, &self.dir)?);
+        self.tell(format!("made log {ours}"));
+        Ok(Role::Follow)
+    }
+
+    /// Who asks, and about what.
+    fn ask(&self, server: &Server) -> Ask {
+        Ask {
+            log: server.log().id(),
+            node: server.log().node(),
+            name: self.name.clone(),
+            address: Some(self.url.clone()),
+            epoch: None,
+        }
+    }
+
+    /// Says something once, and again only after a while.
+    fn tell(&mut self, what: String) {
+        let known = |(text, at): &(String, Instant)| *text == what && at.elapsed() < TELL;
+        if self.told.as_ref().is_some_and(known) {
+            return;
+        }
+        let text = what.clone();
+        self.helm.events.note(self.log.fs.now(), what);
+        (self.tell)(Moment::Said(text.clone()));
+        self.told = Some((text, Instant::now()));
+    }
+
+    /// Asks the coordinator what stands there, at most once a second; what it said last.
+    fn look(&mut self, server: &Server) -> Option<Seat> {
+        let due = self.asked.is_none_or(|at| at.elapsed() >= ASK);
+        let coordinator = self.coordinator.as_mut()?;
+        if !due {
+            return self.seat.clone();
+        }
+        self.asked = Some(Instant::now());
+        let me = Member {
+            node: server.log().node(),
+            name: self.name.clone(),
+            address: self.url.clone(),
+        };
+        let looked = coordinator.look().and_then(|seat| {
+            if self.seat.is_none() {
+                coordinator.join(&me)?;
+            }
+            let members = if seat.holder.is_none() || self.seat.is_none() {
+                coordinator.members()?
+            } else {
+                Vec::new()
+            };
+            Ok((seat, members))
+        });
+        match looked {
+            Ok((seat, members)) => {
+                for member in members {
+                    self.book.hear(member.node, &member.address);
+                }
+                if let Some(holder) = &seat.holder {
+                    self.book.hear(holder.node, &holder.address);
+                }
+                self.show(&seat);
+                self.seat = Some(seat);
+            }
+            Err(e) => {
+                self.helm.show(|shown| shown.coordinator_trouble = Some(e.to_string()));
+                self.tell(format!("the coordinator does not answer: {e}"));
+                return None;
+            }
+        }
+        self.seat.clone()
+    }
+
+    /// Shows what stands at the coordinator.
+    fn show(&self, seat: &Seat) {
+        let held = match &seat.holder {
+            Some(holder) => format!("held by {} for epoch {}", holder.address, holder.epoch.number),
+            None => format!("free, behind epoch {}", seat.number),
+        };
+        let ttl = self.coordinator.as_ref().map_or(Duration::ZERO, |known| known.ttl());
+        let patience = self.election.policy().patience;
+        self.helm.show(|shown| {
+            shown.coordinator_trouble = None;
+            shown.seat = Some(held);
+            shown.paused = Some(seat.paused);
+            shown.recovery_seconds = Some((ttl.max(patience) + 2 * ASK).as_secs());
+        });
+    }
+
+    /// A nonce for an epoch.
+    fn nonce(&self) -> Result<u64> {
+        let mut bytes = [0; 8];
+        let drawn = self.log.fs.random(&mut bytes);
+        drawn.map_err(|e| Error::io("read randomness for", &self.dir, e))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn stops(&self) -> bool {
+        (self.stop)()
+    }
+}
