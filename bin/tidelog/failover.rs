@@ -141,7 +141,8 @@ impl Target {
         let client = self.access.client(at, &self.token)?;
         let until = Instant::now() + timeout;
         loop {
-            let status = client.get("/v1/status", &[], Duration::ZERO).and_then(|reply| reply.ok()?.json());
+            let status =
+                client.get("/v1/status", &[], Duration::ZERO).and_then(|reply| reply.ok()?.json());
             if let Ok(status) = status {
                 let status: Value = status;
                 let newer = status["epoch"].as_u64().is_some_and(|now| now > epoch);
@@ -188,7 +189,9 @@ impl Promote {
             let failover: Value =
                 self.target.client()?.get("/v1/failover", &[], Duration::ZERO)?.ok()?.json()?;
             say(format_args!("plan: {} leads from epoch {} on", self.target.url, epoch + 1));
-            return not_done(json!({ "promote": brief(&before), "failover": failover, "done": false }));
+            return not_done(
+                json!({ "promote": brief(&before), "failover": failover, "done": false }),
+            );
         }
         let body = json!({
             "old_leader_is_stopped": self.old_leader_is_stopped,
@@ -223,7 +226,10 @@ impl Switchover {
                 match known {
                     Some(leader) => break leader,
                     None if Instant::now() >= until => {
-                        return Err(Failure::no(format!("{} has not handed over: {what}", self.target.url)));
+                        return Err(Failure::no(format!(
+                            "{} has not handed over: {what}",
+                            self.target.url
+                        )));
                     }
                     None => std::thread::sleep(LOOK),
                 }
@@ -240,7 +246,10 @@ impl Demote {
     pub(crate) fn run(self) -> Outcome {
         if !self.yes {
             let before = self.target.status()?;
-            say(format_args!("plan: {} leads no more, and nobody does until one is promoted", self.target.url));
+            say(format_args!(
+                "plan: {} leads no more, and nobody does until one is promoted",
+                self.target.url
+            ));
             return not_done(json!({ "demote": brief(&before), "done": false }));
         }
         output::line(self.target.post("/v1/demote", &json!({}))?)

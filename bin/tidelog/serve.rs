@@ -222,7 +222,8 @@ impl Serve {
                 }))
             }
         };
-        let peers = self.failover.peer.iter().map(|peer| peer.trim_end_matches('/').to_owned()).collect();
+        let peers =
+            self.failover.peer.iter().map(|peer| peer.trim_end_matches('/').to_owned()).collect();
         let run = RunOptions {
             dir: self.at.dir.clone(),
             log,

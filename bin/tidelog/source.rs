@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidelog::server::run::OpenNode;
 use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
 use tidelog::table::{Beginning, PauseAt, TableOptions};
 use tidelog::text::Bound;
-use tidelog::server::run::OpenNode;
 use tidelog::{Kind, Offset, Table};
 
 use crate::access::NodeAccess;
@@ -23,7 +23,7 @@ use crate::pause;
 use crate::progress;
 
 /// A leader that says nothing for so long is looked for anew.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(1);
 /// A copy that went on for so long is counted from the beginning again.
 const SPELL: Duration = Duration::from_secs(60);
 /// How often a copy whose log is gone is begun anew before that is an error.

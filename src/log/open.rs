@@ -138,12 +138,7 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
 
 /// Why a log that follows nobody takes no appends all the same: this node has promised another one not to
 /// lead any more.
-fn bound(
-    promises: &Promises,
-    node: Id,
-    epochs: &Epochs,
-    lead: Option<Epoch>,
-) -> Option<Error> {
+fn bound(promises: &Promises, node: Id, epochs: &Epochs, lead: Option<Epoch>) -> Option<Error> {
     let promise = promises.get()?;
     let newest = epochs.0.last().map_or(0, |entry| entry.epoch.number);
     if promise.owner == node || promise.epoch.number <= newest || lead == Some(promise.epoch) {

@@ -59,7 +59,13 @@ impl Promises {
 
     /// Promises this node the next number above all that was seen; or exactly the epoch that it has won,
     /// if nothing later was promised since.
-    pub(super) fn next(&self, node: Id, won: Option<Epoch>, seen: u64, nonce: u64) -> Result<Epoch> {
+    pub(super) fn next(
+        &self,
+        node: Id,
+        won: Option<Epoch>,
+        seen: u64,
+        nonce: u64,
+    ) -> Result<Epoch> {
         let mut held = self.lock();
         let before = held.map_or(0, |promise| promise.epoch.number);
         let epoch = match won {
@@ -95,7 +101,10 @@ mod tests {
         let (fs, layout) = (Os::shared(), Layout::new(dir.path()));
         let (a, b) = (Id([1; 16]), Id([2; 16]));
         let promises = Promises::open(&fs, &layout).unwrap();
-        let of = |number, owner: Id| Promise { epoch: Epoch { number, nonce: u64::from(owner.0[0]) }, owner };
+        let of = |number, owner: Id| Promise {
+            epoch: Epoch { number, nonce: u64::from(owner.0[0]) },
+            owner,
+        };
         assert_eq!(promises.raise(of(3, a)).unwrap(), of(3, a));
         assert_eq!(promises.raise(of(3, b)).unwrap(), of(3, a), "two owners of one number");
         assert_eq!(promises.raise(of(2, b)).unwrap(), of(3, a), "it fell");

@@ -71,7 +71,11 @@ impl Node {
         if ask.log != self.log.id() {
             return Err(Error::new(
                 Kind::WrongLog,
-                format!("expected a question about log {}, found one about {}", self.log.id(), ask.log),
+                format!(
+                    "expected a question about log {}, found one about {}",
+                    self.log.id(),
+                    ask.log
+                ),
             ));
         }
         let Some(epoch) = ask.epoch else { return Ok(self.standing()) };
@@ -86,7 +90,9 @@ impl Node {
         };
         if promised == wanted && before != Some(wanted) {
             let who = if ask.name.is_empty() { ask.node.to_string() } else { ask.name.clone() };
-            self.helm.events.note(self.now(), format!("epoch {} is promised to {who}", epoch.number));
+            self.helm
+                .events
+                .note(self.now(), format!("epoch {} is promised to {who}", epoch.number));
             self.helm.promised(epoch, ask.node, ask.address.clone());
         }
         Ok(self.standing())
@@ -212,9 +218,8 @@ async fn order(node: Arc<Node>, order: Order) -> Answer {
     let outcome = node.blocking(Work::Read, move || helm.outcome(number, PATIENCE)).await?;
     match outcome {
         Some(Ok(what)) => Ok(reply::json(StatusCode::OK, &json!({ "done": true, "what": what }))),
-        Some(Err(why)) => {
-            Err(Refusal::new(StatusCode::CONFLICT, Kind::Rejected.word(), why).help("nothing was changed"))
-        }
+        Some(Err(why)) => Err(Refusal::new(StatusCode::CONFLICT, Kind::Rejected.word(), why)
+            .help("nothing was changed")),
         None => Ok(reply::json(
             StatusCode::ACCEPTED,
             &json!({ "done": false, "what": "it is under way; /v1/failover and /v1/status show it" }),

@@ -211,7 +211,13 @@ impl Bound {
         if archive.is_some() {
             leader.use_archive();
         }
-        let mut node = Node::new(log, table, name, node::Role::Leads(Box::new(leader)), Arc::clone(&self.helm));
+        let mut node = Node::new(
+            log,
+            table,
+            name,
+            node::Role::Leads(Box::new(leader)),
+            Arc::clone(&self.helm),
+        );
         if let Err(e) = limited {
             node.slots_troubled(Some(format!("slots cannot be kept: {e}")));
         }

@@ -27,8 +27,8 @@ use crate::ship::shelf::Shelf;
 use crate::table::{Applier, Table};
 
 use super::archive::Archiving;
-use super::helm::Helm;
 use super::followers::Followers;
+use super::helm::Helm;
 use super::metrics::Metrics;
 use super::query::Query;
 use super::reply::Refusal;
@@ -78,6 +78,8 @@ pub(super) struct Node {
     /// How far it is durable and may be copied; and how far it is committed and shown.
     pub(super) ends: watch::Sender<Ends>,
     pub(super) applied: watch::Sender<Offset>,
+    /// Set while it hands over: long polls end at once, so that followers come back.
+    pub(super) hurry: watch::Sender<bool>,
     /// Set when it is to stop: long polls end then.
     pub(super) stopping: watch::Sender<bool>,
     trouble: Mutex<Option<String>>,
@@ -145,6 +147,7 @@ impl Node {
             address: OnceLock::new(),
             ends: watch::Sender::new(ends),
             applied: watch::Sender::new(applied),
+            hurry: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             trouble: Mutex::new(None),
             slots_trouble: Mutex::new(None),
@@ -246,10 +249,12 @@ impl Node {
     /// Waits until the ends are as they should, the time is over, or the node stops.
     pub(super) async fn wait_ends(&self, enough: impl Fn(&Ends) -> bool, most: Duration) {
         let mut ends = self.ends.subscribe();
+        let mut hurry = self.hurry.subscribe();
         let mut stopping = self.stopping.subscribe();
         let wait = async {
             tokio::select! {
                 _ = ends.wait_for(enough) => {}
+                _ = hurry.wait_for(|hurry| *hurry) => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
@@ -322,11 +327,6 @@ impl Node {
     /// Follows no more.
     pub(super) fn halt(&self) {
         self.halt.store(true, Release);
-    }
-
-    /// Whether it is to follow no more.
-    pub(super) fn is_halted(&self) -> bool {
-        self.halt.load(Acquire)
     }
 
     /// It follows again.

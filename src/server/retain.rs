@@ -53,7 +53,9 @@ pub(super) fn retain(node: &Arc<Node>, keep: Keep) -> Result<JoinHandle<()>> {
                 Ok(retained) => {
                     if !retained.files.is_empty() {
                         let from = retained.start;
-                        node.helm.events.note(node.now(), format!("the log begins at offset {from}"));
+                        node.helm
+                            .events
+                            .note(node.now(), format!("the log begins at offset {from}"));
                     }
                     said = None;
                 }

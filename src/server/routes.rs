@@ -13,7 +13,9 @@ use axum::routing::{get, post};
 use super::auth::Tokens;
 use super::node::Node;
 use super::reply::Refusal;
-use super::{apply, failover, health, history, members, page, records, ship, slots, snapshots, sql, table};
+use super::{
+    apply, failover, health, history, members, page, records, ship, slots, snapshots, sql, table,
+};
 
 /// What the door needs.
 #[derive(Clone)]

@@ -47,7 +47,9 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
             None => Ok(()),
         });
         if let Err(e) = heard.await? {
-            node.helm.events.note(node.now(), format!("a follower's report could not be checked: {e}"));
+            node.helm
+                .events
+                .note(node.now(), format!("a follower's report could not be checked: {e}"));
         }
     }
     let seen = report.durable.log_byte;
@@ -82,7 +84,11 @@ fn answer(
     report: &crate::ship::Report,
     packs: bool,
 ) -> Result<(Vec<u8>, bool)> {
-    let served = node.shelf.answer(report, request.part_bytes, node.promises.get().map(|promise| promise.epoch))?;
+    let served = node.shelf.answer(
+        report,
+        request.part_bytes,
+        node.promises.get().map(|promise| promise.epoch),
+    )?;
     let now = node.now();
     let state = match &served.answer {
         Fetched::Offer { .. } if report.unclean => "unclean",
@@ -96,7 +102,9 @@ fn answer(
         let durable = (served.durable.log_byte, served.durable.offset);
         if node.followers.fetched(who, report, state, now, durable) {
             let name = if request.name.is_empty() { "a follower" } else { &request.name };
-            node.helm.events.note(now, format!("{name} pulls from offset {}", report.durable.offset));
+            node.helm
+                .events
+                .note(now, format!("{name} pulls from offset {}", report.durable.offset));
         }
     }
     let slot = super::slots::claim(node, request, report, &served.answer);

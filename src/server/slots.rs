@@ -88,7 +88,10 @@ pub(super) async fn change(State(node): State<Arc<Node>>, uri: Uri, body: Body) 
         };
         let done = !asked.dry_run && worker.log.release(&hold)?;
         if done {
-            worker.helm.events.note(worker.now(), format!("the hold of {} was dropped", asked.drop));
+            worker
+                .helm
+                .events
+                .note(worker.now(), format!("the hold of {} was dropped", asked.drop));
         }
         let mut row = match &hold {
             Hold::Slot(slot) => slot_row(slot),

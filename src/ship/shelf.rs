@@ -136,12 +136,7 @@ impl Shelf {
 
     /// Answers a fetch, with at most `part_bytes` of what the follower lacks. `bound` is what this node has
     /// promised: a candidate that it has promised that to takes what is here, though of an older epoch.
-    pub fn answer(
-        &self,
-        report: &Report,
-        part_bytes: u64,
-        bound: Option<Epoch>,
-    ) -> Result<Served> {
+    pub fn answer(&self, report: &Report, part_bytes: u64, bound: Option<Epoch>) -> Result<Served> {
         let stock = self.stock();
         let floor = stock.floor();
         let epoch = stock.epoch;

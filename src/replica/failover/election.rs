@@ -120,10 +120,14 @@ impl Election {
             return Move::Stay("this node never leads".into());
         }
         if own.report.unclean {
-            return Move::Stay("this node lost what it had acknowledged, and fetches it again".into());
+            return Move::Stay(
+                "this node lost what it had acknowledged, and fetches it again".into(),
+            );
         }
         if seat.paused {
-            return Move::Stay("failover is paused: `tidelog failover resume` lets it go on".into());
+            return Move::Stay(
+                "failover is paused: `tidelog failover resume` lets it go on".into(),
+            );
         }
         let heard = |standing: &Standing| {
             standing.heard_ms.map(Duration::from_millis).filter(|ago| *ago < self.policy.patience)
@@ -142,7 +146,10 @@ impl Election {
             return Move::Stay(format!("{} leads, without the coordinator", named(leads)));
         }
         if let Some(hears) = others.iter().find(|other| heard(other).is_some() && !sight.crashed) {
-            return Move::Wait(self.policy.patience, format!("{} still hears the leader", named(hears)));
+            return Move::Wait(
+                self.policy.patience,
+                format!("{} still hears the leader", named(hears)),
+            );
         }
         let me = own.node();
         let counts = |id: Id| {
@@ -151,13 +158,16 @@ impl Election {
         if let Some(lacking) = lacking(&own.sets, sight.committed, counts) {
             return Move::Stay(format!("found {lacking}"));
         }
-        if let Some(newest) = own.sets.last().filter(|line| line.set.mode.k() > 0 && !line.set.has(me)) {
+        if let Some(newest) =
+            own.sets.last().filter(|line| line.set.mode.k() > 0 && !line.set.has(me))
+        {
             return Move::Stay(format!("this node is no member of the set {}", newest.set));
         }
         if let Some(why) = self.too_much_lost(sight) {
             return Move::Stay(why);
         }
-        let better = others.iter().filter(|other| rank(other) > rank(own) && other.may_lead).count();
+        let better =
+            others.iter().filter(|other| rank(other) > rank(own) && other.may_lead).count();
         let head_start = HEAD_START * u32::try_from(better).unwrap_or(u32::MAX).min(32);
         let waited = Duration::from_nanos(now.saturating_sub(since));
         match head_start.checked_sub(waited).filter(|left| !left.is_zero()) {

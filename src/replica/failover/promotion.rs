@@ -99,7 +99,10 @@ impl Promotion {
         {
             return Err(Error::new(
                 Kind::Rejected,
-                format!("expected a member of the set {} to lead, found {me}, which is none", newest.set),
+                format!(
+                    "expected a member of the set {} to lead, found {me}, which is none",
+                    newest.set
+                ),
             )
             .help("promote a member; or change the set while there is a leader"));
         }
@@ -193,7 +196,10 @@ impl Promotion {
 
     /// Who of those that promised is further than `end`, most of all.
     fn furthest(&self, end: Position) -> Option<(Peer, Standing)> {
-        let ahead = self.granted.values().filter(|(_, there)| furthest(there.report.durable) > furthest(end));
+        let ahead = self
+            .granted
+            .values()
+            .filter(|(_, there)| furthest(there.report.durable) > furthest(end));
         ahead.max_by_key(|(_, there)| furthest(there.report.durable)).cloned()
     }
 
@@ -227,7 +233,9 @@ fn bound(me: Id, to: Epoch) -> Error {
 pub(super) fn unclean(me: Id) -> Error {
     Error::new(
         Kind::Unclean,
-        format!("expected node {me} to hold all that it has acknowledged, found that it lost some of it"),
+        format!(
+            "expected node {me} to hold all that it has acknowledged, found that it lost some of it"
+        ),
     )
     .help("it can lead once it has fetched that again: let it follow a node that holds it")
 }

@@ -71,7 +71,12 @@ fn the_best_candidate_goes_first_and_nobody_goes_without_need() {
     other.may_lead = false;
     assert_eq!(decide(&free, &own, &[other.clone()]), Move::Take);
     // A leader that others follow, one that leads without the coordinator, one that is heard.
-    let holder = Holder { node: id(1), name: String::new(), address: String::new(), epoch: at(1, 0, 0).epoch };
+    let holder = Holder {
+        node: id(1),
+        name: String::new(),
+        address: String::new(),
+        epoch: at(1, 0, 0).epoch,
+    };
     let held = Seat { holder: Some(holder), ..Seat::default() };
     assert_eq!(decide(&held, &own, &[]), Move::Follow);
     other.leads = true;
@@ -119,7 +124,11 @@ fn two_failovers_lie_apart_unless_the_leader_is_known_to_be_gone() {
     let seat = Seat { taken: Some(0), ..Seat::default() };
     let minute = 60_000_000_000;
     let decide = |wall, crashed| {
-        Election::new(Policy::default()).decide(&Sight { wall, crashed, ..seen(&seat, &own, &others) })
+        Election::new(Policy::default()).decide(&Sight {
+            wall,
+            crashed,
+            ..seen(&seat, &own, &others)
+        })
     };
     assert!(matches!(decide(minute, false), Move::Stay(_)));
     assert_eq!(decide(minute, true), Move::Take);

@@ -177,8 +177,11 @@ impl Leader {
         }
         if state.holding > 0 {
             return Some(
-                Error::new(Kind::Rejected, "expected to append at once, found that this leader hands over")
-                    .help("nothing was appended; try again: another node leads in a moment"),
+                Error::new(
+                    Kind::Rejected,
+                    "expected to append at once, found that this leader hands over",
+                )
+                .help("nothing was appended; try again: another node leads in a moment"),
             );
         }
         if state.rule.has_started() {

@@ -67,7 +67,8 @@ impl Leader {
             Mode::Sync { .. } | Mode::Archive => false,
         };
         (over && decides).then(|| {
-            let message = "expected this node's lease to last, found that it is over: another node may lead";
+            let message =
+                "expected this node's lease to last, found that it is over: another node may lead";
             Error::new(Kind::Fenced, message)
                 .help("the coordinator does not answer this node; ask the others who leads")
         })
@@ -86,6 +87,9 @@ impl Drop for HeldAppends<'_> {
 
 /// Another node leads, or is about to.
 fn replaced(by: Epoch) -> Error {
-    Error::new(Kind::Fenced, format!("expected this node to lead, found that it was replaced by epoch {by}"))
-        .help("ask the others who leads")
+    Error::new(
+        Kind::Fenced,
+        format!("expected this node to lead, found that it was replaced by epoch {by}"),
+    )
+    .help("ask the others who leads")
 }

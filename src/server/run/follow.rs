@@ -121,7 +121,6 @@ impl Run<'_> {
             let open = std::sync::Arc::clone(&open);
             Ok(Box::new(Led::new(at.clone(), move |address| open(address))))
         };
-        let mut led = led;
         let alone = self.coordinator.is_none()
             && self.book.named.is_empty()
             && self.helm.leader.get().is_none();
@@ -134,7 +133,10 @@ impl Run<'_> {
                 let chain = Chain::default().link("the leader", led);
                 Ok(Box::new(chain.link("as named", move || {
                     first.take().ok_or_else(|| {
-                        Error::new(Kind::Io, "expected the named sources to be open, found them closed")
+                        Error::new(
+                            Kind::Io,
+                            "expected the named sources to be open, found them closed",
+                        )
                     })
                 })))
             }
@@ -209,7 +211,11 @@ impl Run<'_> {
     }
 
     /// Finds out who leads, and whether it should itself.
-    fn look_around(&mut self, server: &mut Server, survey: &mut Option<Survey>) -> Result<Option<Next>> {
+    fn look_around(
+        &mut self,
+        server: &mut Server,
+        survey: &mut Option<Survey>,
+    ) -> Result<Option<Next>> {
         if self.coordinator.is_none() {
             return self.look_for_leader(server, survey);
         }
@@ -232,7 +238,9 @@ impl Run<'_> {
         let others = survey.as_ref().map(|survey| survey.others.clone()).unwrap_or_default();
         let shown = server.node.gauge.as_ref().map(|gauge| gauge.read()).unwrap_or_default();
         let last = seat.last.as_ref().map(|last| last.address.clone());
-        let crashed = last.or_else(|| self.helm.leader.get()).is_some_and(|at| at != self.url && is_gone(&at));
+        let crashed = last
+            .or_else(|| self.helm.leader.get())
+            .is_some_and(|at| at != self.url && is_gone(&at));
         let sight = Sight {
             now: self.log.fs.elapsed(),
             wall: self.log.fs.now(),
@@ -248,7 +256,9 @@ impl Run<'_> {
         match self.election.decide(&sight) {
             Move::Follow => Ok(None),
             Move::Wait(_, why) | Move::Stay(why) => {
-                self.helm.show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.clone())));
+                self.helm.show(|shown| {
+                    (shown.state, shown.why) = (Some("undecided"), Some(why.clone()))
+                });
                 self.tell(format!("nobody leads; this node does not try to: {why}"));
                 if let Some(leads) = others.iter().find(|other| other.leads) {
                     self.helm.leader.set(leads.address.clone());
@@ -268,7 +278,11 @@ impl Run<'_> {
     }
 
     /// Without a coordinator: asks those that were named who leads, while that is not known.
-    fn look_for_leader(&mut self, server: &mut Server, survey: &mut Option<Survey>) -> Result<Option<Next>> {
+    fn look_for_leader(
+        &mut self,
+        server: &mut Server,
+        survey: &mut Option<Survey>,
+    ) -> Result<Option<Next>> {
         let heard = server.node.gauge.as_ref().and_then(|gauge| gauge.read().heard);
         let now = self.log.fs.elapsed();
         let lately = heard.is_some_and(|at| now.saturating_sub(at) < 2_000_000_000);
@@ -281,7 +295,8 @@ impl Run<'_> {
         }
         let found = self.survey(server);
         let own = server.node.standing();
-        let leads = found.others.iter().filter(|other| other.leads).max_by_key(|other| other.seen());
+        let leads =
+            found.others.iter().filter(|other| other.leads).max_by_key(|other| other.seen());
         if let Some(leads) = leads.filter(|leads| leads.seen() >= own.seen()) {
             self.undecided = false;
             self.helm.show(|shown| (shown.state, shown.why) = (None, None));
@@ -295,7 +310,9 @@ impl Run<'_> {
                 (None, 0) => {
                     *survey = None;
                     self.undecided = false;
-                    self.tell("all nodes answered and none knows a later epoch: it leads again".into());
+                    self.tell(
+                        "all nodes answered and none knows a later epoch: it leads again".into(),
+                    );
                     let terms = Terms { accept_loss: false, handed_over: true };
                     return Ok(match self.promote(server, terms, 0)? {
                         Ok(epoch) => Some(Next::Role(Role::Lead(Some(epoch)))),
@@ -307,11 +324,16 @@ impl Run<'_> {
                     });
                 }
                 (Some(other), _) => {
-                    format!("{} knows epoch {}, which is none of this node's", other.name, other.seen())
+                    format!(
+                        "{} knows epoch {}, which is none of this node's",
+                        other.name,
+                        other.seen()
+                    )
                 }
                 (None, silent) => format!("{silent} of the nodes that were named do not answer"),
             };
-            self.helm.show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.clone())));
+            self.helm
+                .show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.clone())));
             self.tell(format!("undecided who leads: {why}; `tidelog promote` decides it"));
         }
         *survey = Some(found);
@@ -397,7 +419,13 @@ impl Run<'_> {
             if let Err(why) = allowed(&own, &found, terms, server) {
                 return Ok(Err(why));
             }
-            seen = found.others.iter().map(Standing::seen).chain([own.seen(), seen]).max().unwrap_or(0);
+            seen = found
+                .others
+                .iter()
+                .map(Standing::seen)
+                .chain([own.seen(), seen])
+                .max()
+                .unwrap_or(0);
             let epoch = match self.win(server, seen)? {
                 Ok(epoch) => epoch,
                 Err(why) => return Ok(Err(why)),
@@ -476,7 +504,12 @@ impl Run<'_> {
         Ok(outcome)
     }
 
-    fn gather_with(&mut self, follower: &mut Follower, server: &Server, epoch: Epoch) -> Result<()> {
+    fn gather_with(
+        &mut self,
+        follower: &mut Follower,
+        server: &Server,
+        epoch: Epoch,
+    ) -> Result<()> {
         let ask = self.ask(server);
         let mut promotion = Promotion::begin(follower, epoch, &ask)?;
         let until = Instant::now() + PATIENCE;

@@ -25,7 +25,11 @@ const CALL: Duration = Duration::from_secs(5);
 
 impl Run<'_> {
     /// Leads until it is told to stop, or was replaced.
-    pub(super) fn lead(&mut self, mut bound: Bound, won: Option<Epoch>) -> Result<(Next, Result<Bound>)> {
+    pub(super) fn lead(
+        &mut self,
+        mut bound: Bound,
+        won: Option<Epoch>,
+    ) -> Result<(Next, Result<Bound>)> {
         let options = Options { lead: won, ..self.log.clone() };
         let opened = options.open(&self.dir).and_then(|log| {
             let table = self.table.clone().open(&log)?;
@@ -96,7 +100,8 @@ impl Run<'_> {
                 if let Some(next) = self.hold_seat(leader) {
                     return next;
                 }
-                let ttl = self.coordinator.as_ref().map_or(Duration::from_secs(1), |known| known.ttl());
+                let ttl =
+                    self.coordinator.as_ref().map_or(Duration::from_secs(1), |known| known.ttl());
                 due = Instant::now() + ttl / 3;
             }
             (self.tell)(Moment::Serves(server));
@@ -109,9 +114,10 @@ impl Run<'_> {
                 }
                 Order::Switchover { to } => self.switch_over(server, leader, to.as_deref()),
                 Order::Pause(paused) => self.pause(paused),
-                Order::Promote { .. } => {
-                    Err(Error::new(Kind::InvalidInput, "expected a follower, found that this node leads"))
-                }
+                Order::Promote { .. } => Err(Error::new(
+                    Kind::InvalidInput,
+                    "expected a follower, found that this node leads",
+                )),
             };
             self.helm.done(number, outcome.map_err(|e| e.to_string()));
         }
@@ -129,11 +135,17 @@ impl Run<'_> {
             Ok(Lease::Lost(seat)) => {
                 let holder = seat.holder.as_ref().map(|holder| holder.address.clone());
                 leader.fence(
-                    Error::new(Kind::Fenced, "expected this node to hold the seat, found that it lost it")
-                        .help("ask the others who leads"),
+                    Error::new(
+                        Kind::Fenced,
+                        "expected this node to hold the seat, found that it lost it",
+                    )
+                    .help("ask the others who leads"),
                 );
                 self.helm.leader.set(holder.clone());
-                self.tell(format!("lost the seat to {}", holder.unwrap_or_else(|| "nobody yet".into())));
+                self.tell(format!(
+                    "lost the seat to {}",
+                    holder.unwrap_or_else(|| "nobody yet".into())
+                ));
                 Some(Next::Role(Role::Follow))
             }
             Err(e) => {
@@ -146,14 +158,29 @@ impl Run<'_> {
     }
 
     /// Hands over: no appends, the next leader holds everything, and is told to lead.
-    fn switch_over(&mut self, server: &Server, leader: &Leader, to: Option<&str>) -> Result<String> {
+    fn switch_over(
+        &mut self,
+        server: &Server,
+        leader: &Leader,
+        to: Option<&str>,
+    ) -> Result<String> {
         let peer = self.next_leader(server, to)?;
         let held = leader.hold_appends();
+        server.node.hurry.send_replace(true);
+        let handed = self.hand_to(&peer, server, leader);
+        if handed.is_err() {
+            server.node.hurry.send_replace(false);
+        }
+        drop(held);
+        handed.map(|()| format!("handed over to {}", peer.address))
+    }
+
+    fn hand_to(&mut self, peer: &Peer, server: &Server, leader: &Leader) -> Result<()> {
         let end = server.log().sync().map(|_| server.node.home.durable())?;
         let ask = self.ask(server);
         let until = Instant::now() + LAST;
         loop {
-            let standing = self.book.ask(&peer, &ask)?;
+            let standing = self.book.ask(peer, &ask)?;
             if standing.report.unclean || !standing.may_lead {
                 return Err(Error::new(
                     Kind::Rejected,
@@ -187,14 +214,16 @@ impl Run<'_> {
             if Instant::now() >= until {
                 return Err(Error::new(
                     Kind::Rejected,
-                    format!("expected {} to take over in time, found that it did not", peer.address),
+                    format!(
+                        "expected {} to take over in time, found that it did not",
+                        peer.address
+                    ),
                 )
                 .help("appends go on here"));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        drop(held);
-        Ok(format!("handed over to {}", peer.address))
+        Ok(())
     }
 
     /// Who is to lead next: who was named, or the follower that is furthest and may.
@@ -206,7 +235,8 @@ impl Run<'_> {
         }
         let known = self.book.known();
         let named = |peer: &Peer, to: &str| {
-            peer.address == to.trim_end_matches('/') || peer.node.is_some_and(|id| id.to_string() == to)
+            peer.address == to.trim_end_matches('/')
+                || peer.node.is_some_and(|id| id.to_string() == to)
         };
         if let Some(to) = to {
             let found = known.into_iter().find(|peer| named(peer, to));
@@ -237,5 +267,8 @@ fn before(until: u64) -> u64 {
 
 fn leader_members(server: &Server) -> Vec<crate::position::Id> {
     let standing = server.leader().map(Leader::standing);
-    standing.filter(|standing| standing.mode.k() > 0).map(|standing| standing.members).unwrap_or_default()
+    standing
+        .filter(|standing| standing.mode.k() > 0)
+        .map(|standing| standing.members)
+        .unwrap_or_default()
 }

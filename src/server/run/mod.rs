@@ -130,8 +130,18 @@ pub fn run(
     stop: &dyn Fn() -> bool,
     tell: &mut dyn FnMut(Moment<'_>),
 ) -> Result<()> {
-    let RunOptions { dir, log, table, server, given, peers, credentials, open, coordinator, policy } =
-        options;
+    let RunOptions {
+        dir,
+        log,
+        table,
+        server,
+        given,
+        peers,
+        credentials,
+        open,
+        coordinator,
+        policy,
+    } = options;
     let name = server.options.name.clone();
     let mut bound = server;
     let url = bound.url();
@@ -206,7 +216,8 @@ impl Run<'_> {
         if coordinator.claim_log(ours)? != ours {
             return Ok(Role::Follow);
         }
-        let options = Options { log_id: Some(ours), follows: Some(self.url.clone()), ..self.log.clone() };
+        let options =
+            Options { log_id: Some(ours), follows: Some(self.url.clone()), ..self.log.clone() };
         drop(Log::open_with(options, &self.dir)?);
         self.tell(format!("made log {ours}"));
         Ok(Role::Follow)
