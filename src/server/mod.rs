@@ -54,7 +54,7 @@ pub use retain::Keep;
 pub use tls::Tls;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -267,7 +267,7 @@ impl Bound {
             listening: None,
             threads: Vec::new(),
             following: None,
-            resting: None,
+            resting: Mutex::default(),
             publishing: None,
             url,
             address,
@@ -311,7 +311,7 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     following: Option<JoinHandle<Followed>>,
     /// It follows no more, and is closed at the end.
-    resting: Option<Follower>,
+    resting: Mutex<Option<Follower>>,
     publishing: Option<JoinHandle<()>>,
     url: String,
     address: SocketAddr,
@@ -392,7 +392,7 @@ impl Server {
     /// Takes a follower back that is to follow no more: it is closed at the end.
     #[cfg(feature = "client")]
     fn rest(&mut self, follower: Follower) {
-        self.resting = Some(follower);
+        *self.resting.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(follower);
     }
 
     /// Follows again.
@@ -437,7 +437,10 @@ impl Server {
         let followed = match self.following.take().map(JoinHandle::join) {
             Some(Ok((follower, ran))) => follower.close().and(ran),
             Some(Err(_)) => Err(panicked()),
-            None => self.resting.take().map_or(Ok(()), Follower::stand_down),
+            None => {
+                let resting = self.resting.get_mut().unwrap_or_else(PoisonError::into_inner);
+                resting.take().map_or(Ok(()), Follower::stand_down)
+            }
         };
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(FAREWELL);
