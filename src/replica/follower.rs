@@ -186,6 +186,7 @@ impl Follower {
         }
         report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
         report.snapshot = begun.map(|begun| begun.name);
+        copy.threads = options.worker;
         // From here on STATE says what is here, not what was lost.
         let state = copy.settle_hint();
         options.create = false;

@@ -37,6 +37,7 @@ mod restore;
 #[cfg(test)]
 mod tests;
 mod trail;
+mod writeout;
 
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
