@@ -3,7 +3,7 @@
 //! Reads everything, changes nothing until the verdict is known. Uses `files`, `scan` and `start`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -296,6 +296,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
         state_written: AtomicU64::new(0),
         state_pending: AtomicBool::new(false),
+        round_ended: AtomicI64::new(0),
         epoch_number: AtomicU64::new(epoch.number),
         epoch_nonce: AtomicU64::new(epoch.nonce),
         confirmed: AtomicU64::new(u64::MAX),

@@ -327,12 +327,13 @@ impl Bootstrap<'_> {
         let _ = self.fs.unlink(&staged);
         let file = self.fs.open(&staged, Open::Create).map_err(io("create"))?;
         file.write_all_at(&shipped.page, 0).map_err(io("write"))?;
-        let mut tally = Tally::default();
+        let (mut tally, mut buffer) = (Tally::default(), Vec::new());
         while tally.end < limit {
             let from = tally.end;
-            let frames = fetch(source, &header, from, limit, tally.records)?;
-            write_pages(&*file, &frames.bytes, from).map_err(io("write"))?;
-            note(&mut tally, &header, &frames.bytes);
+            let frames = fetch(source, &header, from, limit, tally.records, buffer)?;
+            write_pages(&*file, frames.bytes(), from).map_err(io("write"))?;
+            note(&mut tally, &header, frames.bytes());
+            buffer = frames.buffer;
         }
         let same = tally.end == limit
             && tally.end_offset(&header) == at.offset

@@ -14,6 +14,7 @@
 //! - what was copied is durable here before STATE says so and before it is read or applied;
 //! - a history that differs is refused: nothing is cut, nothing is overwritten.
 
+mod apply;
 mod bootstrap;
 #[cfg(test)]
 mod bootstrap_tests;
@@ -32,12 +33,15 @@ mod heal;
 mod hold;
 pub mod leader;
 mod pause;
+mod pipeline;
 mod pull;
+mod receive;
 mod recover;
 mod restore;
 #[cfg(test)]
 mod tests;
 mod trail;
+mod writeout;
 
 pub use demote::demote;
 pub use follower::{Follower, Lag, Progress};

@@ -39,7 +39,7 @@ pub(super) fn round(
     }
     // A source may say anything; sums with it must not overflow.
     let durable = offer.durable.min(LogByte(u64::MAX >> 1));
-    let mut round = Round { copy, source, offer, inherits, durable };
+    let mut round = Round { copy, source, offer, inherits, durable, theirs: None };
     round.check_source()?;
     if round.copy.active.is_none() {
         round.check_sealed()?;
@@ -63,6 +63,8 @@ struct Round<'a> {
     /// Whether the source may be of an older epoch than was promised.
     inherits: bool,
     durable: LogByte,
+    /// What the source says of the segment that grows here, once that was found to be the same.
+    theirs: Option<Shipped>,
 }
 
 impl Round<'_> {
@@ -101,7 +103,7 @@ impl Round<'_> {
                 || offer.epoch.number == promise.epoch.number && offer.epoch != promise.epoch)
         {
             return Err(Error::new(
-                Kind::NotInHistory,
+                Kind::NotLeader,
                 format!(
                     "expected {place} to be in epoch {} or a later one, found it in {}",
                     promise.epoch, offer.epoch
@@ -179,13 +181,17 @@ impl Round<'_> {
         if !self.offers(name) {
             return self.go_on_without(moved);
         }
-        let theirs = self.source.segment(name)?;
-        self.check_active(&theirs)?;
+        if self.theirs.as_ref().is_none_or(|theirs| theirs.header.base != header.base) {
+            let theirs = self.source.segment(name)?;
+            self.check_active(&theirs)?;
+            self.theirs = Some(theirs);
+        }
+        let sealed = self.theirs.as_ref().and_then(|theirs| theirs.footer);
         let active = self.copy.active.as_ref().expect("a segment is open");
         let end = active.tally.end;
         let after = self.offer.segments.partition_point(|other| *other <= name);
         let next = self.offer.segments.get(after).copied();
-        let limit = match (&theirs.footer, next) {
+        let limit = match (sealed, next) {
             // What is sealed is durable.
             (Some(footer), _) => footer.frames_end(),
             (None, next) => {
@@ -196,12 +202,15 @@ impl Round<'_> {
         };
         if end < limit {
             let rel = active.tally.records;
-            let frames = fetch(&mut *self.source, &header, end, limit, rel)?;
-            self.copy.append(&frames)?;
-            moved.bytes += frames.bytes.len() as u64;
+            let buffer = std::mem::take(&mut self.copy.buffer);
+            let frames = fetch(&mut *self.source, &header, end, limit, rel, buffer)?;
+            let appended = self.copy.append(&frames);
+            self.copy.buffer = frames.buffer;
+            appended?;
+            moved.bytes += frames.len as u64;
             return Ok(true);
         }
-        match (theirs.footer, next) {
+        match (sealed, next) {
             (Some(footer), _) if footer.frames_end() != end => {
                 Err(self.diverged("has sealed a shorter segment there", header.base))
             }
@@ -311,10 +320,13 @@ impl Round<'_> {
             // back with another one in its place.
             return Ok(false);
         }
-        let frames = fetch(&mut *self.source, &header, HEADER_BYTES, limit, 0)?;
+        let buffer = std::mem::take(&mut self.copy.buffer);
+        let frames = fetch(&mut *self.source, &header, HEADER_BYTES, limit, 0, buffer)?;
         let starts = self.check_epoch(&header, &frames)?;
-        self.copy.begin(header, theirs.page, &frames, starts.as_ref())?;
-        moved.bytes += frames.bytes.len() as u64;
+        self.copy.begin(header, theirs.page.clone(), &frames, starts.as_ref())?;
+        moved.bytes += frames.len as u64;
+        self.copy.buffer = frames.buffer;
+        self.theirs = Some(theirs);
         Ok(true)
     }
 
@@ -380,8 +392,8 @@ impl Round<'_> {
                 .in_file(&self.source.file(SegmentName(header.base)))
                 .at_byte(HEADER_BYTES)
         };
-        let first = frames.bytes.first_chunk::<FRAME_HEADER>().expect("at least one frame");
-        let first = Frame::trusted(&frames.bytes, Header::staged(first)).expect("whole frames");
+        let first = frames.bytes().first_chunk::<FRAME_HEADER>().expect("at least one frame");
+        let first = Frame::trusted(frames.bytes(), Header::staged(first)).expect("whole frames");
         let start = match first.header.kind {
             FrameKind::EpochStart => EpochStart::decode(first.body),
             _ => None,

@@ -88,6 +88,9 @@ pub(super) fn recover(
         failed: None,
         state_seq: state.map_or(0, |state| state.seq),
         state_file: None,
+        threads: false,
+        early: None,
+        buffer: Vec::new(),
         fs,
         layout,
     };
@@ -248,7 +251,9 @@ fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
             page,
             tally: unsealed.tally,
             last_frame,
+            hashing: None,
             unsynced: false,
+            dirty: 0,
         });
     }
     if settled {
