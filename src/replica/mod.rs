@@ -19,6 +19,7 @@ mod bootstrap;
 mod bootstrap_tests;
 #[cfg(test)]
 mod bootstrap_tier_tests;
+pub mod coordinator;
 mod copy;
 mod fetch;
 mod follower;
