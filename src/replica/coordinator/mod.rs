@@ -15,10 +15,15 @@
 //! - how long a seat is held is counted from before the request for it was sent, on the holder's own
 //!   boot-time clock ([`Fs::elapsed`](crate::fs::Fs::elapsed)).
 
+#[cfg(any(test, feature = "sim"))]
+pub mod fake;
 mod manual;
+mod store;
 mod timing;
 
+pub use crate::ship::archive::Member;
 pub use manual::Manual;
+pub use store::StoreCoordinator;
 pub use timing::{Advice, MAX_TTL, MIN_TTL, Timing};
 
 use std::fmt::Debug;
@@ -164,17 +169,6 @@ pub enum Lease {
     Lost(Seat),
 }
 
-/// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member {
-    /// The node.
-    pub node: Id,
-    /// What people call it.
-    pub name: String,
-    /// Where it serves.
-    pub address: String,
-}
-
 /// What people call a node, and where it serves, are at most so long.
 const MAX_WORDS_BYTES: usize = 256;
 
@@ -221,4 +215,17 @@ pub(crate) fn not_held(place: &str, seat: &Seat) -> Error {
     };
     Error::new(Kind::Fenced, format!("expected to hold the seat at {place}, found {found}"))
         .help("this node leads no more: nothing was registered; follow the leader")
+}
+
+/// The error of a claim for another log than the cluster's.
+pub(crate) fn wrong_log(place: &str, claimed: Id, there: Id) -> Error {
+    Error::new(
+        Kind::WrongLog,
+        format!("expected the cluster of log {claimed} at {place}, found that of log {there}"),
+    )
+    .help("each cluster needs a place of its own: name another one")
+}
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
