@@ -15,14 +15,20 @@
 //! - how long a seat is held is counted from before the request for it was sent, on the holder's own
 //!   boot-time clock ([`Fs::elapsed`](crate::fs::Fs::elapsed)).
 
+#[cfg(feature = "client")]
+mod etcd;
 #[cfg(any(test, feature = "sim"))]
 pub mod fake;
 mod manual;
+mod open;
 mod store;
 mod timing;
 
 pub use crate::ship::archive::Member;
+#[cfg(feature = "client")]
+pub use etcd::{EtcdCoordinator, EtcdOptions};
 pub use manual::Manual;
+pub use open::{CoordinatorOptions, CoordinatorUrl, open};
 pub use store::StoreCoordinator;
 pub use timing::{Advice, MAX_TTL, MIN_TTL, Timing};
 
