@@ -95,6 +95,17 @@ impl StoreCoordinator {
 
     /// Finds the newest number: by the list, which may be late, and from there name by name.
     fn discover(&mut self) -> Result<()> {
+        self.list()?;
+        self.step()?;
+        // Before there is a number, the log may have got its name meanwhile.
+        if self.there.as_ref().is_some_and(|there| there.number == 0) {
+            let owner = self.owner(0)?;
+            self.enter(0, owner)?;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self) -> Result<()> {
         let known = self.there.as_ref().map_or(0, |there| there.number);
         let listed = self.store.list(Prefix::Epoch)?;
         let numbers = listed.iter().filter_map(|(name, _)| match name {
@@ -102,11 +113,11 @@ impl StoreCoordinator {
             _ => None,
         });
         let newest = numbers.max().unwrap_or(0).max(known);
-        if self.there.is_none() || newest > known || newest == 0 {
+        if self.there.is_none() || newest > known {
             let owner = self.owner(newest)?;
             self.enter(newest, owner)?;
         }
-        self.step()
+        Ok(())
     }
 
     /// Goes on to the next number, as long as there is one.
@@ -343,7 +354,7 @@ impl Coordinator for StoreCoordinator {
             0 => self.watch()?,
             1 => self.step()?,
             2 => self.paused = read_paused(&*self.store)?,
-            _ => self.discover()?,
+            _ => self.list()?,
         }
         self.turn = (self.turn + 1) % if was_free { 4 } else { 3 };
         match self.is_free() && !was_free {

@@ -69,8 +69,6 @@ pub enum Prefix {
     Member,
     /// Retention pins.
     Pin,
-    /// What an interrupted probe left.
-    Probe,
     /// Runs of snapshots.
     Run,
 }
@@ -144,7 +142,6 @@ impl Prefix {
                 | (Prefix::Lease, ObjectName::Lease(_))
                 | (Prefix::Member, ObjectName::Member(_))
                 | (Prefix::Pin, ObjectName::Pin(_))
-                | (Prefix::Probe, ObjectName::Probe(_))
                 | (Prefix::Run, ObjectName::Run(_))
         )
     }
@@ -159,7 +156,6 @@ impl fmt::Display for Prefix {
             Prefix::Lease => f.write_str("lease"),
             Prefix::Member => f.write_str("member"),
             Prefix::Pin => f.write_str("pin"),
-            Prefix::Probe => f.write_str("probe"),
             Prefix::Run => f.write_str("snap"),
         }
     }
