@@ -25,6 +25,8 @@ struct Guards {
     noted_before_dropped: bool,
     /// `cut_to` is dropped once that is so, not kept for later.
     dropped: bool,
+    /// A cut voids evidence of the epochs that it names alone.
+    names_epochs: bool,
     /// That a log was cut to a place proves that it reached there.
     proves_its_place: bool,
 }
@@ -35,6 +37,7 @@ const ALL: Guards = Guards {
     finished: true,
     noted_before_dropped: true,
     dropped: true,
+    names_epochs: true,
     proves_its_place: true,
 };
 
@@ -171,7 +174,10 @@ impl Cuts {
     /// What a node believes of itself when it opens.
     fn open(&self, state: &mut State) {
         let (epoch, end) = state.noted;
-        let voids = |declared: Declared| end > declared.end && declared.epochs & bit(epoch) != 0;
+        let voids = |declared: Declared| {
+            let named = !self.guards.names_epochs || declared.epochs & bit(epoch) != 0;
+            end > declared.end && named
+        };
         let proven = match state.declared {
             Some(declared) if voids(declared) => {
                 if self.guards.proves_its_place {
@@ -330,4 +336,13 @@ fn without_any_one_rule_of_cuts_something_breaks() {
         switch(&mut guards);
         breaks("cut", off, of(guards), property);
     }
+}
+
+/// While `cut_to` stands nothing is appended, so all evidence above it is of what was cut.
+#[test]
+fn that_a_cut_names_epochs_is_implied_by_its_being_dropped() {
+    let unnamed = Guards { names_epochs: false, ..ALL };
+    holds("cut without naming epochs", of(unnamed));
+    let kept = Guards { dropped: false, ..unnamed };
+    breaks("cut", "dropping and naming epochs", of(kept), SILENT);
 }

@@ -21,6 +21,8 @@ pub struct Guards {
     pub fetch_best: bool,
     /// A tail is taken only from a node that still holds the candidate's promise.
     pub tail_of_promiser: bool,
+    /// A follower answers those alone that have promised what it has, and are less up to date.
+    pub serve_ahead: bool,
     /// An inherited tail is committed through a frame of the leader's own epoch only.
     pub own_epoch: bool,
     /// Reads and writes begin when the leader's first frame is committed.
@@ -57,6 +59,7 @@ impl Guards {
         positions_after: true,
         fetch_best: true,
         tail_of_promiser: true,
+        serve_ahead: true,
         own_epoch: true,
         open_after_start: true,
         confirm: true,
@@ -81,6 +84,8 @@ pub struct Scope {
     pub max_frames: u8,
     /// Does a coordinator hand out numbers, each once? Without one, two operators may win the same.
     pub coordinated: bool,
+    /// Do followers serve followers?
+    pub cascades: bool,
     /// How often the coordinator falls back to its first state.
     pub forgets: u8,
     /// How often a node is replaced by an old copy of itself and does not know it. More than any

@@ -223,6 +223,12 @@ impl<const N: usize> Failover<N> {
         let (source, own) = (*state.node(from), *state.node(to));
         match (source.role, own.role) {
             (Role::Leader { epoch }, Role::Follower) if self.same(own.promise, epoch) => {}
+            // Who has less is no judge of what the leader has.
+            (Role::Follower, Role::Follower)
+                if self.scope.cascades
+                    && self.same(source.promise, own.promise)
+                    && (!self.guards.serve_ahead
+                        || self.position(source.log) > self.position(own.log)) => {}
             (_, Role::Candidate { epoch, promised, .. })
                 if promised >> from & 1 == 1
                     && (!self.guards.tail_of_promiser || self.same(source.promise, epoch))

@@ -17,6 +17,7 @@ const MANUAL: Scope = Scope {
     max_epoch: 2,
     max_frames: 5,
     coordinated: false,
+    cascades: false,
     forgets: 0,
     restores: 0,
 };
@@ -29,8 +30,11 @@ const ELECTED: Scope = Scope {
     ..SMALL
 };
 const TWO: Scope = Scope { name: "failover, 2 nodes", sets: &[PAIR], max_epoch: 3, ..MANUAL };
+const CASCADES: Scope =
+    Scope { name: "failover, followers serve followers", cascades: true, ..SMALL };
 const CHANGES: Scope =
     Scope { name: "failover, sets change", sets: &[ANY_OF_3, PAIR, EACH_OF_3], ..SMALL };
+const ASYNC: Scope = Scope { name: "failover, k = 0", sets: &[NONE_OF_3], ..MANUAL };
 const FROM_NONE: Scope =
     Scope { name: "failover, leaving k = 0", sets: &[NONE_OF_3, ANY_OF_3], ..SMALL };
 const TO_NONE: Scope =
@@ -52,12 +56,18 @@ fn two_operators_or_a_coordinator_that_forgets_lose_nothing() {
 }
 
 #[test]
+fn followers_that_serve_followers_lose_nothing() {
+    whole::<3>(CASCADES);
+}
+
+#[test]
 fn sets_change_during_failovers() {
     whole::<3>(CHANGES);
 }
 
 #[test]
 fn sets_that_promise_nothing_come_and_go() {
+    whole::<3>(ASYNC);
     whole::<3>(FROM_NONE);
     whole::<3>(TO_NONE);
     whole::<3>(FROM_BOUNDED);
@@ -91,6 +101,7 @@ const NEEDED: &[Row] = &[
     ("positions with promises", |g| g.positions_after = false, MANUAL, LOST),
     ("reaching the best position", |g| g.fetch_best = false, MANUAL, LOST),
     ("tails of promisers alone", |g| g.tail_of_promiser = false, MANUAL, RISING),
+    ("cascades that are ahead", |g| g.serve_ahead = false, CASCADES, LOST),
     ("own epoch", |g| g.own_epoch = false, ELECTED, LOST),
     ("opening after the start", |g| g.open_after_start = false, MANUAL, STALE_READ),
     ("confirming the epoch", |g| g.confirm = false, MANUAL, STALE_READ),
