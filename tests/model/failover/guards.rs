@@ -37,6 +37,9 @@ pub struct Guards {
     /// A node keeps what it has until it is answered where to cut; it does not begin anew at its own
     /// committed end.
     pub cut_at_end: bool,
+    /// Histories part where their epochs do, also behind the source's end: it is not waited for until
+    /// there is a frame to compare.
+    pub compare_epochs: bool,
     /// The epoch answered must be one of the follower's own; otherwise it asks for an earlier one.
     pub ask_again: bool,
     /// A cut below what is known to be committed on k others halts.
@@ -66,6 +69,7 @@ impl Guards {
         all_leave_zero: true,
         leave_by_k: true,
         cut_at_end: true,
+        compare_epochs: true,
         ask_again: true,
         halt_below_commit: true,
         ahead_halts: true,

@@ -32,6 +32,9 @@ impl<const N: usize> Failover<N> {
         if self.same(last, newest) && end > source_end && self.guards.ahead_halts {
             return Meeting::Halt;
         }
+        if !self.guards.compare_epochs && end > source_end {
+            return Meeting::GoesOn;
+        }
         let cut = self.fork(own, source);
         if cut < end {
             return Meeting::Cut(cut);

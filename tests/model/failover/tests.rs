@@ -108,6 +108,7 @@ const NEEDED: &[Row] = &[
     ("all leaving k = 0", |g| g.all_leave_zero = false, FROM_NONE, LOST),
     ("k + 1 leaving bounded", |g| g.leave_by_k = false, FROM_BOUNDED, LOST),
     ("keeping until answered", |g| g.cut_at_end = false, MANUAL, LOST),
+    ("comparing epochs", |g| g.compare_epochs = false, SMALL, HEALS),
     ("asking again", |g| g.ask_again = false, ELECTED, HEALS),
     ("halting below a commit", |g| g.halt_below_commit = false, RESTORED, KNOWN_CUT),
     ("halting when ahead, of peers not asked", ahead_unasked, RESTORED, TAKEN_BACK),
