@@ -27,6 +27,8 @@ pub struct Guards {
     pub own_epoch: bool,
     /// Reads and writes begin when the leader's first frame is committed.
     pub open_after_start: bool,
+    /// Whether it leads is looked at after copies are counted, before the reply.
+    pub gate: bool,
     /// Linearizable reads ask N - k members whether the leader's epoch is still promised.
     pub confirm: bool,
     /// A set with k = 0 is left only once all of its members hold the next one.
@@ -65,6 +67,7 @@ impl Guards {
         serve_ahead: true,
         own_epoch: true,
         open_after_start: true,
+        gate: true,
         confirm: true,
         all_leave_zero: true,
         leave_by_k: true,
@@ -90,6 +93,8 @@ pub struct Scope {
     pub coordinated: bool,
     /// Do followers serve followers?
     pub cascades: bool,
+    /// May a leader pause between counting copies and replying?
+    pub replies: bool,
     /// How often the coordinator falls back to its first state.
     pub forgets: u8,
     /// How often a node is replaced by an old copy of itself and does not know it. More than any

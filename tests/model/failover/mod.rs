@@ -54,6 +54,8 @@ pub struct Node {
     pub halted: bool,
     /// Is an old copy of itself, and does not know it.
     pub restored: bool,
+    /// Has counted copies and not yet replied, where replies are looked at.
+    pub owes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +77,7 @@ pub struct State<const N: usize> {
     won_old: bool,
     miscounted: bool,
     cut_known: bool,
+    late_reply: bool,
 }
 
 impl<const N: usize> State<N> {
@@ -131,6 +134,10 @@ pub enum Action {
     },
     Lead {
         candidate: u8,
+    },
+    /// A leader that was paused after counting wakes up and replies, or does not.
+    Reply {
+        node: u8,
     },
     Restart {
         node: u8,
@@ -293,7 +300,7 @@ impl<const N: usize> Failover<N> {
         own.log = own.log.cut(end);
         own.promise = own.log.last()?.epoch();
         own.committed = own.committed.min(end);
-        own.role = Role::Follower;
+        (own.role, own.owes) = (Role::Follower, false);
         own.restored = true;
         Some(())
     }
@@ -339,6 +346,7 @@ impl<const N: usize> Model for Failover<N> {
             role: Role::Follower,
             halted: false,
             restored: false,
+            owes: false,
         };
         let mut nodes = [follower; N];
         nodes[0].role = Role::Leader { epoch };
@@ -356,6 +364,7 @@ impl<const N: usize> Model for Failover<N> {
             won_old: false,
             miscounted: false,
             cut_known: false,
+            late_reply: false,
         }]
     }
 
@@ -381,6 +390,9 @@ impl<const N: usize> Model for Failover<N> {
                 }
             }
             actions.push(Action::Restart { node });
+            if state.node(node).owes {
+                actions.push(Action::Reply { node });
+            }
             if state.restores > 0 {
                 let ends = 1..state.node(node).log.len();
                 actions.extend(ends.map(|end| Action::Restore { node, end }));
@@ -435,8 +447,14 @@ impl<const N: usize> Model for Failover<N> {
                 state.at(candidate).role = Role::Leader { epoch };
                 self.append(&mut state, candidate, Frame::start(epoch))?;
             }
+            Action::Reply { node } => {
+                let leads = matches!(last.node(node).role, Role::Leader { .. });
+                state.at(node).owes = false;
+                state.late_reply |= !leads && !self.guards.gate;
+            }
             Action::Restart { node } => {
-                state.at(node).role = Role::Follower;
+                let own = state.at(node);
+                (own.role, own.owes) = (Role::Follower, false);
                 self.begin_anew(&mut state, node);
             }
             Action::Continue { node } => self.lead_on(&mut state, node)?,
@@ -467,6 +485,7 @@ impl<const N: usize> Model for Failover<N> {
             }),
             Property::always(COPIES, |_, state: &State<N>| !state.miscounted),
             Property::always(KNOWN_CUT, |_, state: &State<N>| !state.cut_known),
+            Property::always(LATE_REPLY, |_, state: &State<N>| !state.late_reply),
             Property::always(TAKEN_BACK, |_, state: &State<N>| !state.taken_back),
             Property::always(OLD_NUMBER, |_, state: &State<N>| !state.won_old),
             Property::sometimes("a later leader is open", |model, state: &State<N>| {
@@ -524,6 +543,7 @@ impl<const N: usize> Model for Failover<N> {
 pub const LOST: &str = "a committed record is neither lost nor replaced";
 pub const TWO_LEADERS: &str = "one leader per epoch has anything acked";
 pub const TAKEN_BACK: &str = "no epoch takes back what it committed";
+pub const LATE_REPLY: &str = "who has promised a later epoch acknowledges nothing";
 pub const PROMISE_FELL: &str = "promises only rise";
 pub const WRONG_READ: &str = "reads show only the final history";
 pub const STALE_READ: &str = "a linearizable read shows everything acked before it";

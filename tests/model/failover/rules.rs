@@ -81,7 +81,8 @@ impl<const N: usize> Failover<N> {
             let Some(end) = (own.committed + 1..=own.log.len()).rev().find(|end| held(*end)) else {
                 return;
             };
-            state.at(leader).committed = end;
+            let node = state.at(leader);
+            (node.committed, node.owes) = (end, self.scope.replies);
             for node in self.nodes().filter(|node| *node != leader) {
                 let counted = self.holds(state, node, leader, end);
                 state.miscounted |= counted && !own.log.starts_with(state.node(node).log);

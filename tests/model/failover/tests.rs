@@ -18,6 +18,7 @@ const MANUAL: Scope = Scope {
     max_frames: 5,
     coordinated: false,
     cascades: false,
+    replies: false,
     forgets: 0,
     restores: 0,
 };
@@ -32,6 +33,7 @@ const ELECTED: Scope = Scope {
 const TWO: Scope = Scope { name: "failover, 2 nodes", sets: &[PAIR], max_epoch: 3, ..MANUAL };
 const CASCADES: Scope =
     Scope { name: "failover, followers serve followers", cascades: true, ..SMALL };
+const PAUSED: Scope = Scope { name: "failover, a leader pauses", replies: true, ..SMALL };
 const CHANGES: Scope =
     Scope { name: "failover, sets change", sets: &[ANY_OF_3, PAIR, EACH_OF_3], ..SMALL };
 const ASYNC: Scope = Scope { name: "failover, k = 0", sets: &[NONE_OF_3], ..MANUAL };
@@ -58,6 +60,12 @@ fn two_operators_or_a_coordinator_that_forgets_lose_nothing() {
 #[test]
 fn followers_that_serve_followers_lose_nothing() {
     whole::<3>(CASCADES);
+}
+
+#[test]
+fn a_leader_that_paused_before_its_reply_acknowledges_nothing_once_it_is_deposed() {
+    whole::<3>(PAUSED);
+    whole::<3>(Scope { name: "failover, k = 0, a leader pauses", sets: &[NONE_OF_3], ..PAUSED });
 }
 
 #[test]
@@ -104,6 +112,7 @@ const NEEDED: &[Row] = &[
     ("cascades that are ahead", |g| g.serve_ahead = false, CASCADES, LOST),
     ("own epoch", |g| g.own_epoch = false, ELECTED, LOST),
     ("opening after the start", |g| g.open_after_start = false, MANUAL, STALE_READ),
+    ("the gate", |g| g.gate = false, PAUSED, LATE_REPLY),
     ("confirming the epoch", |g| g.confirm = false, MANUAL, STALE_READ),
     ("all leaving k = 0", |g| g.all_leave_zero = false, FROM_NONE, LOST),
     ("k + 1 leaving bounded", |g| g.leave_by_k = false, FROM_BOUNDED, LOST),
