@@ -155,6 +155,7 @@ pub struct Degraded {
 
 /// What became of taking the seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, once in seconds")]
 pub enum Take {
     /// It is the claim's, by this epoch.
     Won(Epoch),
@@ -164,6 +165,7 @@ pub enum Take {
 
 /// What became of holding the seat for longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, once in seconds")]
 pub enum Lease {
     /// It is held until then, nanoseconds of the caller's [`Fs::elapsed`](crate::fs::Fs::elapsed). A
     /// holder stops a margin before, since clocks do not run alike.

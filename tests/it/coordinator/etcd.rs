@@ -26,7 +26,10 @@ struct Etcd {
 
 /// Whether etcd is here; otherwise it is said that the test is skipped.
 fn is_here() -> bool {
-    let here = Command::new("etcd").arg("--version").output().is_ok_and(|out| out.status.success());
+    let runs = |program: &str, asked: &str| {
+        Command::new(program).arg(asked).output().is_ok_and(|out| out.status.success())
+    };
+    let here = runs("etcd", "--version") && runs("etcdctl", "version");
     if !here {
         eprintln!("skipped: no etcd here; `apt-get install -y etcd-server etcd-client` brings it");
     }
