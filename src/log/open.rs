@@ -17,6 +17,7 @@ use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::claims::Claims;
 use super::commit::End;
+use super::cut;
 use super::ends::Ends;
 use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
@@ -80,7 +81,10 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     if options.recovery == Recovery::Salvage && !options.read_only {
         repair_locked(&fs, &layout, false)?;
     }
-    let control = Control::need(&*fs, &layout)?;
+    let mut control = Control::need(&*fs, &layout)?;
+    if !options.read_only && control.belongs_to(log.id) {
+        cut::finish(&*fs, &layout, &mut control)?;
+    }
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let known =

@@ -119,6 +119,8 @@ pub struct Options {
     pub(crate) poll_every: Duration,
     pub(crate) follows: Option<String>,
     pub(crate) log_id: Option<Id>,
+    pub(crate) rejoin: bool,
+    pub(crate) accept_loss: bool,
     pub(crate) key_lookup: Option<KeyLookup>,
     pub(crate) fs: Arc<dyn Fs>,
 }
@@ -150,6 +152,8 @@ impl Default for Options {
             poll_every: Duration::from_millis(50),
             follows: None,
             log_id: None,
+            rejoin: false,
+            accept_loss: false,
             key_lookup: None,
             fs: Os::shared(),
         }
@@ -204,6 +208,12 @@ impl Options {
         /// How often a tail of another process's log looks when no event wakes it.
         /// Default: 50 ms.
         poll_every: Duration,
+        /// Of a follower: makes a directory that led one that follows; what its new leader does not
+        /// have is kept aside. Default: no.
+        rejoin: bool,
+        /// Of a follower: lets what was committed be cut when its source does not have it. Default:
+        /// no, it halts with [`Kind::CommittedDataLoss`].
+        accept_loss: bool,
         /// The file system underneath. Default: the operating system's.
         fs: Arc<dyn Fs>,
     }

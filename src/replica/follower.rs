@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Lock, Open};
-use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
+use crate::fs::Lock;
+use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::{Log, Options, Recovery, open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::ship::{Offer, Report, Source};
-use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
+use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions};
 
-use super::bootstrap::{self, Begun, Bootstrap};
+use super::bootstrap::{self, Bootstrap};
 use super::copy::Copy;
+use super::create::{Begin, create};
 use super::fresh::Fresh;
 use super::gauge::Gauge;
 use super::heal::heal;
@@ -23,6 +24,7 @@ use super::hold::Hold;
 use super::pause::{Brake, Limit, Pause};
 use super::pull::{self, Moved};
 use super::recover::{FollowerReport, recover};
+use super::rejoin::{self, Met};
 use super::trail::Trail;
 
 /// Looks at a source that has rolled a segment and not sealed it yet.
@@ -38,6 +40,10 @@ const PATIENCE: u32 = 200;
 /// gone or would cost more ([`TableOptions::begin`]). When a source drops what a copy that runs still
 /// needs, [`Kind::Gone`] says so: opened again, it begins anew with a snapshot, if any source has one.
 /// What was copied is kept, whatever the source drops later.
+///
+/// When its history and the source's part, [`Kind::Diverged`] says so and nothing is changed: opened again,
+/// it keeps what differs in `diverged/`, cuts it, and goes on ([`FollowerReport::rejoined`]). What was
+/// committed is not cut: [`Kind::CommittedDataLoss`], unless [`Options::accept_loss`].
 ///
 /// For an example see [`ship::Directory`](crate::ship::Directory).
 #[derive(Debug)]
@@ -59,6 +65,7 @@ pub struct Follower {
     leader_time: Option<Clock>,
     fresh: Fresh,
     report: FollowerReport,
+    accept_loss: bool,
     poll_every: Duration,
     /// Held as long as this follower writes; the last to go.
     _lock: Box<dyn Lock>,
@@ -168,17 +175,25 @@ impl Follower {
         };
         let lock = open::take_lock(&*fs, &layout)?;
         let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
-        if control.follows.is_none() {
+        if control.follows.is_none() && !options.rejoin {
             return Err(Error::new(
                 Kind::InvalidInput,
                 "expected a follower's directory, found one that leads",
             )
             .in_file(dir)
-            .help("name another directory for the copy"));
+            .help(
+                "name another directory for the copy; if this one led before and is to follow now, say so \
+                 (`--rejoin`)",
+            ));
         }
         let node = open::identify(&*fs, &layout, options.identity)?;
         let stranger = Report { node: Some(node), ..Report::default() };
-        if let (Some(log), Ok(offer)) = (exists, source.look(&stranger))
+        let offer = source.look(&stranger);
+        if let (None, Some(_), Err(e)) = (&control.follows, exists, &offer) {
+            // A leader gives that up only for a source that is there, and of its log.
+            return Err(e.clone());
+        }
+        if let (Some(log), Ok(offer)) = (exists, offer)
             && log.id != offer.log
         {
             return Err(Error::new(
@@ -188,15 +203,15 @@ impl Follower {
             .in_file(dir)
             .help("name another directory for the copy"));
         }
-        if control.follows.as_deref() != Some(&*source.place()) {
-            control.follows = Some(source.place());
-            control.write(&*fs, &layout)?;
-        }
-        let (mut copy, mut report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        rejoin::turn(&*fs, &layout, &mut control, &source.place())?;
+        let (copy, report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        let accept_loss = options.accept_loss;
+        let Met { mut copy, mut report, anew } =
+            rejoin::meet(copy, report, &mut *source, accept_loss)?;
         if begin.policy != Beginning::Log
             && let Ok(offer) = source.look(&bootstrap::standing(&copy))
             && offer.log == copy.log
-            && bootstrap::is_gone(&copy, &offer)
+            && (anew || bootstrap::is_gone(&copy, &offer) || rejoin::table_is_lost(&copy))
         {
             let begin = Bootstrap {
                 fs: &fs,
@@ -205,12 +220,16 @@ impl Follower {
                 log: copy.log,
                 copy: Some(&copy),
                 at: RestoreAt::End,
+                anew,
             };
             // Without any, pulling says what is gone.
             if let Some(with) = begin.begin(&mut *source)? {
                 begun = Some(with);
                 let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+                let before = std::mem::take(&mut report);
                 (copy, report) = recover(fs, layout, node, control)?;
+                report.rejoined = before.rejoined;
+                report.findings.splice(0..0, before.findings);
             }
         }
         report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
@@ -247,6 +266,7 @@ impl Follower {
             applier,
             offered: None,
             report,
+            accept_loss,
             poll_every,
             _lock: lock,
         };
@@ -369,7 +389,8 @@ impl Follower {
     /// Looks, copies some, syncs, says so, applies.
     fn round(&mut self, progress: &mut Progress) -> Result<()> {
         let before = self.copy.fs.elapsed();
-        let offer = self.source.look(&self.acknowledge())?;
+        let looked = self.source.look(&self.acknowledge());
+        let offer = looked.map_err(|e| self.judged(e))?;
         if let Some(stale) = offer.stale.filter(|_| offer.log == self.copy.log) {
             let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let answered = offer
@@ -386,7 +407,7 @@ impl Follower {
         let told = (offer.committed, offer.committed_offset);
         let pulled = pulled.map_err(|e| match e.kind() {
             Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
-            _ => e,
+            _ => self.judged(e),
         });
         self.offered = Some(offer);
         // What came before an error came whole: it counts. What the source has committed says
@@ -408,6 +429,14 @@ impl Follower {
         progress.applied = self.applied();
         progress.lag = self.lag();
         pulled
+    }
+
+    /// Of a source whose history is another: whether this copy may rejoin, or what stands against it.
+    fn judged(&mut self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Diverged => rejoin::judge(&self.copy, &mut *self.source, self.accept_loss, error),
+            _ => error,
+        }
     }
 
     /// Applies what has arrived or may be shown now, or as much of it as is not held back.
@@ -593,97 +622,4 @@ fn may_pass(kind: Kind) -> bool {
             | Kind::NotALog
             | Kind::NotLeader
     )
-}
-
-/// What a new copy begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Begin {
-    pub(super) policy: Beginning,
-    /// What a snapshot may hold.
-    pub(super) at: RestoreAt,
-}
-
-/// Makes the directory of a new copy: the leader's log id, a node id of its own; with a snapshot where
-/// the log's beginning is gone, or costs more.
-pub(super) fn create(
-    options: &Options,
-    layout: &Layout,
-    source: &mut dyn Source,
-    begin: Begin,
-) -> Result<Option<Begun>> {
-    let offer = source.look(&Report::default())?;
-    let gone = offer.floor > LogByte(0);
-    let wanted = match begin.policy {
-        Beginning::Log => false,
-        Beginning::Needed => gone,
-        Beginning::Snapshot => true,
-        Beginning::Cheaper => {
-            // A source that cannot say has none, as far as that goes.
-            gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
-        }
-    };
-    // Where there is none, nothing is made here.
-    let offered = wanted
-        && match source.snapshots() {
-            Ok(offers) => !offers.is_empty(),
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => false,
-            Err(e) => return Err(e),
-        };
-    if offered {
-        let fs = &options.fs;
-        let Some(_lock) = open::claim(&**fs, layout)? else { return Ok(None) };
-        let bootstrap = Bootstrap {
-            fs,
-            layout,
-            follows: source.place(),
-            log: offer.log,
-            copy: None,
-            at: begin.at,
-        };
-        match bootstrap.begin(source) {
-            Ok(Some(begun)) => return Ok(Some(begun)),
-            Ok(None) => {}
-            // The whole log does as well.
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    if gone {
-        return Err(Error::new(
-            Kind::Gone,
-            format!(
-                "expected a log that starts at offset 0 at {}, found one that starts at offset {}: \
-                 retention dropped what lies before",
-                source.place(),
-                offer.floor_offset
-            ),
-        )
-        .in_file(&layout.root)
-        .at_offset(0)
-        .help(
-            "a snapshot there would do (`tidelog snapshot create`), or a source that still holds it: a \
-             table made from the rest would be wrong",
-        ));
-    }
-    let fs = &*options.fs;
-    // What an interrupted bootstrap left would be read as this copy's.
-    let begun = fs.open(&layout.root.join(BEGUN), Open::Read).is_ok();
-    if begun {
-        prepare(fs, layout)?;
-    }
-    let birth = open::Birth {
-        id: Some(offer.log),
-        follows: Some(source.place()),
-        node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
-        lost_below: match begun {
-            true => bootstrap::lost_below(fs, layout, offer.log)?,
-            false => None,
-        },
-        ..open::Birth::default()
-    };
-    open::create(fs, layout, birth)?;
-    if begun {
-        finished(fs, layout);
-    }
-    Ok(None)
 }

@@ -12,7 +12,8 @@
 //! - nothing is written that has not been checked: both checksums of each frame, contiguity, the
 //!   link to the segment before, the epoch's start, and in the end the seal;
 //! - what was copied is durable here before STATE says so and before it is read or applied;
-//! - a history that differs is refused: nothing is cut, nothing is overwritten.
+//! - of a history that differs nothing is overwritten; what is cut from it, when it opens, is kept first
+//!   (`rejoin`).
 
 mod bootstrap;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod bootstrap_tests;
 #[cfg(test)]
 mod bootstrap_tier_tests;
 mod copy;
+mod create;
 mod fetch;
 mod follower;
 mod fresh;
@@ -30,6 +32,7 @@ pub mod leader;
 mod pause;
 mod pull;
 mod recover;
+pub mod rejoin;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -40,5 +43,6 @@ pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
 pub use pause::Pause;
 pub use recover::FollowerReport;
+pub use rejoin::{Rejoined, demote, diverged};
 pub use restore::restore_from;
 pub use trail::Trail;
