@@ -55,8 +55,9 @@ pub(super) fn round(
     Ok(())
 }
 
-/// Holds what a source offers against what is here, and copies nothing.
-pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -> Result<()> {
+/// Holds what a source offers against what is here, and copies nothing. `false` when the source has dropped
+/// what there is to compare.
+pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -> Result<bool> {
     let durable = offer.durable.min(LogByte(u64::MAX >> 1));
     let mut round = Round { copy, source, offer, durable };
     round.check_source()?;
@@ -67,14 +68,15 @@ pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -
             let header = round.source.segment(name)?.header;
             round.check_new(&header)?;
         }
-        return Ok(());
+        let last = round.copy.sealed.map(|mine| SegmentName(mine.base));
+        return Ok(last.is_none_or(|last| round.offers(last)));
     };
     let (header, end) = (active.header, active.tally.end);
     let name = SegmentName(header.base);
     if !round.offers(name) {
         return match round.offer.floor <= header.base {
             true => Err(round.diverged("has no segment that starts there", header.base)),
-            false => Ok(()),
+            false => Ok(false),
         };
     }
     let theirs = round.source.segment(name)?;
@@ -84,7 +86,7 @@ pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -
     {
         round.previous_hash(footer)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 struct Round<'a> {

@@ -112,11 +112,6 @@ impl Note {
         Note::of(&meta).map(Some).map_err(|e| e.in_file(&path))
     }
 
-    /// Reads a note's bytes.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        Note::of(&Meta::decode("diverged", bytes)?)
-    }
-
     fn of(meta: &Meta) -> Result<Self> {
         let epoch = |text: String| {
             let mut words = text.split(' ').map(|word| word.parse::<u64>().ok());
@@ -224,6 +219,21 @@ fn copy(fs: &Arc<dyn Fs>, dir: &Path, piece: &Piece) -> Result<Tally> {
     walk(&mut Window::file(file), &piece.header, piece.to, &mut tally, |_, _| {})
         .map_err(io("read back"))?;
     Ok(tally)
+}
+
+/// Reads a note from bytes, checksum or no checksum; what reads must be written the same again.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) -> Result<()> {
+    let mut summed = bytes.to_vec();
+    let crc = crate::crc::crc32c(bytes);
+    summed.extend_from_slice(format!("crc {crc:08x}\n").as_bytes());
+    for bytes in [bytes, &summed] {
+        let Ok(meta) = Meta::decode("diverged", bytes) else { continue };
+        let note = Note::of(&meta)?;
+        let again = Note::of(&Meta::decode("diverged", &note.meta().encode())?)?;
+        assert_eq!(again, note);
+    }
+    Ok(())
 }
 
 /// What one rejoin kept.

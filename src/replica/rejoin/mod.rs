@@ -29,7 +29,7 @@ use crate::fs::Open;
 use crate::log::files::Control;
 use crate::log::scan::Beyond;
 use crate::log::start::set_aside;
-use crate::position::LogByte;
+use crate::position::{Id, LogByte, Offset};
 use crate::segment::{Footer, HEADER_BYTES, SegmentName};
 use crate::ship::Source;
 
@@ -42,7 +42,7 @@ pub use cut::Rejoined;
 pub use demote::demote;
 pub(super) use demote::turn;
 
-use cut::Tail;
+use cut::{Piece, Tail};
 use fork::{Fork, Parting};
 
 /// A cut may uncover damage, and that what parts before it; more rounds than this are somebody's play.
@@ -72,7 +72,17 @@ pub(super) fn meet(
         }
         match fork::find(copy, source) {
             Ok(Fork::Parts(parting)) => {
-                let tail = check(copy, source, &parting, accept_loss)?;
+                let tail = match check(copy, source, &parting, accept_loss) {
+                    Err(e) if e.kind() == Kind::Corrupt => match refetch(copy, source)? {
+                        Some(finding) => {
+                            met.report.findings.push(finding);
+                            met = again(met)?;
+                            continue;
+                        }
+                        None => return Err(e),
+                    },
+                    tail => tail?,
+                };
                 let why = why(copy, source, &parting);
                 let rejoined = cut::keep(copy, &parting, &tail, &why)?;
                 // All of it is another history, and this copy does not reach back to where they part.
@@ -121,6 +131,8 @@ fn parts(copy: &mut Copy, source: &mut dyn Source) -> Result<bool> {
     };
     match compared {
         Err(e) if e.kind() == Kind::Diverged => Ok(true),
+        // It has dropped the bytes; its epochs say it.
+        Ok(false) => Ok(matches!(fork::find(copy, source), Ok(Fork::Parts(_)))),
         // Copying says it, if it is still so.
         _ => Ok(false),
     }
@@ -152,39 +164,52 @@ fn check(
     parting: &Parting,
     accept_loss: bool,
 ) -> Result<Tail> {
-    let tail = cut::above(copy, parting)?;
+    let place = source.place();
+    let halt = |at: Offset, what: String| {
+        Err(Error::new(Kind::CommittedDataLoss, what)
+            .in_file(&copy.layout.root)
+            .at_offset(at.0)
+            .help(
+                "nothing was changed. Bring back the leader that has them, or promote this copy; only if they \
+                 are to be given up, say so (`--accept-loss`): they are kept aside",
+            ))
+    };
+    let lost = |node: Id, goes: String| {
+        format!(
+            "expected {place} to hold what node {node} had durable and shipped, found that it began the next \
+             epoch without {goes}: it was restored from an older copy, or its disk lost them"
+        )
+    };
+    let tail = match cut::above(copy, parting) {
+        // It wrote something else in their place, in the same epoch even.
+        Err(e) if parting.begun_by == Some(parting.common.node) && !accept_loss => {
+            let goes = format!("what follows log byte {} here ({})", parting.at, e.message());
+            return halt(copy.end().offset, lost(parting.common.node, goes));
+        }
+        tail => tail?,
+    };
     if accept_loss {
         return Ok(tail);
     }
-    let place = source.place();
-    let goes =
-        format!("{} records behind offset {} (log byte {})", tail.records(), tail.offset, tail.at);
-    let halt = |what: String| {
-        Err(Error::new(Kind::CommittedDataLoss, what)
-            .in_file(&copy.layout.root)
-            .at_offset(tail.offset.0)
-            .help(
-                "nothing was changed. Bring back the leader that has them, or promote this copy; only if they \
-                 are to be given up, say so (`--accept-loss`): they are kept in diverged/",
-            ))
-    };
+    let (records, at) = (tail.records(), tail.offset);
+    let goes = format!("{records} records behind offset {at} (log byte {})", tail.at);
     let committed = copy.committed;
     if copy.control.holds_commits() && committed.0 > tail.stays {
-        return halt(format!(
+        let what = format!(
             "expected {place} to hold everything up to offset {}, which was committed under the mode of \
              its set, found a history that lacks {goes}",
             committed.1
-        ));
+        );
+        return halt(at, what);
     }
-    let records = tail.records() > 0;
-    if records && parting.begun_by == Some(parting.common.node) {
-        return halt(format!(
-            "expected {place} to hold what node {} had durable and shipped in epoch {}, found that it began \
-             the next epoch without {goes}: it was restored from an older copy, or its disk lost them",
-            parting.common.node, parting.common.epoch
-        ));
+    let led = |node: Id| {
+        let by = |piece: &Piece| copy.epochs.leader(piece.header.epoch.nonce) == Some(node);
+        tail.pieces.iter().any(by)
+    };
+    match parting.begun_by.filter(|node| records > 0 && led(*node)) {
+        Some(node) => halt(at, lost(node, goes)),
+        None => Ok(tail),
     }
-    Ok(tail)
 }
 
 fn why(copy: &Copy, source: &dyn Source, parting: &Parting) -> String {
@@ -264,7 +289,8 @@ fn refetch(copy: &mut Copy, source: &mut dyn Source) -> Result<Option<String>> {
         match same(copy, source, *name) {
             Ok(true) => break,
             Ok(false) => first = Some(i),
-            Err(e) if another_may_do(e.kind()) => break,
+            // The source need not have one that begins there.
+            Err(e) if another_may_do(e.kind()) => {}
             Err(e) => return Err(e),
         }
     }
@@ -284,7 +310,7 @@ fn refetch(copy: &mut Copy, source: &mut dyn Source) -> Result<Option<String>> {
     copy.control = control;
     copy.active = None;
     set_aside(&*copy.fs, &copy.layout, &mut beyond, OTHER_BYTES)?;
-    let from = names[first];
+    let from = names[first].0;
     Ok(Some(format!(
         "log bytes {from} to {} of epoch {} are other bytes at {}: somebody's are damaged. This copy's are \
          in quarantine, and it acknowledges nothing until they are here again",
@@ -302,17 +328,24 @@ fn same(copy: &Copy, source: &mut dyn Source, name: SegmentName) -> Result<bool>
     let theirs = source.segment(name)?;
     let file = copy.fs.open(&path, Open::Read).map_err(io)?;
     let mine = Footer::read(&*file).map_err(|e| e.in_file(&path))?;
-    if let (Some(mine), Some(theirs)) = (&mine, &theirs.footer) {
-        return Ok(mine.hash == theirs.hash);
+    if let (Some(mine), Some(theirs)) = (&mine, &theirs.footer)
+        && mine.hash == theirs.hash
+    {
+        return Ok(true);
     }
     let end = match (&mine, &copy.active) {
         (Some(footer), _) => footer.frames_end(),
         (None, Some(active)) => active.tally.end,
         (None, None) => return Ok(true),
     };
+    let end = theirs.footer.map_or(end, |footer| footer.frames_end().min(end));
     let (mut at, mut records) = (HEADER_BYTES, 0);
     while at < end {
-        let frames = super::fetch::fetch(source, &theirs.header, at, end, records)?;
+        let frames = match super::fetch::fetch(source, &theirs.header, at, end, records) {
+            // It goes no further; so far it is the same.
+            Err(e) if e.kind() == Kind::NotFound => break,
+            frames => frames?,
+        };
         let mut bytes = vec![0; frames.bytes.len()];
         file.read_exact_at(&mut bytes, at).map_err(io)?;
         if bytes != frames.bytes {
