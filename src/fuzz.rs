@@ -285,6 +285,7 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
         "ingest_csv" => ingest_csv(data),
         "range_parse" => range_parse(data),
         "checkpoint_manifest" => checkpoint_manifest(data),
+        "diverged_note" => diverged_note(data),
         "snapshot_manifest" => snapshot_manifest(data),
         "archive_entry" => archive_entry(data),
         "object_names" => object_names(data),

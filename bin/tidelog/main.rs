@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod config;
 mod demo;
+mod diverged;
 mod dump;
 mod exit;
 mod feed;
@@ -78,6 +79,7 @@ enum Verb {
     Resume(pause::Resume),
     Archive(archive::ArchiveArgs),
     Serve(Box<serve::Serve>),
+    Diverged(diverged::DivergedArgs),
     Members(members::Members),
     Status(status::Status),
     Check(status::Check),
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         Verb::Resume(verb) => verb.run(),
         Verb::Archive(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
+        Verb::Diverged(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),

@@ -250,7 +250,7 @@ impl Serve {
         loop {
             let token = self.source_token_file.as_deref();
             let source = self.source.open(&self.follow, token, name, Some(url.to_owned()))?;
-            let options = Log::options().identity(self.node.identity());
+            let options = self.source.options(Log::options().identity(self.node.identity()));
             let table = self.source.table();
             match Follower::open_from(options, table, &self.at.dir, source) {
                 Ok(follower) => return Ok(Some(follower)),
