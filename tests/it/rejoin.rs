@@ -82,7 +82,7 @@ fn a_node_that_served_as_leader_serves_as_follower_of_the_next() {
     assert_eq!(refused.status.code(), Some(2));
     let (mut old, old_url) =
         place.serve(&format!("serve mylog --follow {url} --rejoin --listen 127.0.0.1:0"));
-    place.ok(&format!("wait {old_url} --offset 4 --timeout 20s"));
+    place.ok(&format!("wait {old_url} --offset 3 --timeout 20s"));
     assert_eq!(place.ok(&format!("get {old_url} theirs")), place.ok(&format!("get {url} theirs")));
     for node in [&mut new, &mut old] {
         node.kill().unwrap();
