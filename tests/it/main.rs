@@ -15,6 +15,8 @@ mod crash;
 #[cfg(feature = "sim")]
 mod damage;
 mod engine;
+#[cfg(feature = "cli")]
+mod failover;
 #[cfg(feature = "sim")]
 mod faults;
 mod follow;
