@@ -25,6 +25,7 @@ mod fetch;
 mod follower;
 mod fresh;
 mod gauge;
+mod hashing;
 mod heal;
 mod hold;
 pub mod leader;

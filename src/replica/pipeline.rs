@@ -301,8 +301,8 @@ fn follow(
         first = false;
         if received.is_some() {
             handover.wait_near(receiver.copy.end().log_byte);
-        } else if trouble || handover.wait_idle(poll_every) && !receiver.has_applied_more() {
-            receiver.source.wait(poll_every);
+        } else if trouble || handover.wait_idle(poll_every) {
+            receiver.wait(poll_every);
         }
         // Otherwise it looks again: the source hears how far apply is, and something may have come.
     }

@@ -25,6 +25,7 @@ use crate::segment::{
 use crate::table::SnapshotName;
 
 use super::copy::{Active, Copy};
+use super::hashing::{HashBeside, SoFar};
 
 /// What opening a follower found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,7 @@ pub(super) fn recover(
         state_file: None,
         threads: false,
         early: None,
+        hasher: HashBeside::default(),
         buffer: Vec::new(),
         fs,
         layout,
@@ -250,7 +252,7 @@ fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
             page,
             tally: unsealed.tally,
             last_frame,
-            hashing: None,
+            hash: SoFar::Unknown,
             unsynced: false,
             dirty: 0,
         });
