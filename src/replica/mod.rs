@@ -31,6 +31,8 @@ mod hold;
 pub mod leader;
 mod pause;
 mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 mod pull;
 mod receive;
 mod recover;
