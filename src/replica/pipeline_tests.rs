@@ -19,7 +19,7 @@ use crate::table::{Table, TableOptions};
 /// A directory that remembers what it was told, and does as `hook` says at each look.
 struct Ear<F> {
     inner: Directory,
-    told: Arc<Mutex<Report>>,
+    told: Told,
     hook: F,
 }
 
@@ -37,7 +37,7 @@ impl<F: FnMut(&Report) -> Result<()> + Send> Source for Ear<F> {
         self.inner.file(segment)
     }
     fn look(&mut self, report: &Report) -> Result<Offer> {
-        *self.told.lock().unwrap() = report.clone();
+        self.told.lock().unwrap().looking = report.clone();
         (self.hook)(report)?;
         self.inner.look(report)
     }
@@ -48,13 +48,19 @@ impl<F: FnMut(&Report) -> Result<()> + Send> Source for Ear<F> {
         self.inner.read(segment, byte, buf)
     }
     fn wait(&mut self, report: &Report, _timeout: Duration) {
-        *self.told.lock().unwrap() = report.clone();
+        self.told.lock().unwrap().waiting = report.clone();
         std::thread::yield_now();
     }
 }
 
-/// What the source was told last.
-type Told = Arc<Mutex<Report>>;
+/// What the source was told last, at a look and when it was waited for.
+#[derive(Default)]
+struct Reports {
+    looking: Report,
+    waiting: Report,
+}
+
+type Told = Arc<Mutex<Reports>>;
 
 fn open(
     disk: &Sim,
@@ -93,7 +99,9 @@ fn what_is_acknowledged_does_not_wait_for_apply_and_trouble_there_is_told_once_a
         let running = scope.spawn(|| {
             follower.run(&stop, |result| heard.push(result.as_ref().err().map(Error::kind)))
         });
-        while told.lock().unwrap().durable.offset < stage.end || gauge.read().trouble.is_none() {
+        while told.lock().unwrap().looking.durable.offset < stage.end
+            || gauge.read().trouble.is_none()
+        {
             patient(since);
         }
         assert_eq!(table.applied(), None, "acknowledged, and not applied");
@@ -103,8 +111,8 @@ fn what_is_acknowledged_does_not_wait_for_apply_and_trouble_there_is_told_once_a
         {
             patient(since);
         }
-        // The source hears how far apply is although nothing else comes.
-        while told.lock().unwrap().applied.offset < stage.end {
+        // The source hears how far apply is with the question for more: nothing else may come.
+        while told.lock().unwrap().waiting.applied.offset < stage.end {
             patient(since);
         }
         stop.store(true, Relaxed);
@@ -130,7 +138,7 @@ fn it_stops_while_apply_is_held_or_in_trouble() {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let running = scope.spawn(|| follower.run(&stop, |_| {}));
-            while told.lock().unwrap().durable.offset < stage.end {
+            while told.lock().unwrap().looking.durable.offset < stage.end {
                 patient(since);
             }
             stop.store(true, Relaxed);
@@ -201,10 +209,10 @@ fn a_power_cut_between_acknowledgement_and_apply_loses_nothing_and_applies_nothi
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let running = scope.spawn(|| follower.run(&stop, |_| {}));
-            while told.lock().unwrap().durable.offset < stage.end {
+            while told.lock().unwrap().looking.durable.offset < stage.end {
                 patient(since);
             }
-            let acknowledged = told.lock().unwrap().durable.offset;
+            let acknowledged = told.lock().unwrap().looking.durable.offset;
             for crash in [Crash::DropAll, Crash::KeepAll, Crash::Torn { seed }] {
                 let what = format!("seed {seed}, {crash:?}");
                 complete(&disk.crash(&crash), stage, acknowledged, &what);
@@ -225,7 +233,7 @@ fn a_power_cut_at_any_moment_of_two_threads_leaves_a_copy_that_completes() {
         let (mut follower, told) = open(&disk, stage, Table::options(), |_| Ok(()));
         disk.stop_after(disk.operations() + n);
         let done = follower.catch_up().map_or(Offset(0), |progress| progress.to);
-        let told = done.max(told.lock().unwrap().durable.offset);
+        let told = done.max(told.lock().unwrap().looking.durable.offset);
         drop(follower);
         for crash in [Crash::DropAll, Crash::Torn { seed: n as u64 }] {
             complete(&disk.crash(&crash), stage, told, &format!("operation {n}, {crash:?}"));
@@ -252,7 +260,7 @@ fn a_failed_early_sync_poisons_and_what_it_lost_is_fetched_again() {
         disk.fail(Fault::on(OpKind::Sync).at(format!("{COPY}/segments")).nth(nth));
         let error = follower.catch_up().unwrap_err();
         assert_eq!((disk.fired(), error.kind()), (1, Kind::Poisoned), "{error}");
-        let acknowledged = told.lock().unwrap().durable.offset;
+        let acknowledged = told.lock().unwrap().looking.durable.offset;
         drop(follower);
         disk.heal();
         let left = disk.crash(&Crash::DropAll);

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use crate::fs::File;
 
 /// Bytes from one such sync to the next.
-pub(super) const EVERY_BYTES: u64 = 2 << 20;
+pub(super) const EVERY_BYTES: u64 = 4 << 20;
 
 /// The thread, and what is under way.
 #[derive(Debug)]
