@@ -188,7 +188,7 @@ impl Copy {
             page,
             tally,
             last_frame,
-            hash: SoFar::Here(hashing),
+            hash: SoFar::Here(Box::new(hashing)),
             unsynced: false,
             dirty: 0,
         });

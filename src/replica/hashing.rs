@@ -26,7 +26,7 @@ const WAITING: usize = 4;
 /// The hash so far, wherever it is computed.
 #[derive(Debug)]
 pub(super) enum SoFar {
-    Here(Hashing),
+    Here(Box<Hashing>),
     /// In the thread.
     Beside,
     /// Nobody has it: the segment's beginning was not written by this process.
@@ -45,13 +45,13 @@ pub(super) struct HashBeside {
 struct Thread {
     jobs: Option<SyncSender<Job>>,
     emptied: Receiver<Vec<u8>>,
-    done: Receiver<Hashing>,
+    done: Receiver<Box<Hashing>>,
     handle: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 enum Job {
-    Begin(Hashing),
+    Begin(Box<Hashing>),
     Add(Vec<u8>, usize),
     End,
 }
@@ -80,7 +80,7 @@ impl HashBeside {
     pub(super) fn end(&mut self, mut so_far: SoFar) -> Option<Hashing> {
         self.fetch(&mut so_far);
         match so_far {
-            SoFar::Here(hashing) => Some(hashing),
+            SoFar::Here(hashing) => Some(*hashing),
             _ => None,
         }
     }
@@ -164,7 +164,7 @@ mod tests {
         let page = vec![7; 4096];
         let mut all = Hashing::begin(&page);
         let mut beside = HashBeside { allowed: true, ..HashBeside::default() };
-        let mut so_far = SoFar::Here(Hashing::begin(&page));
+        let mut so_far = SoFar::Here(Box::new(Hashing::begin(&page)));
         for (round, len) in [10, 300_000, 200_000, 5, 7, 131_072, 1].into_iter().enumerate() {
             let mut buffer: Vec<u8> = (0..len).map(|at| (at * 31 + round) as u8).collect();
             all.add(&buffer);

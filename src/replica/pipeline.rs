@@ -320,7 +320,7 @@ fn beside(
 ) -> Result<()> {
     let handover = Handover::default();
     handover.lock().applied = applying.applied_byte();
-    std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let side = || {
             let _over = Leaves(&handover, |passed| passed.ended = true);
             receive(receiver, &handover)
@@ -336,7 +336,10 @@ fn beside(
         };
         let received = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         applied.and(received)
-    })
+    });
+    // What apply did not get to hear is durable all the same: it goes on with that the next time.
+    applying.hear(handover.lock().news.state.take());
+    outcome
 }
 
 /// What ends the receiving side when apply has failed; apply's own error is what is told.

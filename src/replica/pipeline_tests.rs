@@ -145,6 +145,9 @@ fn it_stops_while_apply_is_held_or_in_trouble() {
             running.join().unwrap().unwrap();
         });
         assert_eq!((follower.end(), follower.table().applied()), (stage.end, None));
+        disk.heal();
+        let applied = follower.catch_up().unwrap().applied;
+        assert_eq!(applied, if held { Offset(0) } else { stage.end }, "nothing new has come");
         patient(since);
     }
 }
