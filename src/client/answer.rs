@@ -104,7 +104,10 @@ impl<T> Said<T> {
                 Said::Elsewhere { why, leader }
             }
             _ if takes_nothing => Said::Elsewhere { why, leader: word.leader },
-            400..500 | 501 if *status != 408 => Said::Refused(why),
+            // What it cannot do, another try does not change; but a request that came too slowly may have worked.
+            _ if *status == 501 || (400..500).contains(status) && *status != 408 => {
+                Said::Refused(why)
+            }
             _ => Said::Open { why, token: word.token.and_then(|token| token.parse().ok()) },
         }
     }
