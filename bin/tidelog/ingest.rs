@@ -51,7 +51,7 @@ enum TimeArg {
   tidelog ingest mylog app.ndjson --input ndjson --key-field id --skip-bad bad.ndjson
   tidelog tail mylog | tidelog ingest copy - --input envelope --create
   df | tidelog ingest mylog --input lines
-  tidelog ingest http://127.0.0.1:7400,http://127.0.0.1:7401 app.ndjson --input ndjson --key-field id --resume
+  tidelog ingest http://127.0.0.1:7400 app.ndjson --input ndjson --key-field id --resume
 
 Inputs may be .gz or .zst. Prints one JSON line at the end. A line that is no record stops the ingest \
 with exit code 1; what came before it is appended. --resume goes by what the log itself remembers of the \

@@ -15,8 +15,9 @@ mod append;
 pub(crate) mod catalog;
 mod claims;
 pub(crate) mod commit;
-mod compress;
+pub(crate) mod compress;
 mod cursors;
+pub(crate) mod cut;
 mod ends;
 pub(crate) mod files;
 mod home;
@@ -52,7 +53,7 @@ mod writer;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Kind, Result};
@@ -145,6 +146,8 @@ pub(crate) struct Shared {
     state_seq: AtomicU64,
     state_written: AtomicU64,
     state_pending: AtomicBool,
+    /// When the last round of group commit was over: nanoseconds since 1970, for comparing.
+    round_ended: AtomicI64,
     epoch_number: AtomicU64,
     epoch_nonce: AtomicU64,
     /// Below this, records are proven durable; of a log that is read without its writer, those

@@ -3,7 +3,7 @@
 //! Reads everything, changes nothing until the verdict is known. Uses `files`, `scan` and `start`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::claims::Claims;
 use super::commit::End;
+use super::cut;
 use super::ends::Ends;
 use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
@@ -82,6 +83,9 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         repair_locked(&fs, &layout, false)?;
     }
     let mut control = Control::need(&*fs, &layout)?;
+    if !options.read_only && control.belongs_to(log.id) {
+        cut::finish(&*fs, &layout, &mut control)?;
+    }
     let promises = Promises::open(&fs, &layout)?;
     if options.lead.is_some() && (control.follows.is_some() || control.clean.is_some()) {
         // From here on it follows nobody; whatever comes, it appends only in the epoch that it won.
@@ -296,6 +300,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         state_seq: AtomicU64::new(state.map_or(0, |state| state.seq)),
         state_written: AtomicU64::new(0),
         state_pending: AtomicBool::new(false),
+        round_ended: AtomicI64::new(0),
         epoch_number: AtomicU64::new(epoch.number),
         epoch_nonce: AtomicU64::new(epoch.nonce),
         confirmed: AtomicU64::new(u64::MAX),

@@ -23,6 +23,9 @@ use super::writer::{Writer, unknown};
 
 /// STATE is rewritten at most this often.
 const STATE_EVERY_NS: u64 = 5_000_000;
+/// After a pause of so long between rounds, STATE is rewritten at once: nothing else may come soon, and who
+/// pauses so long does not notice.
+const PAUSE_NS: i64 = 100_000;
 /// Behind durable appends, what is written is at most this far ahead of what is durable.
 const SMALL_LAG_BYTES: u64 = 4 << 20;
 /// A sync that finds this many segments rolled since the last one comes after unsynced bulk.
@@ -159,6 +162,7 @@ impl Shared {
 
     /// One flush and one sync. A full disk still lets what was written before become durable.
     fn commit(&self) -> Result<()> {
+        let paused = self.fs.now().saturating_sub(self.round_ended.load(Relaxed)) > PAUSE_NS;
         let (set, flushed) = {
             let mut writer = self.writer();
             if let Some(error) = self.poison.get() {
@@ -205,7 +209,8 @@ impl Shared {
         })?;
         self.ends.set_durable(set.end, set.end_offset);
         self.visible_wake.all();
-        self.hint_state(false);
+        self.hint_state(paused);
+        self.round_ended.store(self.fs.now(), Relaxed);
         if !self.options.worker {
             self.worker.work(self).or_else(|e| match e.kind() {
                 Kind::DiskFull => Ok(()),
@@ -215,7 +220,8 @@ impl Shared {
         flushed
     }
 
-    /// Rewrites STATE, unsynced, unless that was done a moment ago; then the worker does it soon.
+    /// Rewrites STATE, unsynced, unless that was done a moment ago and need not be done `now`; then the
+    /// worker does it soon.
     pub(crate) fn hint_state(&self, now: bool) {
         let elapsed = self.fs.elapsed();
         let last = self.state_written.load(Relaxed);

@@ -183,7 +183,8 @@ impl Worker {
             true => shared.rounds.between(|| file.sync_data()),
             false => file.sync_data(),
         };
-        match seal_with(file, &segment.path, &segment.header, tally, sealing.previous_hash, sync) {
+        let hash = sealing.previous_hash;
+        match seal_with(file, &segment.path, &segment.header, tally, hash, None, sync) {
             Ok(sealed) => {
                 segment.seal(sealed.footer);
                 sealing.previous_hash = sealed.footer.hash;

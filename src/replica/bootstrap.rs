@@ -59,6 +59,8 @@ pub(super) struct Bootstrap<'a> {
     pub(super) copy: Option<&'a Copy>,
     /// What the snapshot may hold.
     pub(super) at: RestoreAt,
+    /// Nothing of that copy is of the source's history: any snapshot will do.
+    pub(super) anew: bool,
 }
 
 impl Bootstrap<'_> {
@@ -113,8 +115,13 @@ impl Bootstrap<'_> {
         }
     }
 
+    /// Where the copy ends that is to be gone on with, if there is one.
+    fn end(&self) -> Option<Position> {
+        self.copy.filter(|_| !self.anew).map(Copy::end)
+    }
+
     fn fits(&self, offer: &SnapshotOffer) -> bool {
-        let end = self.copy.map(|copy| copy.end().offset);
+        let end = self.end().map(|end| end.offset);
         let limit = match self.at {
             RestoreAt::Offset(limit) => offer.name.offset <= limit,
             _ => true,
@@ -183,10 +190,9 @@ impl Bootstrap<'_> {
                 format!("expected a snapshot from before that time, found {}", offer.name),
             );
         }
-        if let Some(copy) = self.copy
-            && !holds(manifest, copy.end())
+        if let Some(end) = self.end()
+            && !holds(manifest, end)
         {
-            let end = copy.end();
             return refused(
                 Kind::NotInHistory,
                 format!(
@@ -327,12 +333,13 @@ impl Bootstrap<'_> {
         let _ = self.fs.unlink(&staged);
         let file = self.fs.open(&staged, Open::Create).map_err(io("create"))?;
         file.write_all_at(&shipped.page, 0).map_err(io("write"))?;
-        let mut tally = Tally::default();
+        let (mut tally, mut buffer) = (Tally::default(), Vec::new());
         while tally.end < limit {
             let from = tally.end;
-            let frames = fetch(source, &header, from, limit, tally.records)?;
-            write_pages(&*file, &frames.bytes, from).map_err(io("write"))?;
-            note(&mut tally, &header, &frames.bytes);
+            let frames = fetch(source, &header, from, limit, tally.records, buffer)?;
+            write_pages(&*file, frames.bytes(), from).map_err(io("write"))?;
+            note(&mut tally, &header, frames.bytes());
+            buffer = frames.buffer;
         }
         let same = tally.end == limit
             && tally.end_offset(&header) == at.offset

@@ -23,8 +23,12 @@ use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, 
 use crate::log::promises::Promises;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
-use crate::segment::{Footer, HEADER_BYTES, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal};
+use crate::segment::{
+    Footer, HEADER_BYTES, Hashing, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal_with,
+};
 use crate::ship::LastFrame;
+
+use super::writeout::{self, WriteOut};
 
 /// The copied segments.
 #[derive(Debug)]
@@ -46,6 +50,12 @@ pub(super) struct Copy {
     pub(super) failed: Option<Error>,
     pub(super) state_seq: u64,
     pub(super) state_file: Option<Arc<dyn File>>,
+    /// Whether it may have threads,
+    pub(super) threads: bool,
+    /// and the one that writes out early.
+    pub(super) early: Option<WriteOut>,
+    /// What the next piece is fetched into.
+    pub(super) buffer: Vec<u8>,
 }
 
 /// The segment that grows.
@@ -59,17 +69,31 @@ pub(super) struct Active {
     pub(super) tally: Tally,
     /// Where the last frame starts.
     pub(super) last_frame: u64,
+    /// The seal hash so far; `None` when the beginning was not written by this process.
+    pub(super) hashing: Option<Hashing>,
     pub(super) unsynced: bool,
+    /// Bytes written since the last sync, early ones included.
+    pub(super) dirty: u64,
 }
 
 /// Whole frames that were checked against the segment they come from.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
-    pub(super) bytes: Vec<u8>,
+    /// The frames, and room behind them.
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of frames.
+    pub(super) len: usize,
     /// Where the last one starts, relative to the first.
     pub(super) last_frame: u64,
     /// Whether a synchronous set is among them.
     pub(super) sets: bool,
+}
+
+impl Fetched {
+    /// The frames.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
 }
 
 impl Copy {
@@ -119,7 +143,7 @@ impl Copy {
         starts: Option<&EpochStart>,
     ) -> Result<()> {
         assert!(self.active.is_none(), "the segment before is sealed first");
-        assert!(!frames.bytes.is_empty(), "a segment begins with a frame");
+        assert!(!frames.bytes().is_empty(), "a segment begins with a frame");
         if let Some(start) = starts {
             self.enter_epoch(start, &header)?;
         }
@@ -139,7 +163,7 @@ impl Copy {
         let mut tally = Tally::default();
         let made = file
             .write_all_at(&page, 0)
-            .and_then(|()| write_pages(&*file, &frames.bytes, HEADER_BYTES))
+            .and_then(|()| write_pages(&*file, frames.bytes(), HEADER_BYTES))
             .map_err(io("write"))
             // Closes the crash that leaves a named segment without header or frames.
             .and_then(|()| file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io)))
@@ -152,9 +176,21 @@ impl Copy {
         // Closes the crash that forgets the name of what STATE will call durable.
         let named = self.fs.sync_dir(&segments).map_err(|e| Error::io("sync", &segments, e));
         self.trust(named)?;
-        note(&mut tally, &header, &frames.bytes);
+        note(&mut tally, &header, frames.bytes());
         let last_frame = HEADER_BYTES + frames.last_frame;
-        self.active = Some(Active { path, file, header, page, tally, last_frame, unsynced: false });
+        let mut hashing = Hashing::begin(&page);
+        hashing.add(frames.bytes());
+        self.active = Some(Active {
+            path,
+            file,
+            header,
+            page,
+            tally,
+            last_frame,
+            hashing: Some(hashing),
+            unsynced: false,
+            dirty: 0,
+        });
         Ok(())
     }
 
@@ -183,14 +219,41 @@ impl Copy {
         self.adopt_sets(&header, frames, at)?;
         let active = self.active.as_mut().expect("a segment is open");
         // A full disk leaves part of it behind the end; the next try writes over that.
-        let written = write_pages(&*active.file, &frames.bytes, at)
+        let written = write_pages(&*active.file, frames.bytes(), at)
             .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
         if written.is_ok() {
-            note(&mut active.tally, &active.header, &frames.bytes);
+            note(&mut active.tally, &active.header, frames.bytes());
+            if let Some(hashing) = &mut active.hashing {
+                hashing.add(frames.bytes());
+            }
             active.last_frame = at + frames.last_frame;
             active.unsynced = true;
+            active.dirty += frames.len as u64;
         }
-        self.trust(written)
+        self.trust(written)?;
+        self.write_out()
+    }
+
+    /// Has what was written lately written out, beside the copying.
+    fn write_out(&mut self) -> Result<()> {
+        let Some(active) = self.active.as_mut().filter(|a| a.dirty >= writeout::EVERY_BYTES) else {
+            return Ok(());
+        };
+        if self.early.is_none() && self.threads {
+            // Without the thread everything is left to the sync.
+            self.early = WriteOut::start().ok();
+        }
+        let Some(early) = &mut self.early else { return Ok(()) };
+        active.dirty = 0;
+        let begun = early.begin(&active.file).map_err(|e| Error::io("sync", &active.path, e));
+        self.trust(begun.map_err(|e| e.with_kind(Kind::Io)))
+    }
+
+    /// Waits for what is being written out early: an error there is this segment's.
+    fn finish_early(&mut self) -> Result<()> {
+        let (Some(early), Some(active)) = (&mut self.early, &self.active) else { return Ok(()) };
+        let finished = early.finish().map_err(|e| Error::io("sync", &active.path, e));
+        self.trust(finished.map_err(|e| e.with_kind(Kind::Io)))
     }
 
     /// CONTROL knows of a synchronous set before its frame is here: from then on this node shows
@@ -201,12 +264,12 @@ impl Copy {
         }
         let mut control = self.control.clone();
         let mut at = 0;
-        while at < frames.bytes.len() {
-            let head = frames.bytes[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");
+        while at < frames.bytes().len() {
+            let head = frames.bytes()[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");
             let head = Header::staged(head);
             let end = at + head.stride();
             if head.kind == FrameKind::SyncSet {
-                let frame = Frame::trusted(&frames.bytes[at..], head).expect("whole frames");
+                let frame = Frame::trusted(&frames.bytes()[at..], head).expect("whole frames");
                 let set = SyncSet::decode(frame.body).expect("checked when it was fetched");
                 let end = LogByte(header.log_byte(from + end as u64));
                 // The newest, and the one before: that one counts while the newest may be lost.
@@ -279,8 +342,12 @@ impl Copy {
 
     /// Seals the active segment, whose frames are all here.
     pub(super) fn seal(&mut self, previous: [u8; 32]) -> Result<Footer> {
-        let active = self.active.as_ref().expect("a segment is open");
-        let sealed = seal(&active.file, &active.path, &active.header, &active.tally, previous);
+        self.finish_early()?;
+        let active = self.active.as_mut().expect("a segment is open");
+        let hashing = active.hashing.take();
+        let Active { file, path, header, tally, .. } = active;
+        let sync = |file: &dyn File| file.sync_data();
+        let sealed = seal_with(file, path, header, tally, previous, hashing, sync);
         let footer = sealed.as_ref().map(|sealed| sealed.footer).ok();
         self.trust(sealed.map(drop))?;
         self.active = None;
@@ -293,13 +360,14 @@ impl Copy {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        self.finish_early()?;
         if let Some(active) = self.active.as_mut().filter(|active| active.unsynced) {
             // Closes the crash that loses frames which STATE, just below, calls durable.
             let synced = match mutant::on(Mutant::SkipFollowerSync) {
                 true => Ok(()),
                 false => active.file.sync_data().map_err(|e| Error::io("sync", &active.path, e)),
             };
-            active.unsynced = false;
+            (active.unsynced, active.dirty) = (false, 0);
             self.trust(synced.map_err(|e| e.with_kind(Kind::Io)))?;
         }
         Ok(self.hint())

@@ -11,34 +11,37 @@ use crate::ship::Source;
 
 use super::copy::Fetched;
 
-/// Bytes read from the source at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes read from the source at a time: what is checked and written then is still in the processor's
+/// cache.
+const CHUNK_BYTES: u64 = 512 << 10;
 
-/// Whole frames from `at` to at most `limit`, which is a frame's end; at least one.
+/// Whole frames from `at` to at most `limit`, which is a frame's end; at least one. They come in `buffer`,
+/// whatever that held.
 pub(super) fn fetch(
     source: &mut dyn Source,
     header: &SegmentHeader,
     at: u64,
     limit: u64,
     mut rel_offset: u32,
+    mut buffer: Vec<u8>,
 ) -> Result<Fetched> {
     let name = SegmentName(header.base);
     let seed = header.seed();
-    let mut bytes = Vec::new();
     let mut want = index(CHUNK_BYTES.min(limit - at));
-    let (mut done, mut last_frame) = (0, 0);
+    let (mut have, mut done, mut last_frame) = (0, 0, 0);
     let mut sets = false;
     loop {
-        let have = bytes.len();
-        bytes.resize(want, 0);
-        let read = source.read(name, at + have as u64, &mut bytes[have..])?;
-        bytes.truncate(have + read);
+        if buffer.len() < want {
+            buffer.resize(want, 0);
+        }
+        let read = source.read(name, at + have as u64, &mut buffer[have..want])?;
+        have += read;
         let fault = loop {
             let byte = at + done as u64;
             if byte == limit {
                 break None;
             }
-            let rest = &bytes[done..];
+            let rest = &buffer[done..have];
             want = done + FRAME_HEADER;
             if rest.len() < FRAME_HEADER && byte + FRAME_HEADER as u64 <= limit {
                 break None;
@@ -59,10 +62,11 @@ pub(super) fn fetch(
             last_frame = done as u64;
             done += head.stride();
         };
-        if done > 0 {
+        // The rest of a frame that has begun comes along: read again, it would cost twice.
+        let cut_off = fault.is_none() && read > 0 && done < have && want > done + FRAME_HEADER;
+        if done > 0 && !(cut_off && want < index(2 * CHUNK_BYTES)) {
             // What follows these, good or bad, is for the next fetch.
-            bytes.truncate(done);
-            return Ok(Fetched { bytes, last_frame, sets });
+            return Ok(Fetched { buffer, len: done, last_frame, sets });
         }
         if let Some(fault) = fault.filter(|fault| *fault != Fault::End) {
             return Err(damaged(source, header, (at, rel_offset), fault));

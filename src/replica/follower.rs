@@ -6,32 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Lock, Open};
+use crate::fs::Lock;
 #[cfg(feature = "wire")]
 use crate::log::commit::End;
 #[cfg(feature = "wire")]
 use crate::log::files::SetLine;
-use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
+use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::promises::Promises;
 use crate::log::{Log, Options, Recovery, open};
-use crate::mutant::{self, Mutant};
-use crate::position::{Id, LogByte, Offset, Position};
-use crate::ship::{Offer, Report, Source};
-use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
+use crate::position::{Id, Offset, Position};
+use crate::ship::{Report, Source};
+use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions};
 
-use super::bootstrap::{self, Begun, Bootstrap};
-use super::copy::Copy;
-use super::fresh::Fresh;
+use super::apply::Applying;
+use super::bootstrap::{self, Bootstrap};
+use super::create::{Begin, create};
 use super::gauge::Gauge;
 use super::heal::heal;
 use super::hold::Hold;
-use super::pause::{Brake, Limit, Pause};
-use super::pull::{self, Moved};
+use super::pause::{Brake, Pause};
+use super::pipeline;
+use super::receive::{Received, Receiver};
 use super::recover::{FollowerReport, recover};
-use super::trail::Trail;
-
-/// Looks at a source that has rolled a segment and not sealed it yet.
-const PATIENCE: u32 = 200;
+use super::rejoin::{self, Met};
 
 /// A directory that copies a source's segments, byte for byte, and applies their records.
 ///
@@ -44,44 +41,22 @@ const PATIENCE: u32 = 200;
 /// needs, [`Kind::Gone`] says so: opened again, it begins anew with a snapshot, if any source has one.
 /// What was copied is kept, whatever the source drops later.
 ///
+/// When its history and the source's part, [`Kind::Diverged`] says so and nothing is changed: opened again,
+/// it keeps what differs in `diverged/`, cuts it, and goes on ([`FollowerReport::rejoined`]). What was
+/// committed is not cut: [`Kind::CommittedDataLoss`], unless [`Options::accept_loss`].
+///
 /// For an example see [`ship::Directory`](crate::ship::Directory).
 #[derive(Debug)]
 pub struct Follower {
-    source: Box<dyn Source>,
-    copy: Copy,
-    log: Arc<Log>,
-    table: Table,
-    applier: Applier,
-    /// While apply is to be behind.
-    hold: Option<Hold>,
-    /// Where it is to stop.
-    brake: Brake,
-    offered: Option<Offer>,
-    /// What it pulls was promised to the same candidate: it may be of an older epoch than that.
-    inherits: bool,
-    /// What is synced here, and so acknowledged.
-    pub(super) durable: Position,
+    pub(super) receiver: Receiver,
+    applying: Applying,
     gauge: Gauge,
-    trail: Trail,
-    leader_time: Option<Clock>,
-    fresh: Fresh,
     report: FollowerReport,
     poll_every: Duration,
+    /// Whether apply goes on beside copying.
+    threads: bool,
     /// Held as long as this follower writes; the last to go.
     _lock: Box<dyn Lock>,
-}
-
-/// The leader's clock, as the last look told it.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    /// Nanoseconds that it is ahead of this machine's.
-    ahead: i64,
-}
-
-impl Clock {
-    fn at(self, now: i64) -> i64 {
-        now.saturating_add(self.ahead)
-    }
 }
 
 /// What a follower did.
@@ -175,17 +150,25 @@ impl Follower {
         };
         let lock = open::take_lock(&*fs, &layout)?;
         let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
-        if control.follows.is_none() {
+        if control.follows.is_none() && !options.rejoin {
             return Err(Error::new(
                 Kind::InvalidInput,
                 "expected a follower's directory, found one that leads",
             )
             .in_file(dir)
-            .help("name another directory for the copy"));
+            .help(
+                "name another directory for the copy; if this one led before and is to follow now, say so \
+                 (`--rejoin`)",
+            ));
         }
         let node = open::identify(&*fs, &layout, options.identity)?;
         let stranger = Report { node: Some(node), ..Report::default() };
-        if let (Some(log), Ok(offer)) = (exists, source.look(&stranger))
+        let offer = source.look(&stranger);
+        if let (None, Some(_), Err(e)) = (&control.follows, exists, &offer) {
+            // A leader gives that up only for a source that is there, and of its log.
+            return Err(e.clone());
+        }
+        if let (Some(log), Ok(offer)) = (exists, offer)
             && log.id != offer.log
         {
             return Err(Error::new(
@@ -195,15 +178,15 @@ impl Follower {
             .in_file(dir)
             .help("name another directory for the copy"));
         }
-        if control.follows.as_deref() != Some(&*source.place()) {
-            control.follows = Some(source.place());
-            control.write(&*fs, &layout)?;
-        }
-        let (mut copy, mut report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        rejoin::turn(&*fs, &layout, &mut control, &source.place())?;
+        let (copy, report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        let accept_loss = options.accept_loss;
+        let Met { mut copy, mut report, anew } =
+            rejoin::meet(copy, report, &mut *source, accept_loss)?;
         if begin.policy != Beginning::Log
             && let Ok(offer) = source.look(&bootstrap::standing(&copy))
             && offer.log == copy.log
-            && bootstrap::is_gone(&copy, &offer)
+            && (anew || bootstrap::is_gone(&copy, &offer) || rejoin::table_is_lost(&copy))
         {
             let begin = Bootstrap {
                 fs: &fs,
@@ -212,22 +195,27 @@ impl Follower {
                 log: copy.log,
                 copy: Some(&copy),
                 at: RestoreAt::End,
+                anew,
             };
             // Without any, pulling says what is gone.
             if let Some(with) = begin.begin(&mut *source)? {
                 begun = Some(with);
                 let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+                let before = std::mem::take(&mut report);
                 (copy, report) = recover(fs, layout, node, control)?;
+                report.rejoined = before.rejoined;
+                report.findings.splice(0..0, before.findings);
             }
         }
         report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
         report.snapshot = begun.map(|begun| begun.name);
+        copy.threads = options.worker;
         // From here on STATE says what is here, not what was lost.
         let state = copy.settle_hint();
         options.create = false;
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
-        let poll_every = options.poll_every;
+        let (poll_every, threads) = (options.poll_every, options.worker);
         let (delay, pause_at) = (table.apply_delay, table.pause_at);
         let (log, table, applier) = loop {
             // Each round mends another file, so it ends.
@@ -239,32 +227,30 @@ impl Follower {
                 }
             }
         };
-        let mut follower = Follower {
-            source,
-            durable: copy.end(),
-            gauge: Gauge::new(Arc::clone(&copy.fs)),
-            fresh: Fresh::default(),
-            trail: Trail::default(),
-            leader_time: None,
+        let gauge = Gauge::new(Arc::clone(&copy.fs));
+        let applying = Applying {
+            log: Arc::new(log),
+            table: table.clone(),
+            applier,
             hold: (!delay.is_zero()).then(|| Hold::new(delay)),
             brake: Brake::new(pause_at),
-            copy,
-            log: Arc::new(log),
-            table,
-            applier,
-            offered: None,
-            inherits: false,
-            report,
-            poll_every,
-            _lock: lock,
+            gauge: gauge.clone(),
+            fs: Arc::clone(&copy.fs),
+            arrived: copy.end().offset,
+            news: None,
+            stale: true,
+            findings: Vec::new(),
         };
-        if pause_at.is_some() && follower.hold.is_none() {
+        let receiver = Receiver::new(source, copy, table, gauge.clone(), accept_loss);
+        let mut follower =
+            Follower { receiver, applying, gauge, report, poll_every, threads, _lock: lock };
+        if pause_at.is_some() && follower.applying.hold.is_none() {
             // Up to there it need not wait for its source.
-            follower.apply(true)?;
+            follower.applying.go_on(usize::MAX)?;
         }
-        follower.gauge.at(follower.acknowledge(), &*follower.source);
         #[cfg(feature = "wire")]
-        follower.gauge.rule(&follower.copy.control.sets);
+        follower.gauge.rule(&follower.receiver.copy.control.sets);
+        follower.gauge.at(follower.receiver.report(), &*follower.receiver.source);
         Ok(follower)
     }
 
@@ -272,45 +258,21 @@ impl Follower {
     /// and applies it, as far as that is not held back.
     pub fn catch_up(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
-        let (mut target, mut ended) = (None, None);
-        let (mut failures, mut waited) = (0, 0);
-        loop {
-            let before = self.copy.end().log_byte;
-            let stepped = self.advance(&mut progress);
-            let end = self.copy.end().log_byte;
-            let until = *target.get_or_insert(self.offered.as_ref().map_or(end, |o| o.durable));
-            match stepped {
-                Ok(()) => failures = 0,
-                // Of several sources, another may help: each is given one chance.
-                Err(e) if may_pass(e.kind()) && failures + 1 < self.source.links().len() => {
-                    failures += 1;
-                    continue;
-                }
-                Err(e) => return Err(e),
-            }
-            if end >= until {
-                // Of several sources, a preferred one may go on where this one ends.
-                let place = Some(self.source.place());
-                if self.source.turn_back() && ended != place {
-                    (target, ended) = (None, place);
-                    continue;
-                }
-                self.source.acknowledge(&self.acknowledge());
-                return Ok(progress);
-            }
-            if end == before {
-                // The source is about to seal what this copy cannot seal by itself.
-                if !self.copy.lacks_link() || waited == PATIENCE {
-                    return Err(self.stuck(until));
-                }
-                waited += 1;
-                self.source.wait(self.poll_every);
-            }
-        }
+        let Follower { receiver, applying, poll_every, .. } = self;
+        let caught = match self.threads {
+            true => pipeline::catch_up(receiver, applying, *poll_every, &mut progress),
+            false => receiver
+                .catch_up(*poll_every, |receiver| advance(receiver, applying, &mut progress)),
+        };
+        self.report.findings.append(&mut self.applying.findings);
+        caught?;
+        self.receiver.acknowledge();
+        Ok(progress)
     }
 
     /// Follows until `stop` is set. Looks when the source's directory changes, and every
-    /// [`Options::poll_every`] at least.
+    /// [`Options::poll_every`] at least. What comes is acknowledged once it is durable here, and applied
+    /// meanwhile; when this returns it is applied, too, unless that is held back.
     ///
     /// `on_progress` hears of every round that copied or applied something and of the first, and of errors
     /// that may pass (the source is away, the disk is full); they are tried again. It returns
@@ -320,12 +282,27 @@ impl Follower {
         stop: &AtomicBool,
         mut on_progress: impl FnMut(&Result<Progress>),
     ) -> Result<()> {
+        let Follower { receiver, applying, poll_every, .. } = self;
+        let ran = match self.threads {
+            true => pipeline::run(receiver, applying, *poll_every, stop, &mut on_progress),
+            false => self.run_alone(stop, &mut on_progress),
+        };
+        self.report.findings.append(&mut self.applying.findings);
+        ran
+    }
+
+    /// The same in one thread.
+    fn run_alone(
+        &mut self,
+        stop: &AtomicBool,
+        on_progress: &mut dyn FnMut(&Result<Progress>),
+    ) -> Result<()> {
         let mut first = true;
         let mut troubled = None;
         while !stop.load(Ordering::Relaxed) {
             let mut progress = self.progress();
             let applied = progress.applied;
-            let stepped = self.advance(&mut progress);
+            let stepped = advance(&mut self.receiver, &mut self.applying, &mut progress);
             let moved = progress.bytes > 0 || progress.segments > 0 || progress.shown;
             match stepped {
                 Ok(()) => {
@@ -347,7 +324,7 @@ impl Follower {
             }
             first = false;
             if !moved {
-                self.source.wait(self.poll_every);
+                self.receiver.source.wait(self.poll_every);
             }
         }
         Ok(())
@@ -358,215 +335,79 @@ impl Follower {
     /// which may pass.
     pub fn step(&mut self) -> Result<Progress> {
         let mut progress = self.progress();
-        self.advance(&mut progress).map(|()| progress)
-    }
-
-    /// One round, and what is shown of it.
-    fn advance(&mut self, progress: &mut Progress) -> Result<()> {
-        let bytes = progress.bytes;
-        let stepped = self.round(progress);
-        let now = self.copy.fs.now();
-        let behind =
-            self.trail.behind(self.end(), self.leader_time.map_or(now, |time| time.at(now)));
-        self.fresh.applied(self.applied());
-        self.gauge.fresh(self.fresh.since());
-        #[cfg(feature = "wire")]
-        self.gauge.rule(&self.copy.control.sets);
-        self.gauge.at(self.acknowledge(), &*self.source);
-        self.gauge.lags(self.lag(), behind, progress.bytes - bytes);
-        self.gauge.trouble(stepped.as_ref().err().map(Error::to_string));
-        stepped
-    }
-
-    /// Looks, copies some, syncs, says so, applies.
-    fn round(&mut self, progress: &mut Progress) -> Result<()> {
-        let before = self.copy.fs.elapsed();
-        let offer = self.source.look(&self.acknowledge())?;
-        if let Some(stale) = offer.stale.filter(|_| offer.log == self.copy.log) {
-            let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-            let answered = offer
-                .answered
-                .map_or(before, |at| self.copy.fs.elapsed().saturating_sub(nanos(at.elapsed())));
-            self.fresh.told(answered.saturating_sub(nanos(stale)), offer.committed_offset);
-        }
-        let now = self.copy.fs.now();
-        self.leader_time = offer.time.map(|time| Clock { ahead: time.saturating_sub(now) });
-        self.trail.note(offer.time.unwrap_or(now), offer.durable_offset);
-        self.gauge.offered(&offer, now);
-        let mut moved = Moved::default();
-        let inherits = self.inherits;
-        let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, inherits, &mut moved);
-        let told = (offer.committed, offer.committed_offset);
-        let pulled = pulled.map_err(|e| match e.kind() {
-            Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
-            _ => e,
-        });
-        self.offered = Some(offer);
-        // What came before an error came whole: it counts. What the source has committed says
-        // something about this copy only once the two histories were found to be one.
-        let came = moved.bytes > 0 || moved.segments > 0;
-        let matched = pulled.is_ok() || came;
-        let shown = matched && self.copy.learn_committed(told);
-        if came || shown {
-            let state = self.copy.sync()?;
-            self.durable = self.copy.end();
-            self.log.grow_to(&state)?;
-            self.copy.mend()?;
-        }
-        self.apply(came || shown)?;
-        progress.to = self.end();
-        progress.bytes += moved.bytes;
-        progress.segments += moved.segments;
-        progress.shown |= shown;
-        progress.applied = self.applied();
-        progress.lag = self.lag();
-        pulled
-    }
-
-    /// Applies what has arrived or may be shown now, or as much of it as is not held back.
-    fn apply(&mut self, moved: bool) -> Result<()> {
-        let due = self.hold.as_mut().map(|hold| {
-            let now = self.copy.fs.elapsed();
-            hold.arrived(now, self.copy.end().offset);
-            hold.due(now)
-        });
-        let applied = self.applied();
-        let mut limit = self.brake.limit(&self.log, applied)?;
-        if let Limit::Passed(at) = limit {
-            let finding = format!(
-                "apply was to stop before offset {at} and has passed it: it holds everything before \
-                 {applied}, and goes on"
-            );
-            self.report.findings.push(finding);
-            limit = Limit::None { resumed: true };
-        }
-        match (due, limit) {
-            (None, Limit::None { resumed }) if moved || resumed => {
-                self.applier.run(&mut self.table)?;
-            }
-            (due, limit) => {
-                let before = match limit {
-                    Limit::Before(at) => Some(at),
-                    _ => None,
-                };
-                let to = due.into_iter().chain(before).min();
-                if let Some(to) = to.filter(|to| *to > applied) {
-                    self.table.catch_up_to(&self.log, to)?;
-                }
-            }
-        }
-        self.gauge.pause(self.brake.pause.at(), self.brake.stands(self.applied()));
-        Ok(())
-    }
-
-    fn applied(&self) -> Offset {
-        self.table.applied().map_or(Offset(0), |position| position.offset)
-    }
-
-    /// What is here, for the source to know: only what is synced.
-    fn acknowledge(&self) -> Report {
-        Report {
-            log: Some(self.copy.log),
-            node: Some(self.copy.node),
-            promise: self.copy.promises.get().map(|promise| promise.epoch),
-            received: self.copy.end(),
-            durable: match mutant::on(Mutant::CountReceived) {
-                true => self.copy.end(),
-                false => self.durable,
-            },
-            applied: self.table.applied().unwrap_or_default(),
-            committed: Some(self.copy.committed.0),
-            last: self.copy.last_frame(),
-            unclean: self.copy.is_unclean(self.durable.log_byte),
-        }
+        let stepped = advance(&mut self.receiver, &mut self.applying, &mut progress);
+        self.report.findings.append(&mut self.applying.findings);
+        stepped.map(|()| progress)
     }
 
     fn progress(&self) -> Progress {
-        let (end, applied) = (self.end(), self.applied());
+        let (end, applied) = (self.end(), self.applying.applied());
         Progress { from: end, to: end, applied, lag: self.lag(), ..Progress::default() }
-    }
-
-    fn stuck(&self, target: LogByte) -> Error {
-        Error::new(
-            Kind::NotFound,
-            format!(
-                "expected durable frames up to log byte {target} at {}, found none behind {}",
-                self.source.place(),
-                self.copy.end().log_byte
-            ),
-        )
-        .in_file(Path::new(&self.source.place()))
-        .help("if a copier fills that directory they may still be coming")
     }
 
     /// The table of what was copied. A clone goes on showing the newest state.
     pub fn table(&self) -> &Table {
-        &self.table
+        &self.applying.table
     }
 
     /// The same, if what it shows is at most so old; otherwise an error of [`Kind::Stale`]. See
     /// [`Gauge::staleness`].
     pub fn table_within(&self, max_staleness: Duration) -> Result<&Table> {
         self.gauge.check_staleness(max_staleness)?;
-        Ok(&self.table)
+        Ok(&self.applying.table)
     }
 
     /// The copied log, for reading; it grows as this follower copies.
     pub fn log(&self) -> Arc<Log> {
-        Arc::clone(&self.log)
+        Arc::clone(&self.applying.log)
     }
 
     /// Behind the last record that is copied, durable here.
     pub fn end(&self) -> Offset {
-        self.copy.end().offset
+        self.receiver.copy.end().offset
     }
 
     /// The position behind the last frame that is copied, durable here.
     pub fn position(&self) -> Position {
-        self.copy.end()
+        self.receiver.copy.end()
     }
 
     /// How far the copy was behind at the last look; nothing before the first.
     pub fn lag(&self) -> Lag {
-        let Some(offer) = &self.offered else { return Lag::default() };
-        let end = self.copy.end();
-        Lag {
-            records: offer.durable_offset.0.saturating_sub(end.offset.0),
-            bytes: offer.durable.0.saturating_sub(end.log_byte.0),
-        }
+        self.receiver.lag()
     }
 
     /// What this node has promised: a handle for those who answer candidates while it runs.
     pub fn promises(&self) -> Promises {
-        self.copy.promises.clone()
+        self.receiver.copy.promises.clone()
     }
 
     /// Behind what is known here to be committed.
     #[cfg(feature = "wire")]
     pub(super) fn committed(&self) -> End {
-        self.copy.committed
+        self.receiver.copy.committed
     }
 
     /// The synchronous sets of its log: the newest, behind the one before.
     #[cfg(feature = "wire")]
     pub(super) fn sets(&self) -> Vec<SetLine> {
-        self.copy.control.sets.clone()
+        self.receiver.copy.control.sets.clone()
     }
 
     /// How far it is, as it would say to its source now.
     #[cfg(feature = "wire")]
     pub(super) fn report_now(&self) -> Report {
-        self.acknowledge()
+        self.receiver.report()
     }
 
     /// Fetches what a node holds behind this copy that has promised the same candidate's epoch: this node's.
     #[cfg(feature = "wire")]
     pub(super) fn inherit(&mut self, source: Box<dyn Source>) -> Result<()> {
-        let before = std::mem::replace(&mut self.source, source);
-        self.inherits = true;
+        let before = std::mem::replace(&mut self.receiver.source, source);
+        self.receiver.inherits = true;
         let fetched = self.catch_up();
-        self.inherits = false;
-        self.source = before;
+        self.receiver.inherits = false;
+        self.receiver.source = before;
         fetched.map(drop)
     }
 
@@ -577,7 +418,7 @@ impl Follower {
 
     /// Where it stops applying: a handle to set that, and to let it go on, while it runs.
     pub fn pause(&self) -> Pause {
-        self.brake.pause.clone()
+        self.applying.brake.pause.clone()
     }
 
     /// What opening found.
@@ -587,37 +428,56 @@ impl Follower {
 
     /// This node's identity.
     pub fn node(&self) -> Id {
-        self.copy.node
+        self.receiver.copy.node
     }
 
     /// Where it pulls from.
     pub fn source(&self) -> String {
-        self.source.place()
+        self.receiver.source.place()
     }
 
     /// Lets go of the directory as it stands; the source may serve another.
     pub(super) fn into_source(self) -> Box<dyn Source> {
-        self.source
+        self.receiver.source
     }
 
     /// Closes it, as [`close`](Self::close) does, without a word to its source: it is to lead.
     #[cfg(feature = "server")]
     pub(crate) fn stand_down(mut self) -> Result<()> {
-        self.copy.sync()?;
-        self.table.checkpoint()?;
-        self.copy.settle_hint();
+        self.receiver.copy.sync()?;
+        self.applying.table.checkpoint()?;
+        self.receiver.copy.settle_hint();
         Ok(())
     }
 
     /// Notes durably how far copy and table go, and lets go of the lock. Without it nothing is
     /// lost: the next open only has more to look at, and to apply.
     pub fn close(mut self) -> Result<()> {
-        self.copy.sync()?;
-        self.table.checkpoint()?;
-        self.copy.settle_hint();
-        self.source.acknowledge(&self.acknowledge());
+        self.receiver.copy.sync()?;
+        self.applying.table.checkpoint()?;
+        self.receiver.copy.settle_hint();
+        self.receiver.acknowledge();
         Ok(())
     }
+}
+
+/// One round of both sides, one after the other: looks, copies some, syncs, applies.
+fn advance(
+    receiver: &mut Receiver,
+    applying: &mut Applying,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut received = Received::default();
+    let outcome = receiver.round(&mut received);
+    applying.hear(received.state);
+    let applied = applying.go_on(usize::MAX);
+    progress.to = receiver.copy.end().offset;
+    progress.bytes += received.moved.bytes;
+    progress.segments += received.moved.segments;
+    progress.shown |= received.shown;
+    progress.applied = applying.applied();
+    progress.lag = receiver.lag();
+    applied.and(outcome)
 }
 
 /// Opens the copied log and its table, and applies what the table lacks, unless that is held back.
@@ -639,7 +499,7 @@ fn read(
 }
 
 /// Whether an error may be gone at the next look.
-fn may_pass(kind: Kind) -> bool {
+pub(super) fn may_pass(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::NotFound
@@ -649,97 +509,4 @@ fn may_pass(kind: Kind) -> bool {
             | Kind::NotALog
             | Kind::NotLeader
     )
-}
-
-/// What a new copy begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Begin {
-    pub(super) policy: Beginning,
-    /// What a snapshot may hold.
-    pub(super) at: RestoreAt,
-}
-
-/// Makes the directory of a new copy: the leader's log id, a node id of its own; with a snapshot where
-/// the log's beginning is gone, or costs more.
-pub(super) fn create(
-    options: &Options,
-    layout: &Layout,
-    source: &mut dyn Source,
-    begin: Begin,
-) -> Result<Option<Begun>> {
-    let offer = source.look(&Report::default())?;
-    let gone = offer.floor > LogByte(0);
-    let wanted = match begin.policy {
-        Beginning::Log => false,
-        Beginning::Needed => gone,
-        Beginning::Snapshot => true,
-        Beginning::Cheaper => {
-            // A source that cannot say has none, as far as that goes.
-            gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
-        }
-    };
-    // Where there is none, nothing is made here.
-    let offered = wanted
-        && match source.snapshots() {
-            Ok(offers) => !offers.is_empty(),
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => false,
-            Err(e) => return Err(e),
-        };
-    if offered {
-        let fs = &options.fs;
-        let Some(_lock) = open::claim(&**fs, layout)? else { return Ok(None) };
-        let bootstrap = Bootstrap {
-            fs,
-            layout,
-            follows: source.place(),
-            log: offer.log,
-            copy: None,
-            at: begin.at,
-        };
-        match bootstrap.begin(source) {
-            Ok(Some(begun)) => return Ok(Some(begun)),
-            Ok(None) => {}
-            // The whole log does as well.
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    if gone {
-        return Err(Error::new(
-            Kind::Gone,
-            format!(
-                "expected a log that starts at offset 0 at {}, found one that starts at offset {}: \
-                 retention dropped what lies before",
-                source.place(),
-                offer.floor_offset
-            ),
-        )
-        .in_file(&layout.root)
-        .at_offset(0)
-        .help(
-            "a snapshot there would do (`tidelog snapshot create`), or a source that still holds it: a \
-             table made from the rest would be wrong",
-        ));
-    }
-    let fs = &*options.fs;
-    // What an interrupted bootstrap left would be read as this copy's.
-    let begun = fs.open(&layout.root.join(BEGUN), Open::Read).is_ok();
-    if begun {
-        prepare(fs, layout)?;
-    }
-    let birth = open::Birth {
-        id: Some(offer.log),
-        follows: Some(source.place()),
-        node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
-        lost_below: match begun {
-            true => bootstrap::lost_below(fs, layout, offer.log)?,
-            false => None,
-        },
-        ..open::Birth::default()
-    };
-    open::create(fs, layout, birth)?;
-    if begun {
-        finished(fs, layout);
-    }
-    Ok(None)
 }

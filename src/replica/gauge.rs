@@ -1,6 +1,6 @@
 //! What a follower shows of itself while it runs, to threads that serve it or watch it.
 //!
-//! Written by the follower once a round; a clone of the handle reads it at any time.
+//! Written by the follower's two sides, each once a round; a clone of the handle reads it at any time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,11 +9,12 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
 #[cfg(feature = "wire")]
 use crate::log::files::SetLine;
-use crate::position::{Epoch, Id, LogByte, Offset};
+use crate::position::{Epoch, Id, LogByte, Offset, Position};
 use crate::ship::{LinkState, Offer, Report, Source};
 use crate::table::PauseAt;
 
 use super::follower::Lag;
+use super::fresh::Fresh;
 
 /// A handle on what a follower shows.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Gauge(Arc<Inner>);
 struct Inner {
     fs: Arc<dyn Fs>,
     shown: Mutex<Shown>,
+    /// Both sides know of freshness: what the source had when, and what of it is applied.
+    fresh: Mutex<Fresh>,
 }
 
 /// One moment of a follower.
@@ -64,7 +67,7 @@ pub struct Shown {
     /// The synchronous sets of its log.
     #[cfg(feature = "wire")]
     pub(crate) sets: Vec<SetLine>,
-    /// What went wrong in the last round, if anything did.
+    /// What went wrong in the last round of either side, if anything did.
     pub trouble: Option<String>,
     /// Bytes of frames copied since it was opened.
     pub bytes: u64,
@@ -72,8 +75,8 @@ pub struct Shown {
     pub pause_at: Option<PauseAt>,
     /// Whether it stands there.
     pub paused: bool,
-    /// Reads here show all that the source had committed then, on the clock that never jumps.
-    pub(super) fresh_since: Option<u64>,
+    /// What went wrong with apply.
+    trouble_applying: Option<String>,
     /// Whether the source knows how old what it shows may be.
     pub(super) tells_age: bool,
 }
@@ -81,7 +84,9 @@ pub struct Shown {
 impl Gauge {
     /// What the follower showed last.
     pub fn read(&self) -> Shown {
-        self.lock().clone()
+        let mut shown = self.lock().clone();
+        shown.trouble = shown.trouble.or(shown.trouble_applying.take());
+        shown
     }
 
     /// How old what reads show may be, at most: how long ago the leader had committed all of it and
@@ -89,7 +94,7 @@ impl Gauge {
     /// apply is behind. `None` when nobody knows: no answer yet, or a source that does not
     /// know it itself, such as an archive.
     pub fn staleness(&self) -> Option<Duration> {
-        let since = self.lock().fresh_since?;
+        let since = self.fresh().since()?;
         Some(Duration::from_nanos(self.0.fs.elapsed().saturating_sub(since)))
     }
 
@@ -123,7 +128,7 @@ impl Gauge {
     }
 
     pub(super) fn new(fs: Arc<dyn Fs>) -> Self {
-        Gauge(Arc::new(Inner { fs, shown: Mutex::default() }))
+        Gauge(Arc::new(Inner { fs, shown: Mutex::default(), fresh: Mutex::default() }))
     }
 
     pub(super) fn pause(&self, at: Option<PauseAt>, stands: bool) {
@@ -131,8 +136,15 @@ impl Gauge {
         (shown.pause_at, shown.paused) = (at, stands);
     }
 
-    pub(super) fn fresh(&self, since: Option<u64>) {
-        self.lock().fresh_since = since;
+    /// Everything before `end` was committed at the source at `at`, and nothing more.
+    pub(super) fn told(&self, at: u64, end: Offset) {
+        self.fresh().told(at, end);
+    }
+
+    /// Everything before `end` is applied.
+    pub(super) fn applied(&self, end: Position) {
+        self.lock().report.applied = end;
+        self.fresh().applied(end.offset);
     }
 
     /// The nodes above, the source's own first: what is said to those who pull from this one.
@@ -183,6 +195,14 @@ impl Gauge {
 
     pub(super) fn trouble(&self, trouble: Option<String>) {
         self.lock().trouble = trouble;
+    }
+
+    pub(super) fn trouble_applying(&self, trouble: Option<String>) {
+        self.lock().trouble_applying = trouble;
+    }
+
+    fn fresh(&self) -> std::sync::MutexGuard<'_, Fresh> {
+        self.0.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shown> {

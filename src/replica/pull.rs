@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header};
 use crate::position::LogByte;
 use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Shipped, Source};
+use crate::ship::{DIVERGED, Offer, Shipped, Source};
 
 use super::copy::{Active, Copy, Fetched};
 use super::fetch::fetch;
@@ -39,7 +39,7 @@ pub(super) fn round(
     }
     // A source may say anything; sums with it must not overflow.
     let durable = offer.durable.min(LogByte(u64::MAX >> 1));
-    let mut round = Round { copy, source, offer, inherits, durable };
+    let mut round = Round { copy, source, offer, inherits, durable, theirs: None };
     round.check_source()?;
     if round.copy.active.is_none() {
         round.check_sealed()?;
@@ -56,6 +56,40 @@ pub(super) fn round(
     Ok(())
 }
 
+/// Holds what a source offers against what is here, and copies nothing. `false` when the source has dropped
+/// what there is to compare.
+pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -> Result<bool> {
+    let durable = offer.durable.min(LogByte(u64::MAX >> 1));
+    let mut round = Round { copy, source, offer, inherits: false, durable, theirs: None };
+    round.check_source()?;
+    let Some(active) = &round.copy.active else {
+        round.check_sealed()?;
+        let name = SegmentName(round.copy.end().log_byte);
+        if round.offers(name) {
+            let header = round.source.segment(name)?.header;
+            round.check_new(&header)?;
+        }
+        let last = round.copy.sealed.map(|mine| SegmentName(mine.base));
+        return Ok(last.is_none_or(|last| round.offers(last)));
+    };
+    let (header, end) = (active.header, active.tally.end);
+    let name = SegmentName(header.base);
+    if !round.offers(name) {
+        return match round.offer.floor <= header.base {
+            true => Err(round.diverged("has no segment that starts there", header.base)),
+            false => Ok(false),
+        };
+    }
+    let theirs = round.source.segment(name)?;
+    round.check_active(&theirs)?;
+    if let Some(footer) = &theirs.footer
+        && footer.frames_end() == end
+    {
+        round.previous_hash(footer)?;
+    }
+    Ok(true)
+}
+
 struct Round<'a> {
     copy: &'a mut Copy,
     source: &'a mut dyn Source,
@@ -63,6 +97,8 @@ struct Round<'a> {
     /// Whether the source may be of an older epoch than was promised.
     inherits: bool,
     durable: LogByte,
+    /// What the source says of the segment that grows here, once that was found to be the same.
+    theirs: Option<Shipped>,
 }
 
 impl Round<'_> {
@@ -101,7 +137,7 @@ impl Round<'_> {
                 || offer.epoch.number == promise.epoch.number && offer.epoch != promise.epoch)
         {
             return Err(Error::new(
-                Kind::NotInHistory,
+                Kind::NotLeader,
                 format!(
                     "expected {place} to be in epoch {} or a later one, found it in {}",
                     promise.epoch, offer.epoch
@@ -179,13 +215,17 @@ impl Round<'_> {
         if !self.offers(name) {
             return self.go_on_without(moved);
         }
-        let theirs = self.source.segment(name)?;
-        self.check_active(&theirs)?;
+        if self.theirs.as_ref().is_none_or(|theirs| theirs.header.base != header.base) {
+            let theirs = self.source.segment(name)?;
+            self.check_active(&theirs)?;
+            self.theirs = Some(theirs);
+        }
+        let sealed = self.theirs.as_ref().and_then(|theirs| theirs.footer);
         let active = self.copy.active.as_ref().expect("a segment is open");
         let end = active.tally.end;
         let after = self.offer.segments.partition_point(|other| *other <= name);
         let next = self.offer.segments.get(after).copied();
-        let limit = match (&theirs.footer, next) {
+        let limit = match (sealed, next) {
             // What is sealed is durable.
             (Some(footer), _) => footer.frames_end(),
             (None, next) => {
@@ -196,12 +236,15 @@ impl Round<'_> {
         };
         if end < limit {
             let rel = active.tally.records;
-            let frames = fetch(&mut *self.source, &header, end, limit, rel)?;
-            self.copy.append(&frames)?;
-            moved.bytes += frames.bytes.len() as u64;
+            let buffer = std::mem::take(&mut self.copy.buffer);
+            let frames = fetch(&mut *self.source, &header, end, limit, rel, buffer)?;
+            let appended = self.copy.append(&frames);
+            self.copy.buffer = frames.buffer;
+            appended?;
+            moved.bytes += frames.len as u64;
             return Ok(true);
         }
-        match (theirs.footer, next) {
+        match (sealed, next) {
             (Some(footer), _) if footer.frames_end() != end => {
                 Err(self.diverged("has sealed a shorter segment there", header.base))
             }
@@ -311,10 +354,13 @@ impl Round<'_> {
             // back with another one in its place.
             return Ok(false);
         }
-        let frames = fetch(&mut *self.source, &header, HEADER_BYTES, limit, 0)?;
+        let buffer = std::mem::take(&mut self.copy.buffer);
+        let frames = fetch(&mut *self.source, &header, HEADER_BYTES, limit, 0, buffer)?;
         let starts = self.check_epoch(&header, &frames)?;
-        self.copy.begin(header, theirs.page, &frames, starts.as_ref())?;
-        moved.bytes += frames.bytes.len() as u64;
+        self.copy.begin(header, theirs.page.clone(), &frames, starts.as_ref())?;
+        moved.bytes += frames.len as u64;
+        self.copy.buffer = frames.buffer;
+        self.theirs = Some(theirs);
         Ok(true)
     }
 
@@ -380,8 +426,8 @@ impl Round<'_> {
                 .in_file(&self.source.file(SegmentName(header.base)))
                 .at_byte(HEADER_BYTES)
         };
-        let first = frames.bytes.first_chunk::<FRAME_HEADER>().expect("at least one frame");
-        let first = Frame::trusted(&frames.bytes, Header::staged(first)).expect("whole frames");
+        let first = frames.bytes().first_chunk::<FRAME_HEADER>().expect("at least one frame");
+        let first = Frame::trusted(frames.bytes(), Header::staged(first)).expect("whole frames");
         let start = match first.header.kind {
             FrameKind::EpochStart => EpochStart::decode(first.body),
             _ => None,
@@ -402,7 +448,7 @@ impl Round<'_> {
     fn diverged(&self, what: &str, base: LogByte) -> Error {
         let at = self.copy.end();
         Error::new(
-            Kind::NotInHistory,
+            Kind::Diverged,
             format!(
                 "this copy ends at log byte {} of epoch {}, and {} {what}: the two histories differ",
                 at.log_byte,
@@ -412,10 +458,7 @@ impl Round<'_> {
         )
         .in_file(&SegmentName(base).path(&self.copy.layout.segments()))
         .at_offset(at.offset.0)
-        .help(
-            "nothing was changed. If the source was restored from an older copy, this directory \
-             holds what it lost; to follow the source as it is, use a new directory",
-        )
+        .help(DIVERGED)
     }
 
     fn gone(&self) -> Error {

@@ -161,14 +161,15 @@ fn cut(
         None => header.file_byte(offer.durable.0.min(roll)),
     };
     let mut tally = Tally::default();
+    let mut buffer = Vec::new();
     let mut end = (header.base, header.base_offset);
     while tally.end < limit {
-        let frames = fetch(source, &header, tally.end, limit, tally.records)?;
+        let frames = fetch(source, &header, tally.end, limit, tally.records, buffer)?;
         let mut byte = 0;
-        while byte < frames.bytes.len() {
-            let head = frames.bytes[byte..].first_chunk::<FRAME_HEADER>().expect("whole frames");
+        while byte < frames.len {
+            let head = frames.bytes()[byte..].first_chunk::<FRAME_HEADER>().expect("whole frames");
             let head = Header::staged(head);
-            let frame = Frame::trusted(&frames.bytes[byte..], head).expect("whole frames");
+            let frame = Frame::trusted(&frames.bytes()[byte..], head).expect("whole frames");
             tally.note(&frame, header.base_offset).expect("checked when they were fetched");
             byte += head.stride();
             let beyond = match at {
@@ -181,6 +182,7 @@ fn cut(
             }
             end = (LogByte(header.log_byte(tally.end)), tally.end_offset(&header));
         }
+        buffer = frames.buffer;
     }
     Ok(end)
 }

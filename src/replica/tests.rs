@@ -133,12 +133,12 @@ fn complete(disk: &Sim, stage: &Stage, told: Offset, what: &str) {
 fn reopen_and_lose_power(left: &Sim, stage: &Stage, told: Offset, what: &str) {
     let follower = open(left, stage).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(follower.end() >= told, "{what}");
-    let (told, durable) = (follower.end(), follower.durable.log_byte);
+    let (told, durable) = (follower.end(), follower.receiver.durable.log_byte);
     drop(follower);
     let cut = left.crash(&Crash::DropAll);
     let kept = open(&cut.deep_copy(), stage).unwrap_or_else(|e| panic!("{what}: {e}"));
     // A seal has no offset: only bytes tell whether one that was called durable is gone.
-    let found = kept.durable.log_byte;
+    let found = kept.receiver.durable.log_byte;
     assert!(found >= durable, "{what}: durable to log byte {durable}, then to {found}");
     drop(kept);
     complete(&cut, stage, told, &format!("{what}, then power"));

@@ -30,8 +30,8 @@ pub use header::{HEADER_BYTES, Link, SegmentHeader};
 pub use index::{Index, IndexEntry, STEP_BYTES};
 pub use name::SegmentName;
 pub use producers::{ProducerState, Producers};
+pub(crate) use seal::{Hashing, hash as hash_of, seal_frame, seal_with};
 pub use seal::{Sealed, seal};
-pub(crate) use seal::{hash as hash_of, seal_frame, seal_with};
 pub use walk::{End, Tally, search, walk};
 pub use window::Window;
 

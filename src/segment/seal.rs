@@ -39,16 +39,40 @@ pub fn seal(
     tally: &Tally,
     previous_hash: [u8; 32],
 ) -> Result<Sealed> {
-    seal_with(file, path, header, tally, previous_hash, |file| file.sync_data())
+    seal_with(file, path, header, tally, previous_hash, None, |file| file.sync_data())
 }
 
-/// The same; `sync` syncs the file.
+/// The seal hash of a segment's file as it is being written, from its first byte on.
+#[derive(Clone, Debug)]
+pub(crate) struct Hashing {
+    hasher: blake3::Hasher,
+    end: u64,
+}
+
+impl Hashing {
+    /// Begins with a header page.
+    pub(crate) fn begin(page: &[u8]) -> Self {
+        let mut hashing = Hashing { hasher: blake3::Hasher::new(), end: 0 };
+        hashing.add(page);
+        hashing
+    }
+
+    /// Goes on with the bytes behind.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.end += bytes.len() as u64;
+    }
+}
+
+/// The same; `sync` syncs the file. `hashing` has seen everything before the SEAL, as it was written;
+/// without it the file is read back.
 pub(crate) fn seal_with(
     file: &Arc<dyn File>,
     path: &Path,
     header: &SegmentHeader,
     tally: &Tally,
     previous_hash: [u8; 32],
+    hashing: Option<Hashing>,
     sync: impl Fn(&dyn File) -> std::io::Result<()>,
 ) -> Result<Sealed> {
     let io = |what: &'static str| move |e| Error::io(what, path, e);
@@ -88,7 +112,13 @@ pub(crate) fn seal_with(
     // Without the footer: 256 zeros stand where it will go, so nothing looks sealed yet.
     file.write_all_at(&[0; super::FOOTER_BYTES], footer_byte).map_err(io("write the seal"))?;
     file.set_len(footer_byte + super::FOOTER_BYTES as u64).map_err(io("set the final length"))?;
-    footer.hash = hash(&**file, data_end).map_err(io("read back for the seal hash"))?;
+    footer.hash = match hashing.filter(|hashing| hashing.end == tally.end) {
+        Some(mut hashing) => {
+            hashing.add(&tail[..index(SEAL_BYTES)]);
+            *hashing.hasher.finalize().as_bytes()
+        }
+        None => hash(&**file, data_end).map_err(io("read back for the seal hash"))?,
+    };
     // A failed sync, for want of space too, leaves pages that never landed marked clean: it is
     // never a reason to try again.
     let synced = || sync(&**file).map_err(|e| io("sync")(e).with_kind(Kind::Io));

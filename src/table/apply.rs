@@ -130,13 +130,19 @@ impl Applier {
 
     /// Applies everything visible. `to` is what this applier was made for.
     pub fn run(&mut self, to: &mut dyn Apply) -> Result<Applied> {
+        Ok(self.run_some(to, usize::MAX)?.0)
+    }
+
+    /// The same, about `most` bytes of it; and whether there may be more.
+    pub(crate) fn run_some(&mut self, to: &mut dyn Apply, most: usize) -> Result<(Applied, bool)> {
         let from = to.applied().map_or(Offset(0), |position| position.offset);
         if self.cursor.offset() != from {
             // An apply that failed left the cursor ahead.
             self.cursor.seek(from)?;
         }
         let mut applied = Applied { from, to: from, ..Applied::default() };
-        loop {
+        let mut taken = 0;
+        while taken < most {
             let mut frames = Frames {
                 from: self.cursor.offset(),
                 cursor: &mut self.cursor,
@@ -146,10 +152,12 @@ impl Applier {
                 lost: Vec::new(),
             };
             to.apply(&mut frames)?;
-            let Some(reached) = frames.position else { return Ok(applied) };
+            let Some(reached) = frames.position else { return Ok((applied, false)) };
             applied.to = reached.offset;
             applied.records += frames.records;
             applied.lost.append(&mut frames.lost);
+            taken += APPLY_BYTES;
         }
+        Ok((applied, true))
     }
 }

@@ -7,6 +7,8 @@
 mod archive;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "sim"))]
+mod coordinator;
 mod corpora;
 #[cfg(feature = "sim")]
 mod crash;
@@ -22,6 +24,8 @@ mod modes;
 #[path = "../../bin/torture/proxy.rs"]
 #[allow(dead_code, reason = "the torture programme uses the rest")]
 mod proxy;
+#[cfg(feature = "cli")]
+mod rejoin;
 #[cfg(feature = "sim")]
 mod repair;
 #[cfg(all(feature = "server", feature = "client"))]

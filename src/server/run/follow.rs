@@ -91,7 +91,7 @@ impl Run<'_> {
         let layout = crate::log::files::Layout::new(&self.dir);
         let fs = std::sync::Arc::clone(&self.log.fs);
         if crate::log::files::LogFile::read(&*fs, &layout).is_ok() {
-            demote(&*fs, &self.dir, &self.url)?;
+            demote(&fs, &self.dir, &self.url)?;
         }
         loop {
             let opened = self.source().and_then(|source| {

@@ -193,7 +193,17 @@ impl Run<'_> {
         let control = Control::read(&*fs, &layout)?.unwrap_or_default();
         let leads = here.is_some() && control.follows.is_none();
         let Some(coordinator) = &mut self.coordinator else {
-            if self.given.is_some() || here.is_some() && !leads {
+            if self.given.is_some() {
+                return Ok(Role::Follow);
+            }
+            if let (Some(source), true) = (&control.follows, self.book.named.is_empty()) {
+                let message = format!("expected a log that leads, found one that follows {source}");
+                return Err(Error::new(Kind::NotLeader, message).in_file(&self.dir).help(
+                    "serve it with that source (--follow) or with the other nodes (--peer); or let it lead: \
+                     `tidelog promote`",
+                ));
+            }
+            if here.is_some() && !leads {
                 return Ok(Role::Follow);
             }
             if self.book.named.is_empty() || here.is_none() {

@@ -175,9 +175,10 @@ fn a_writer_goes_on_over_switchovers_and_a_kill_and_nothing_is_lost_or_there_twi
     let dead = three.leader();
     drop(three.nodes[dead].take());
     let next = (0..3).find(|i| *i != dead).unwrap();
-    three
-        .place
-        .ok(&format!("promote {} --old-leader-is-stopped --yes --timeout 20s", three.urls[next]));
+    let promote = format!("promote {} --old-leader-is-stopped --yes", three.urls[next]);
+    let promoted = three.place.run(&promote);
+    let standing = three.place.run(&format!("failover status {}", three.urls[next]));
+    assert!(promoted.status.success(), "{promoted:?} {standing:?}");
     goes_on("appends go on behind a promotion");
     stop.store(true, SeqCst);
     let (acks, unknown, mut cluster) = writer.join().unwrap();
@@ -281,7 +282,8 @@ fn the_command_line_writes_to_whichever_node_leads() {
     let again = json(three.place.ok(&format!("{ingest} --resume")));
     assert_eq!(again["records"], 0);
     let token = rest["token"].as_str().unwrap();
-    three.place.ok(&format!("wait {} --token {token}", three.urls[near]));
+    let wait = format!("wait {} --token {token}", three.urls[near]);
+    until("the follower has the last line", || three.place.run(&wait).status.success());
     let there = three.place.ok(&format!("tail {} -o raw --range {}:", three.urls[near], from + 1));
     assert!(there == lines, "every line once, in order");
 
@@ -346,8 +348,12 @@ fn one_node_alone_is_a_cluster_too() {
     both.append(&batch, &how).acked().unwrap();
     drop(leader);
     let outcome = both.append(&batch, &how.timeout(Duration::from_millis(300)));
-    let Outcome::Rejected { why } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(why.kind(), Kind::WrongLog, "{why}");
+    // A connection that was open may have carried it before it broke.
+    let why = match outcome {
+        Outcome::Rejected { why } | Outcome::Unknown { why, .. } => why,
+        Outcome::Acked(_) => panic!("{outcome:?}"),
+    };
+    assert!(why.to_string().contains("expected to append to log"), "{why}");
     assert_eq!(other.server().log().end(), Offset(0));
 
     // A leader that was replaced and does not know it appends nothing for who does.
