@@ -288,7 +288,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Waits for the rest and says what was done: one line of data, one for people.
-    pub(crate) fn finish(mut self, outcome: Outcome) -> Outcome {
+    pub(crate) fn finish(self, outcome: Outcome) -> Outcome {
         let outcome = self.sink.settle().and(outcome);
         if outcome.as_ref().is_err_and(|failure| failure.code == 2) && self.records == 0 {
             return outcome;
