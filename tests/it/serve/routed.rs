@@ -198,7 +198,7 @@ fn a_writer_goes_on_over_switchovers_and_a_kill_and_nothing_is_lost_or_there_twi
 
     // The same key again, after all that, finds what it appended.
     let batch = one("again", "and again");
-    let how = AppendOptions::default().key("the same").timeout(Duration::from_secs(20));
+    let how = AppendOptions::default().key("the-same").timeout(Duration::from_secs(20));
     let first = cluster.append(&batch, &how).acked().unwrap();
     let again = three.cluster(&[next]).append(&batch, &how).acked().unwrap();
     assert_eq!((again.first, again.duplicate), (first.first, true));
@@ -314,8 +314,8 @@ fn one_node_alone_is_a_cluster_too() {
     ] {
         batch.push(&record.at(1_577_836_800_000_000_007)).unwrap();
     }
-    let acked = cluster.append(&batch, &how.clone().level(Level::Written)).acked().unwrap();
-    assert_eq!((acked.first, acked.last, acked.level.as_str()), (Offset(0), Offset(5), "written"));
+    let acked = cluster.append(&batch, &how.clone().level(Level::Durable)).acked().unwrap();
+    assert_eq!((acked.first, acked.last, acked.level.as_str()), (Offset(0), Offset(5), "durable"));
     let back = cluster.records(Offset(0), 10, NOW).unwrap();
     assert!(back.iter().map(|entry| entry.record()).eq(batch.iter()), "{back:?}");
     assert_eq!(cluster.get(b"\xff\x00").unwrap().unwrap().offset, Offset(2));
