@@ -35,6 +35,8 @@ pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, HttpWire, Reply};
+#[cfg(feature = "client")]
+pub(crate) use http::{Unanswered, answered};
 #[cfg(feature = "wire")]
 pub use led::{LeaderAt, Led};
 #[cfg(feature = "wire")]

@@ -253,7 +253,7 @@ fn a_follower_that_meets_another_history_while_it_runs_says_that_it_can_rejoin()
         fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
             self.1.read(segment, byte, buf)
         }
-        fn wait(&mut self, _: &Report, _: Duration) {}
+        fn wait(&mut self, _: &crate::ship::Report, _: Duration) {}
     }
     let late = Late(Some(b.clone()), Directory::open_in(b.shared(), NODE).unwrap(), false);
     let options = Log::options().fs(a.shared()).worker(false);

@@ -96,7 +96,7 @@ impl Run<'_> {
         loop {
             let opened = self.source().and_then(|source| {
                 let options = crate::log::Options { create: false, ..self.log.clone() };
-                Follower::open_from(options, self.table.clone(), &self.dir, source)
+                Follower::open_from(options, self.table, &self.dir, source)
             });
             match opened {
                 Ok(follower) => return Ok(Some(follower)),
