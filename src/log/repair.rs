@@ -28,6 +28,7 @@ use crate::segment::{
 use super::cut;
 use super::files::{Control, Layout, Repaired, State};
 use super::open::take_lock;
+use super::restore::readable;
 use super::scan::hex;
 use super::start::quarantine;
 use super::survey::{Gap, Reseal, bytes, copy, derived_holds, link, stand_in, survey, sync_names};
@@ -128,7 +129,8 @@ struct Slot {
 impl Repair<'_> {
     /// A cut that was cut short comes first: what lies above it is no damage.
     fn finish_cut(&mut self) -> Result<()> {
-        let Ok(Some(mut control)) = Control::read(&**self.fs, self.layout) else { return Ok(()) };
+        let read = readable(Control::read(&**self.fs, self.layout))?;
+        let Some(mut control) = read else { return Ok(()) };
         let Some((at, _)) = &control.cut else { return Ok(()) };
         self.act(format!("finish the cut to log byte {at} that was cut short"));
         if !self.dry() {

@@ -188,7 +188,7 @@ fn a_panic_of_either_side_ends_both() {
     let falls = move |_: &Report| {
         looks += 1;
         // The first looks are those of opening.
-        assert!(looks < 4, "the source falls over");
+        assert!(looks < 8, "the source falls over");
         Ok(())
     };
     let (mut follower, _) = open(&disk, stage, Table::options(), falls);

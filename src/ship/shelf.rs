@@ -344,15 +344,12 @@ impl Shelf {
         Ok(at.and_then(|at| history.get(at + 1)).is_none_or(|next| next.start > last))
     }
 
-    /// The newest epoch that the follower may share, and where it ends here: its own, or else one of a lower
-    /// number. The same number under another nonce is another leader's.
+    /// The newest epoch that the follower may share, and where it ends here. One of the same number may have
+    /// another nonce: who asks sees that, and asks for the one before.
     fn shared_epoch(&self, report: &Report, durable: WireEnd) -> Result<(Epoch, WireEnd)> {
         let history = self.home.history(LogByte(u64::MAX))?;
-        let asked = report.durable.epoch;
-        let after = match history.iter().position(|entry| entry.epoch == asked) {
-            Some(at) => at + 1,
-            None => history.partition_point(|entry| entry.epoch.number < asked.number),
-        };
+        let after =
+            history.partition_point(|entry| entry.epoch.number <= report.durable.epoch.number);
         let shared = after.checked_sub(1).map_or_else(Epoch::default, |i| history[i].epoch);
         let end = match history.get(after) {
             Some(next) => WireEnd::new(next.start, next.start_offset),

@@ -310,7 +310,7 @@ fn epochs_that_only_this_node_had_are_cut_and_the_end_of_what_both_have_is_the_s
         lead(&b, "later", 2, 8000, true);
     }
     // A is bound to its own third epoch: B's is to be a later one.
- let error = follow(&a.deep_copy(), &b).unwrap_err();
+    let error = follow(&a.deep_copy(), &b).unwrap_err();
     assert_eq!(error.kind(), Kind::NotLeader, "{error}");
     let mut b = b;
     for label in ["x", "y", "z", "w"] {
