@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::log::files::Promise;
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Position};
 use crate::replica::Follower;
 
@@ -44,7 +45,7 @@ impl Promotion {
     /// Binds the candidate to the epoch that it has won. An error means that it must not lead by it.
     pub fn begin(follower: &Follower, epoch: Epoch, ask: &Ask) -> Result<Self> {
         let report = follower.report_now();
-        if report.unclean {
+        if report.unclean && !mutant::on(Mutant::LeadUnclean) {
             return Err(unclean(follower.node()));
         }
         let mine = Promise { epoch, owner: follower.node() };
@@ -173,7 +174,7 @@ impl Promotion {
         if standing.node() == me {
             return refuse("it is this node".into());
         }
-        if !standing.grants(self.epoch, me) {
+        if !standing.grants(self.epoch, me) && !mutant::on(Mutant::CountAnswers) {
             let seen = standing.seen();
             if seen >= self.epoch.number {
                 return Err(Error::new(
@@ -187,7 +188,7 @@ impl Promotion {
             }
             return refuse("it did not promise".into());
         }
-        if standing.report.unclean {
+        if standing.report.unclean && !mutant::on(Mutant::LeadUnclean) {
             return refuse("it lost what it had acknowledged, and does not count".into());
         }
         self.granted.insert(standing.node(), (peer.clone(), standing));
@@ -196,6 +197,9 @@ impl Promotion {
 
     /// Who of those that promised is further than `end`, most of all.
     fn furthest(&self, end: Position) -> Option<(Peer, Standing)> {
+        if mutant::on(Mutant::SkipTail) {
+            return None;
+        }
         let ahead = self
             .granted
             .values()
@@ -221,6 +225,9 @@ impl Promotion {
 
 /// What "further" means: the epoch of the last frame first.
 fn furthest(at: Position) -> (Epoch, crate::position::LogByte) {
+    if mutant::on(Mutant::FurthestByBytes) {
+        return (Epoch::default(), at.log_byte);
+    }
     (at.epoch, at.log_byte)
 }
 

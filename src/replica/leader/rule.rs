@@ -98,8 +98,8 @@ impl Rule {
         held.applied = Offset(0);
         let Some(Matched { end, epoch }) = matched else { return false };
         let counts = !report.unclean
-            && report.promise == Some(self.epoch)
-            && epoch == self.epoch
+            && (report.promise == Some(self.epoch) || mutant::on(Mutant::CountAnyPromise))
+            && (epoch == self.epoch || mutant::on(Mutant::CommitInherited))
             && end.0 >= held.most;
         if counts {
             held.most = end.0;
@@ -114,7 +114,7 @@ impl Rule {
         let from = self.committed;
         while let Some(reach) = self.reach()
             && reach.0 > self.committed.0
-            && reach.0 > self.start
+            && (reach.0 > self.start || mutant::on(Mutant::CommitInherited))
         {
             self.committed = reach;
             // Once a new set is committed, it rules alone: perhaps further.
