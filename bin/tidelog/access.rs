@@ -31,10 +31,16 @@ pub(crate) struct TokenArgs {
 
 impl NodeAccess {
     pub(crate) fn credentials(&self, token_file: Option<&Path>) -> Result<Credentials, Failure> {
+        let credentials = self.certificates()?;
+        Ok(match token(token_file)? {
+            Some(token) => credentials.token(token),
+            None => credentials,
+        })
+    }
+
+    /// The same without a token.
+    pub(crate) fn certificates(&self) -> Result<Credentials, Failure> {
         let mut credentials = Credentials::default();
-        if let Some(token) = token(token_file)? {
-            credentials = credentials.token(token);
-        }
         if let Some(ca) = &self.ca {
             credentials = credentials.roots(&read(ca)?)?;
         }

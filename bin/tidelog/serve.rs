@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 use tidelog::frame::{Mode, SyncSet};
 use tidelog::log::SlotLimits;
+use tidelog::replica::coordinator::{self, Coordinator, CoordinatorOptions, CoordinatorUrl};
 use tidelog::replica::failover::Policy;
 use tidelog::server::run::{self, Moment, OpenGiven, RunOptions};
 use tidelog::server::{ArchiveOptions, Keep, Server, ServerOptions, Tls, Tokens};
@@ -35,10 +36,13 @@ const AGAIN: Duration = Duration::from_secs(1);
   tidelog serve mylog --archive shelf --mode archive
   tidelog serve mylog --keep-bytes 10GiB --slot-bytes 50GiB --slot-age 3d
   tidelog serve copy --follow http://127.0.0.1:7400 --listen 127.0.0.1:7401
+  tidelog serve mylog --listen 127.0.0.1:7401 --peer http://127.0.0.1:7402
+  tidelog serve mylog --create --listen 127.0.0.1:7401 --coordinator etcd://127.0.0.1:2379/mylog
   tidelog serve copy --follow http://127.0.0.1:7400 --follow mylog --listen 127.0.0.1:7401
   tidelog serve mylog --listen 0.0.0.0:7400 --token-file tokens --tls-cert c.pem --tls-key k.pem
 
-It leads unless --follow names a source. Once it listens it prints one JSON line with its address on \
+It leads unless --follow names a source, or a coordinator or other nodes say otherwise: with --coordinator it \
+leads once it has won an epoch there, with --peer once all of them answered and none knows a later one. Once it listens it prints one JSON line with its address on \
 stdout. Ctrl-C ends it cleanly. The mode and the members stand in the log; `tidelog members` changes \
 them while it runs. A leader drops nothing unless told to keep less; then followers hold what they \
 need (`tidelog slots list`). A token file has a role (read, replicate, write, admin) and a token on \
@@ -116,6 +120,18 @@ pub(crate) struct Serve {
 /// Who else there is, and what this node does when nobody leads.
 #[derive(Args)]
 struct FailoverArgs {
+    /// Who says when to try to lead: etcd://host:port[,host:port]/prefix, etcds://… by TLS, or an archive's URL; an
+    /// operator unless given. TIDELOG_COORDINATOR_USER and …_PASSWORD are shown to an etcd that asks
+    #[arg(long, value_name = "URL", conflicts_with = "follow", value_parser = coordinator)]
+    coordinator: Option<String>,
+    /// How long a leader that is silent keeps its seat at the coordinator
+    #[arg(long, value_name = "DURATION", default_value = "10s", requires = "coordinator",
+          value_parser = tidelog::text::parse_duration)]
+    lease: Duration,
+    /// A request to the coordinator is given up after so long
+    #[arg(long, value_name = "DURATION", default_value = "2s", requires = "coordinator",
+          value_parser = tidelog::text::parse_duration)]
+    coordinator_timeout: Duration,
     /// Another node of the cluster; given for each. With others named, a log is not led just because it was
     /// led here before: they are asked first
     #[arg(long, value_name = "URL")]
@@ -168,6 +184,24 @@ struct KeepArgs {
     slot_disk: Option<u8>,
 }
 
+impl FailoverArgs {
+    fn coordinator(&self, source: &SourceArgs) -> Result<Option<Box<dyn Coordinator>>, Failure> {
+        let named = self.coordinator.as_ref().filter(|url| *url != "manual");
+        let Some(url) = named else { return Ok(None) };
+        let word = |name: &str| std::env::var(name).ok();
+        let user = word("TIDELOG_COORDINATOR_USER").zip(word("TIDELOG_COORDINATOR_PASSWORD"));
+        let options = CoordinatorOptions {
+            ttl: self.lease,
+            request: self.coordinator_timeout,
+            settings: source::settings(),
+            // A node's token is none of the coordinator's business.
+            credentials: source.access.certificates()?,
+            user,
+        };
+        Ok(Some(coordinator::open(url, options, tidelog::fs::Os::shared())?))
+    }
+}
+
 impl KeepArgs {
     fn keep(&self) -> Keep {
         Keep {
@@ -185,6 +219,10 @@ impl KeepArgs {
             disk_percent: self.slot_disk.unwrap_or(usual.disk_percent),
         }
     }
+}
+
+fn coordinator(text: &str) -> Result<String, String> {
+    CoordinatorUrl::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 fn mode(text: &str) -> Result<Mode, String> {
@@ -222,6 +260,7 @@ impl Serve {
                 }))
             }
         };
+        let coordinator = self.failover.coordinator(&self.source)?;
         let peers =
             self.failover.peer.iter().map(|peer| peer.trim_end_matches('/').to_owned()).collect();
         let run = RunOptions {
@@ -233,7 +272,7 @@ impl Serve {
             peers,
             credentials: self.source.access.credentials(token)?,
             open,
-            coordinator: None,
+            coordinator,
             policy: self.policy(),
         };
         let mut printed = false;

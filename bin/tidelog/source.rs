@@ -280,7 +280,7 @@ fn is_archive(path: &Path) -> bool {
 }
 
 /// What the environment says of object stores.
-fn settings() -> Vec<(String, String)> {
+pub(crate) fn settings() -> Vec<(String, String)> {
     let text = |s: std::ffi::OsString| s.into_string().ok();
     let known = |key: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|p| key.starts_with(p));
     std::env::vars_os()

@@ -66,7 +66,8 @@ pub trait Fs: Send + Sync + Debug {
     fn now(&self) -> i64;
     /// The same at the kernel's tick (milliseconds), several times cheaper to read.
     fn now_coarse(&self) -> i64;
-    /// Nanoseconds on a clock that never jumps, at the kernel's tick.
+    /// Nanoseconds since the machine's start, on a clock that nobody sets and that goes on while the
+    /// machine sleeps.
     fn elapsed(&self) -> u64;
 }
 

@@ -1,7 +1,7 @@
 //! The archive from outside: the command line over a real directory, kills, and a real S3 server.
 
 #[cfg(feature = "object-store")]
-mod s3;
+pub(crate) mod s3;
 mod snapshots;
 
 use std::path::{Path, PathBuf};

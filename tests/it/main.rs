@@ -7,6 +7,8 @@
 mod archive;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "sim"))]
+mod coordinator;
 mod corpora;
 #[cfg(feature = "sim")]
 mod crash;

@@ -6,6 +6,9 @@
 
 mod archive;
 mod commit;
+mod cut;
+mod failover;
+mod log;
 mod promise;
 
 use std::fmt::Debug;

@@ -15,10 +15,27 @@
 //! - how long a seat is held is counted from before the request for it was sent, on the holder's own
 //!   boot-time clock ([`Fs::elapsed`](crate::fs::Fs::elapsed)).
 
+#[cfg(feature = "client")]
+mod etcd;
+#[cfg(any(test, feature = "sim"))]
+pub mod fake;
+mod manual;
+mod open;
+mod store;
+mod timing;
+
+pub use crate::ship::archive::Member;
+#[cfg(feature = "client")]
+pub use etcd::{EtcdCoordinator, EtcdOptions};
+pub use manual::Manual;
+pub use open::{CoordinatorOptions, CoordinatorUrl, open};
+pub use store::StoreCoordinator;
+pub use timing::{Advice, MAX_TTL, MIN_TTL, Timing};
+
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::position::{Epoch, Id, LogByte};
 
 /// Who may lead, as something outside the nodes says it. One node's connection to it.
@@ -138,6 +155,7 @@ pub struct Degraded {
 
 /// What became of taking the seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, once in seconds")]
 pub enum Take {
     /// It is the claim's, by this epoch.
     Won(Epoch),
@@ -147,6 +165,7 @@ pub enum Take {
 
 /// What became of holding the seat for longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, once in seconds")]
 pub enum Lease {
     /// It is held until then, nanoseconds of the caller's [`Fs::elapsed`](crate::fs::Fs::elapsed). A
     /// holder stops a margin before, since clocks do not run alike.
@@ -158,13 +177,63 @@ pub enum Lease {
     Lost(Seat),
 }
 
-/// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member {
-    /// The node.
-    pub node: Id,
-    /// What people call it.
-    pub name: String,
-    /// Where it serves.
-    pub address: String,
+/// What people call a node, and where it serves, are at most so long.
+const MAX_WORDS_BYTES: usize = 256;
+
+impl Claim {
+    /// Refuses what cannot be written down.
+    pub(crate) fn check(&self) -> Result<()> {
+        words(&self.name, &self.address)
+    }
+
+    /// The number that follows what is there and what was seen.
+    pub(crate) fn after(&self, there: u64) -> Result<u64> {
+        there.max(self.seen).checked_add(1).ok_or_else(|| {
+            Error::new(
+                Kind::InvalidInput,
+                "expected an epoch number with one behind it, found none",
+            )
+            .help("something wrote the highest number there can be: that epoch cannot be followed")
+        })
+    }
+}
+
+impl Member {
+    pub(crate) fn check(&self) -> Result<()> {
+        words(&self.name, &self.address)
+    }
+}
+
+fn words(name: &str, address: &str) -> Result<()> {
+    for (what, text) in [("name", name), ("address", address)] {
+        if text.len() > MAX_WORDS_BYTES || text.chars().any(char::is_control) {
+            let message =
+                format!("expected a node's {what} of at most {MAX_WORDS_BYTES} bytes on one line");
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+    }
+    Ok(())
+}
+
+/// The error of a holder that holds no more.
+pub(crate) fn not_held(place: &str, seat: &Seat) -> Error {
+    let found = match &seat.holder {
+        Some(holder) => format!("epoch {} of node {}", holder.epoch.number, holder.node),
+        None => "that nobody holds it".to_owned(),
+    };
+    Error::new(Kind::Fenced, format!("expected to hold the seat at {place}, found {found}"))
+        .help("this node leads no more: nothing was registered; follow the leader")
+}
+
+/// The error of a claim for another log than the cluster's.
+pub(crate) fn wrong_log(place: &str, claimed: Id, there: Id) -> Error {
+    Error::new(
+        Kind::WrongLog,
+        format!("expected the cluster of log {claimed} at {place}, found that of log {there}"),
+    )
+    .help("each cluster needs a place of its own: name another one")
+}
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

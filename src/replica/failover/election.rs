@@ -199,7 +199,10 @@ impl Election {
             // What they promise a failover keeps: the bound, the copies, what is archived.
             Mode::Bounded { .. } | Mode::Sync { .. } | Mode::Archive => false,
         };
-        if !loses {
+        // Whoever led last holds all that it has acknowledged; and where nobody ever led there is nothing.
+        let led_last = sight.seat.last.as_ref().is_some_and(|last| last.node == sight.own.node());
+        let nobody_led = sight.seat.number == 0 && sight.own.report.durable.epoch.number == 0;
+        if !loses || led_last || nobody_led {
             return None;
         }
         let all = sight.others.iter().chain([sight.own]).filter(|one| !one.report.unclean);

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::log::Options;
 use crate::position::Epoch;
 use crate::replica::Leader;
-use crate::replica::coordinator::Lease;
+use crate::replica::coordinator::{Lease, Timing};
 use crate::replica::failover::{Peer, Peers};
 use crate::table::Table;
 
@@ -16,8 +16,6 @@ use super::super::helm::Order;
 use super::super::{Bound, Server};
 use super::{LOOK, Moment, Next, Role, Run};
 
-/// A leader stops so long before its lease is over: clocks do not run alike.
-const MARGIN: Duration = Duration::from_millis(200);
 /// How long a follower may take to hold everything, while nothing is appended.
 const LAST: Duration = Duration::from_secs(3);
 /// How long the next leader may take to ask for this one's promise.
@@ -42,7 +40,7 @@ impl Run<'_> {
         };
         if let Some(coordinator) = &mut self.coordinator {
             bound.lease = Some(match coordinator.renew() {
-                Ok(Lease::Held { until }) => before(until),
+                Ok(Lease::Held { until }) => before(until, coordinator.ttl()),
                 // Nothing is acknowledged before the seat is known to be held.
                 _ => 0,
             });
@@ -128,7 +126,7 @@ impl Run<'_> {
         let coordinator = self.coordinator.as_mut()?;
         match coordinator.renew() {
             Ok(Lease::Held { until }) => {
-                leader.lease(Some(before(until)));
+                leader.lease(Some(before(until, coordinator.ttl())));
                 self.helm.show(|shown| shown.coordinator_trouble = None);
                 None
             }
@@ -260,9 +258,10 @@ impl Run<'_> {
     }
 }
 
-/// When a leader stops whose lease ends then.
-fn before(until: u64) -> u64 {
-    until.saturating_sub(u64::try_from(MARGIN.as_nanos()).unwrap_or(0))
+/// When a leader stops whose lease ends then: clocks do not run alike.
+fn before(until: u64, ttl: Duration) -> u64 {
+    let margin = Timing::of(ttl, Duration::ZERO).margin;
+    until.saturating_sub(u64::try_from(margin.as_nanos()).unwrap_or(0))
 }
 
 fn leader_members(server: &Server) -> Vec<crate::position::Id> {

@@ -4,6 +4,7 @@
 //! data/<log byte>-<hash>.seg    immutable, named by content: nobody contends
 //! log/<n>                       THE contested namespace: contiguous n, create-if-absent
 //! epoch/<number>                one owner each
+//! lease/<number>, member/<id>, paused     its counter, who is there, whether failover waits
 //! snap/<hash>.run               pieces of snapshots, named by content
 //! snap/<offset>-<epoch>/<hash>.snapshot   a manifest, behind what it names
 //! pin/<id>, head                retention pins; a hint
@@ -26,6 +27,7 @@ mod frames;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod history;
+mod lease;
 mod local;
 mod name;
 mod pin;
@@ -49,6 +51,7 @@ pub use entry::{
     ENTRY_VERSION, EntryHead, HEAD_BYTES, MAX_PAYLOAD_BYTES, Sealed, SnapshotRef, Tail, What,
 };
 pub use epoch::Owner;
+pub use lease::{LeaseMark, Member, encode_paused, read_paused};
 pub use local::LocalStore;
 pub use name::{Hash, ObjectName, Prefix};
 pub use pin::{GRACE, Pin, drop_pin, pins, set_pin};

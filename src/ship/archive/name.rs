@@ -7,6 +7,8 @@
 //! lease/<number, 20 digits>                            its owner's counter
 //! snap/<hash, 64 hex>.run                              a run; several snapshots may name it
 //! snap/<offset, 20 digits>-<epoch>-<nonce, 16 hex>/<hash, 64 hex>.snapshot   a snapshot's manifest
+//! member/<uuid>                                        where a node of the cluster is found
+//! paused                                               whether failover is
 //! pin/<uuid>                                           keeps something from being pruned
 //! probe/<uuid>                                         of the start-up probe; of no meaning
 //! head                                                 a hint
@@ -36,6 +38,10 @@ pub enum ObjectName {
     Manifest(SnapshotName, Hash),
     /// A run of snapshots, named by its content.
     Run(Hash),
+    /// A node of the cluster.
+    Member(Id),
+    /// Whether failover is paused.
+    Paused,
     /// A retention pin.
     Pin(Id),
     /// What the start-up probe races for.
@@ -57,10 +63,12 @@ pub enum Prefix {
     Log,
     /// Owners of epoch numbers.
     Epoch,
+    /// Their counters.
+    Lease,
+    /// Nodes of the cluster.
+    Member,
     /// Retention pins.
     Pin,
-    /// What an interrupted probe left.
-    Probe,
     /// Runs of snapshots.
     Run,
 }
@@ -70,6 +78,9 @@ impl ObjectName {
     pub fn parse(name: &str) -> Option<Self> {
         if name == "head" {
             return Some(ObjectName::Head);
+        }
+        if name == "paused" {
+            return Some(ObjectName::Paused);
         }
         let (kind, rest) = name.split_once('/')?;
         match kind {
@@ -87,6 +98,7 @@ impl ObjectName {
                 }
                 None => Some(ObjectName::Run(Hash::parse(rest.strip_suffix(".run")?)?)),
             },
+            "member" => uuid(rest).map(ObjectName::Member),
             "pin" => uuid(rest).map(ObjectName::Pin),
             "probe" => uuid(rest).map(ObjectName::Probe),
             _ => None,
@@ -110,6 +122,8 @@ impl fmt::Display for ObjectName {
             ObjectName::Lease(number) => write!(f, "lease/{number:020}"),
             ObjectName::Manifest(snapshot, hash) => write!(f, "snap/{snapshot}/{hash}.snapshot"),
             ObjectName::Run(hash) => write!(f, "snap/{hash}.run"),
+            ObjectName::Member(id) => write!(f, "member/{id}"),
+            ObjectName::Paused => f.write_str("paused"),
             ObjectName::Pin(id) => write!(f, "pin/{id}"),
             ObjectName::Probe(id) => write!(f, "probe/{id}"),
             ObjectName::Head => f.write_str("head"),
@@ -125,8 +139,9 @@ impl Prefix {
             (Prefix::Data, ObjectName::Data(..))
                 | (Prefix::Log, ObjectName::Log(_))
                 | (Prefix::Epoch, ObjectName::Epoch(_))
+                | (Prefix::Lease, ObjectName::Lease(_))
+                | (Prefix::Member, ObjectName::Member(_))
                 | (Prefix::Pin, ObjectName::Pin(_))
-                | (Prefix::Probe, ObjectName::Probe(_))
                 | (Prefix::Run, ObjectName::Run(_))
         )
     }
@@ -138,8 +153,9 @@ impl fmt::Display for Prefix {
             Prefix::Data => f.write_str("data"),
             Prefix::Log => f.write_str("log"),
             Prefix::Epoch => f.write_str("epoch"),
+            Prefix::Lease => f.write_str("lease"),
+            Prefix::Member => f.write_str("member"),
             Prefix::Pin => f.write_str("pin"),
-            Prefix::Probe => f.write_str("probe"),
             Prefix::Run => f.write_str("snap"),
         }
     }
@@ -209,6 +225,8 @@ mod tests {
             ObjectName::Lease(3),
             ObjectName::Manifest(snapshot, Hash([5; 32])),
             ObjectName::Run(Hash([9; 32])),
+            ObjectName::Member(Id([0xde; 16])),
+            ObjectName::Paused,
             ObjectName::Pin(Id([0xfe; 16])),
             ObjectName::Probe(Id([1; 16])),
             ObjectName::Head,
@@ -239,6 +257,9 @@ mod tests {
             "snap",
             "head",
             "pin",
+            "lease",
+            "member",
+            "paused",
             "\u{202e}",
             " ",
             "\n",
@@ -312,6 +333,14 @@ mod tests {
             "pin/fefefefefefe-fefe-fefe-fefe-fefefefe".into(),
             "head/".into(),
             "heads".into(),
+            "paused/".into(),
+            "paused/00000000000000000001".into(),
+            "Paused".into(),
+            "member/".into(),
+            "member/FEFEFEFE-fefe-fefe-fefe-fefefefefefe".into(),
+            "member/fefefefe-fefe-fefe-fefe-fefefefefefe/".into(),
+            "lease/1".into(),
+            "lease/-0000000000000000001".into(),
         ] {
             let bad: String = bad;
             assert_eq!(ObjectName::parse(&bad), None, "{bad}");

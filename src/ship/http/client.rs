@@ -101,6 +101,15 @@ pub struct Client {
 impl Client {
     /// The node at `url`: `http://host:port` or `https://host:port`, nothing behind it.
     pub fn new(url: &str, credentials: Credentials) -> Result<Self> {
+        Client::build(url, credentials, None)
+    }
+
+    /// The same, for requests that are given up as a whole after `limit`, whatever was under way.
+    pub fn within(url: &str, credentials: Credentials, limit: Duration) -> Result<Self> {
+        Client::build(url, credentials, Some(limit))
+    }
+
+    fn build(url: &str, credentials: Credentials, limit: Option<Duration>) -> Result<Self> {
         let base = url.trim_end_matches('/').to_owned();
         let wrong = || {
             Error::new(
@@ -127,6 +136,7 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
+            .timeout_global(limit)
             .timeout_connect(Some(CONNECT))
             // Who waits for a name with a limit has a thread look it up, for each request anew; a
             // number is its own answer.

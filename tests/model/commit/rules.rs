@@ -1,7 +1,7 @@
 //! The rules themselves: what a leader may count as committed, and when a candidate may lead.
 
-use super::log::{Epoch, Log};
 use super::{Commit, Health, Node, Report, Role, State};
+use crate::log::{Epoch, Log};
 
 impl<const N: usize> Commit<N> {
     /// Are two epochs the same leadership?

@@ -1,15 +1,16 @@
 //! Each scope explored whole, then each rule switched off.
 
-use super::guards::{Guards, Scope, SyncSet};
+use super::guards::{Guards, Scope};
 use super::{Commit, LOST, PROMISE_FELL, TWO_LEADERS, WRONG_READ};
+use crate::log::SyncSet;
 use crate::{breaks, holds};
 
-const ANY_OF_3: SyncSet = SyncSet { members: 0b0111, k: 1 };
-const EACH_OF_3: SyncSet = SyncSet { members: 0b0111, k: 2 };
-const PAIR: SyncSet = SyncSet { members: 0b0011, k: 1 };
+const ANY_OF_3: SyncSet = SyncSet::sync(0b0111, 1);
+const EACH_OF_3: SyncSet = SyncSet::sync(0b0111, 2);
+const PAIR: SyncSet = SyncSet::sync(0b0011, 1);
 /// Node 1 goes and node 3 comes; then node 2 goes and node 1 comes.
-const WITH_3: SyncSet = SyncSet { members: 0b1101, k: 1 };
-const WITH_3_AND_1: SyncSet = SyncSet { members: 0b1011, k: 1 };
+const WITH_3: SyncSet = SyncSet::sync(0b1101, 1);
+const WITH_3_AND_1: SyncSet = SyncSet::sync(0b1011, 1);
 
 const FIXED: Scope = Scope {
     name: "commit, 3 nodes, k = 1",

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::lease::{LeaseMark, Member, encode_paused};
 use super::super::rollup;
 use super::*;
 use crate::position::{Epoch, Fingerprint, Id, LogByte};
@@ -184,6 +185,44 @@ fn an_owner_reads_back_and_every_flipped_bit_is_found() {
         bad[bit / 8] ^= 1 << (bit % 8);
         assert!(Owner::decode(&bad).is_err(), "bit {bit}");
     }
+}
+
+#[test]
+fn a_lease_a_member_and_a_pause_are_as_documented_and_every_flipped_bit_is_found() {
+    let lease = LeaseMark {
+        log: Id(*b"an example's log"),
+        epoch: Epoch { number: 12, nonce: 0xff },
+        node: Id([7; 16]),
+        name: "b".into(),
+        address: "http://b:7400".into(),
+        counter: 3,
+        taken: 1_700_000_000_000_000_000,
+        ttl_ms: 10_000,
+        free: false,
+        degraded: Some((Epoch { number: 11, nonce: 0xaa }, LogByte(4096))),
+    };
+    let member =
+        Member { node: lease.node, name: lease.name.clone(), address: lease.address.clone() };
+    let document = include_str!("../../../../docs/FORMAT.md");
+    for bytes in [lease.encode(), member.encode(), encode_paused(true)] {
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(document.contains(&format!("```text\n{text}```")), "{text}");
+    }
+    let nameless =
+        LeaseMark { name: String::new(), address: String::new(), degraded: None, ..lease.clone() };
+    for lease in [lease, nameless] {
+        let good = lease.encode();
+        assert_eq!(LeaseMark::decode(&good).unwrap(), lease);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(LeaseMark::decode(&bad).is_err(), "bit {bit}");
+        }
+        for len in 0..good.len() {
+            assert!(LeaseMark::decode(&good[..len]).is_err(), "length {len}");
+        }
+    }
+    assert_eq!(Member::decode(&member.encode()).unwrap(), member);
 }
 
 #[test]

@@ -31,13 +31,14 @@ impl fmt::Debug for Epoch {
 }
 
 /// One frame: its epoch in the high half, its kind in the low one. A leader never writes twice at
-/// one place, so epoch, nonce and place name the bytes.
+/// one place, so epoch, nonce and place name the bytes; only `other` says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frame(u8);
 
 const START: u8 = 1;
 const DATA: u8 = 2;
 const SET: u8 = 3;
+const OTHER: u8 = 15;
 
 impl Frame {
     pub const fn start(epoch: Epoch) -> Frame {
@@ -48,9 +49,14 @@ impl Frame {
         Frame(epoch.0 << 4 | DATA)
     }
 
+    /// Other bytes than `data`: what a restored leader writes where it has already written.
+    pub const fn other(epoch: Epoch) -> Frame {
+        Frame(epoch.0 << 4 | OTHER)
+    }
+
     /// The synchronous set with this number in the scope's list.
     pub const fn set(epoch: Epoch, set: u8) -> Frame {
-        assert!(set < 13);
+        assert!(set < OTHER - SET);
         Frame(epoch.0 << 4 | (SET + set))
     }
 
@@ -59,7 +65,7 @@ impl Frame {
     }
 
     pub fn as_set(self) -> Option<u8> {
-        (self.0 & 15).checked_sub(SET)
+        (self.0 & 15).checked_sub(SET).filter(|set| *set < OTHER - SET)
     }
 }
 
@@ -68,6 +74,7 @@ impl fmt::Debug for Frame {
         match self.0 & 15 {
             START => write!(f, "start")?,
             DATA => write!(f, "data")?,
+            OTHER => write!(f, "other")?,
             set => write!(f, "set{}", set - SET)?,
         }
         write!(f, "@{:?}", self.epoch())
@@ -117,6 +124,15 @@ impl Log {
         self.cut(other.len()) == other
     }
 
+    /// The epochs of this history and where each ends, the latest first.
+    pub fn epochs(self) -> impl Iterator<Item = (Epoch, u8)> {
+        let frame = move |at: u8| self.frame(at).map(Frame::epoch);
+        (1..=self.len())
+            .rev()
+            .filter(move |end| frame(end - 1) != frame(*end))
+            .filter_map(move |end| Some((frame(end - 1)?, end)))
+    }
+
     /// The newest set and where it stands, then the one before it.
     pub fn sets(self) -> ((u8, u8), Option<u8>) {
         let mut sets = (0..self.len()).rev().filter_map(|at| Some((self.frame(at)?.as_set()?, at)));
@@ -128,5 +144,37 @@ impl Log {
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries((0..self.len()).filter_map(|at| self.frame(at))).finish()
+    }
+}
+
+/// A synchronous set: its members as a mask of nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncSet {
+    pub members: u8,
+    /// A promotion needs N - k promises; k = 0 promises nothing, and nobody is asked.
+    pub k: u8,
+    /// How many beside the leader must hold what is committed.
+    pub waits: u8,
+}
+
+impl SyncSet {
+    /// What is committed is on k others.
+    pub const fn sync(members: u8, k: u8) -> SyncSet {
+        SyncSet { members, k, waits: k }
+    }
+
+    /// The leader alone commits, as under `bounded` and while `semi` is degraded; or under
+    /// `async`, where k is zero as well.
+    pub const fn alone(members: u8, k: u8) -> SyncSet {
+        SyncSet { members, k, waits: 0 }
+    }
+
+    pub fn has(self, node: u8) -> bool {
+        self.members >> node & 1 == 1
+    }
+
+    /// N.
+    pub fn size(self) -> u8 {
+        (0..8).map(|node| self.members >> node & 1).sum()
     }
 }
