@@ -101,7 +101,9 @@ impl World {
         appended: &Appended,
         kept: bool,
     ) -> Done {
-        let (known, by) = *self.acked_by.entry(epoch.number).or_insert((epoch, who));
+        // Without members nobody is asked for promises: then only number and nonce together are an epoch.
+        let nonce = if self.setup.strict { 0 } else { epoch.nonce };
+        let (known, by) = *self.acked_by.entry((epoch.number, nonce)).or_insert((epoch, who));
         if (known, by) != (epoch, who) {
             return Err(format!(
                 "epoch {known} of node {by} and epoch {epoch} of node {who} both acknowledge"
@@ -129,7 +131,7 @@ impl World {
     /// Whether anybody has acknowledged anything by a later epoch than this node leads by.
     fn is_outdated(&self, who: usize) -> bool {
         let Role::Leads(led) = &self.nodes[who].role else { return true };
-        self.acked_by.last_key_value().is_some_and(|(number, _)| *number > led.epoch.number)
+        self.acked_by.last_key_value().is_some_and(|((number, _), _)| *number > led.epoch.number)
     }
 
     /// A new leader holds everything that was acknowledged for good.

@@ -29,6 +29,11 @@ impl World {
             net.heal();
         }
         self.deliver(true)?;
+        for who in 0..self.nodes.len() {
+            if matches!(self.nodes[who].role, Role::Asks(..)) {
+                self.give_up(who);
+            }
+        }
         let first = self.step;
         let (mut sent, mut waited) = (None, 0);
         for round in 0..ROUNDS {
@@ -39,9 +44,6 @@ impl World {
             }
             let Some(top) = self.one_leads(round)? else { continue };
             for who in 0..self.nodes.len() {
-                if matches!(self.nodes[who].role, Role::Asks(..)) {
-                    self.give_up(who);
-                }
                 if who != top {
                     self.nodes[who].at.set(Some(net::address(top)));
                 }
@@ -52,6 +54,11 @@ impl World {
             self.look(top, &mut dice)?;
             self.deliver(true)?;
             self.watch()?;
+            if self.is_passed(top) {
+                self.stats.add("passed_by_a_promise", 1);
+                self.step_down(top)?;
+                continue;
+            }
             let Role::Leads(led) = &self.nodes[top].role else { continue };
             let standing = led.leader.standing();
             if !standing.started || standing.changing {
@@ -77,14 +84,6 @@ impl World {
             }
             if self.is_calm(top) {
                 return self.all_alike(top);
-            }
-            if self.is_passed(top) {
-                waited += 1;
-                if waited > SLOW / 4 {
-                    waited = 0;
-                    self.stats.add("passed_by_a_promise", 1);
-                    self.step_down(top)?;
-                }
             }
         }
         if self.nodes.iter().any(|node| node.diverged) {
@@ -136,11 +135,12 @@ impl World {
         Ok(None)
     }
 
-    /// Whether some node is bound to a later epoch, that of a candidate which gave up: it follows only who
-    /// leads by a later one, and an operator must promote somebody.
+    /// Whether some node is bound to another epoch that is no earlier one, that of a candidate which gave up:
+    /// it follows only who leads by a later one, and an operator must promote somebody.
     fn is_passed(&self, top: usize) -> bool {
-        let number = |who: usize| self.nodes[who].promised().map_or(0, |(epoch, _)| epoch.number);
-        (0..self.nodes.len()).any(|who| number(who) > number(top))
+        let Role::Leads(led) = &self.nodes[top].role else { return false };
+        let bound = self.nodes.iter().filter_map(|node| node.promised());
+        bound.into_iter().any(|(epoch, _)| epoch.number >= led.epoch.number && epoch != led.epoch)
     }
 
     /// Sends one more batch, or that one again.

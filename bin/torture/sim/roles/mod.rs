@@ -38,8 +38,8 @@ pub struct World {
     book: Book,
     stats: Stats,
     step: u64,
-    /// Of each epoch number, the one that acknowledged something.
-    acked_by: BTreeMap<u64, (Epoch, usize)>,
+    /// Of each epoch, by number and nonce or by number alone, who acknowledged something.
+    acked_by: BTreeMap<(u64, u64), (Epoch, usize)>,
     /// What readers were shown of strict histories: the batch's timestamp, by offset.
     shown: BTreeMap<u64, i64>,
     /// What clients hold of their writes: which batch, and whether it was promised to stay.
