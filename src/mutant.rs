@@ -88,9 +88,7 @@ mutants! {
     CountAnswers "count-answers",
     SkipTail "skip-tail",
     FurthestByBytes "furthest-by-bytes",
-    LeadUnclean "lead-unclean",
     ZombieAcks "zombie-acks",
-    CountAnyPromise "count-any-promise",
     CommitInherited "commit-inherited",
     FollowOlder "follow-older",
     // The contested sequence.

@@ -68,9 +68,7 @@ const BY_ROLES: &[&str] = &[
     "count-answers",
     "skip-tail",
     "furthest-by-bytes",
-    "lead-unclean",
     "zombie-acks",
-    "count-any-promise",
     "commit-inherited",
     "follow-older",
 ];

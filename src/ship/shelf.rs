@@ -17,6 +17,7 @@ use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::File;
 use crate::log::catalog::{List, Segment};
 use crate::log::{Claim, Home, Log, SlotState};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, HEADER_BYTES, SEAL_BYTES};
 
@@ -163,7 +164,8 @@ impl Shelf {
         let later = report.promise.is_some_and(|promise| {
             promise.number > epoch.number || promise.number == epoch.number && promise != epoch
         });
-        if later && report.promise != bound && !stock.list.is_empty() {
+        let refused = later && report.promise != bound && !mutant::on(Mutant::FollowOlder);
+        if refused && !stock.list.is_empty() {
             return Ok(served);
         }
         let repairs = self.home.repairs()?;

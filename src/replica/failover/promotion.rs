@@ -45,7 +45,7 @@ impl Promotion {
     /// Binds the candidate to the epoch that it has won. An error means that it must not lead by it.
     pub fn begin(follower: &Follower, epoch: Epoch, ask: &Ask) -> Result<Self> {
         let report = follower.report_now();
-        if report.unclean && !mutant::on(Mutant::LeadUnclean) {
+        if report.unclean {
             return Err(unclean(follower.node()));
         }
         let mine = Promise { epoch, owner: follower.node() };
@@ -157,7 +157,11 @@ impl Promotion {
     }
 
     fn ask(&mut self, peer: &Peer, peers: &mut dyn Peers, me: Id) -> Result<()> {
-        let standing = match peers.ask(peer, &self.ask) {
+        let ask = match mutant::on(Mutant::CountAnswers) {
+            true => &Ask { epoch: None, ..self.ask.clone() },
+            false => &self.ask,
+        };
+        let standing = match peers.ask(peer, ask) {
             Ok(standing) => standing,
             Err(e) => {
                 self.failed.insert(peer.address.clone(), e.to_string());
@@ -188,7 +192,7 @@ impl Promotion {
             }
             return refuse("it did not promise".into());
         }
-        if standing.report.unclean && !mutant::on(Mutant::LeadUnclean) {
+        if standing.report.unclean {
             return refuse("it lost what it had acknowledged, and does not count".into());
         }
         self.granted.insert(standing.node(), (peer.clone(), standing));

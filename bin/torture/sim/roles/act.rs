@@ -369,7 +369,7 @@ impl World {
                 self.stats.add("failovers", 1);
                 self.note(&format!("node {who} leads epoch {}", epoch.number));
                 self.check_promise(who)?;
-                self.check_beginning(who)
+                self.check_beginning(who, epoch)
             }
             Err(error) => {
                 self.stats.add("promotions_outbid", 1);

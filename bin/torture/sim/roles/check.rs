@@ -134,8 +134,12 @@ impl World {
         self.acked_by.last_key_value().is_some_and(|((number, _), _)| *number > led.epoch.number)
     }
 
-    /// A new leader holds everything that was acknowledged for good.
-    pub fn check_beginning(&mut self, who: usize) -> Done {
+    /// A new leader is bound to its own epoch, and holds everything that was acknowledged for good.
+    pub fn check_beginning(&mut self, who: usize, epoch: Epoch) -> Done {
+        let (bound, owner) = self.nodes[who].promised().unwrap_or_default();
+        if bound != epoch || Some(owner) != self.nodes[who].id {
+            return Err(format!("node {who} leads epoch {epoch}, bound to {bound} of {owner}"));
+        }
         match self.dice.chance(1, 3) {
             true => self.check_log(who),
             false => Ok(()),

@@ -12,6 +12,8 @@ mod heal;
 mod net;
 mod node;
 mod op;
+#[cfg(test)]
+mod scenarios;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -87,30 +87,44 @@ pub enum Op {
     Compare,
 }
 
-/// How often each is taken.
-const WEIGHTS: &[(Op, u64)] = &[
-    (Op::Follow, 380),
+/// How often each is taken while things go well: leaders are found, and clients get on.
+const CALM: &[(Op, u64)] = &[
+    (Op::Follow, 420),
     (Op::Append, 200),
+    (Op::Tend, 120),
+    (Op::Campaign, 150),
+    (Op::Look, 90),
+    (Op::Sync, 5),
+    (Op::ChangeSet, 10),
+    (Op::Wait, 10),
+    (Op::Token, 10),
+];
+/// And while they do not.
+const STORM: &[(Op, u64)] = &[
+    (Op::Follow, 300),
+    (Op::Append, 160),
     (Op::Tend, 90),
-    (Op::Promote, 5),
-    (Op::Campaign, 110),
-    (Op::Switchover, 3),
-    (Op::Look, 80),
+    (Op::Promote, 22),
+    (Op::Campaign, 150),
+    (Op::Switchover, 6),
+    (Op::Look, 70),
     (Op::Sync, 10),
     (Op::Wait, 30),
-    (Op::ClockJump, 3),
-    (Op::ChangeSet, 8),
-    (Op::Link, 14),
-    (Op::Weather, 4),
-    (Op::Late, 16),
-    (Op::Kill, 4),
-    (Op::Close, 3),
-    (Op::Cut, 5),
-    (Op::Fault, 3),
+    (Op::ClockJump, 4),
+    (Op::ChangeSet, 16),
+    (Op::Link, 24),
+    (Op::Weather, 5),
+    (Op::Late, 20),
+    (Op::Kill, 8),
+    (Op::Close, 5),
+    (Op::Cut, 9),
+    (Op::Fault, 4),
     (Op::Heal, 12),
     (Op::Token, 16),
-    (Op::Compare, 3),
+    (Op::Compare, 5),
 ];
+/// Steps of a spell of either.
+const SPELL: u64 = 120;
 
 impl Op {
     /// A name for the counts.
@@ -141,21 +155,28 @@ impl Op {
     }
 }
 
-/// A sequence.
+/// A sequence: spells of calm and storm by turns, of lengths that the dice say.
 pub fn steps(dice: &mut Dice, count: usize) -> Vec<Step> {
-    let all: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+    let (mut calm, mut left) = (false, 0);
     (0..count)
         .map(|_| {
-            let mut left = dice.below(all);
-            let mut op = Op::Follow;
-            for (candidate, weight) in WEIGHTS {
-                if left < *weight {
-                    op = *candidate;
-                    break;
-                }
-                left -= weight;
+            if left == 0 {
+                (calm, left) = (!calm, 1 + dice.below(SPELL));
             }
+            left -= 1;
+            let op = draw(dice, if calm { CALM } else { STORM });
             Step { op, seed: dice.next() }
         })
         .collect()
+}
+
+fn draw(dice: &mut Dice, weights: &[(Op, u64)]) -> Op {
+    let mut left = dice.below(weights.iter().map(|(_, weight)| weight).sum());
+    for (op, weight) in weights {
+        if left < *weight {
+            return *op;
+        }
+        left -= weight;
+    }
+    Op::Follow
 }
