@@ -52,6 +52,10 @@ pub enum Kind {
     Gone,
     /// The position is not part of this log's history.
     NotInHistory,
+    /// This copy's history and its source's part: opened again, a follower keeps what differs aside and goes on.
+    Diverged,
+    /// A source lacks what was committed, or durable and shipped: nothing is cut until an operator decides.
+    CommittedDataLoss,
     /// What could be read is older than the read allows: ask again later, or ask the leader.
     Stale,
     /// A condition of the append did not hold. Nothing was appended.
@@ -90,6 +94,8 @@ impl Kind {
             Kind::Lost => "lost",
             Kind::Gone => "gone",
             Kind::NotInHistory => "not in this history",
+            Kind::Diverged => "diverged",
+            Kind::CommittedDataLoss => "committed data loss",
             Kind::Stale => "too old",
             Kind::Rejected => "rejected",
             Kind::Fenced => "fenced",
@@ -103,7 +109,7 @@ impl Kind {
 
 /// The kinds as one word each: for programs, where [`Kind::as_str`] is for people.
 #[cfg(feature = "wire")]
-const WORDS: [(Kind, &str); 24] = [
+const WORDS: [(Kind, &str); 26] = [
     (Kind::InvalidInput, "invalid_input"),
     (Kind::NotFound, "not_found"),
     (Kind::AlreadyExists, "already_exists"),
@@ -122,6 +128,8 @@ const WORDS: [(Kind, &str); 24] = [
     (Kind::Lost, "lost"),
     (Kind::Gone, "gone"),
     (Kind::NotInHistory, "not_in_history"),
+    (Kind::Diverged, "diverged"),
+    (Kind::CommittedDataLoss, "committed_data_loss"),
     (Kind::Stale, "stale"),
     (Kind::Rejected, "rejected"),
     (Kind::Fenced, "fenced"),

@@ -34,6 +34,11 @@ pub fn frame(data: &[u8]) {
     }
 }
 
+/// The note beside what a rejoin kept.
+pub fn diverged_note(data: &[u8]) {
+    let _ = crate::replica::rejoin::diverged::fuzz(data);
+}
+
 fn fix_frame(bytes: &mut [u8], seed: Seed) {
     let Some((header, body)) = bytes.split_first_chunk_mut::<32>() else { return };
     let len = 32 + body.len() / 8 * 8;
@@ -280,6 +285,7 @@ pub fn replay(target: &str, data: &[u8]) -> bool {
         "ingest_csv" => ingest_csv(data),
         "range_parse" => range_parse(data),
         "checkpoint_manifest" => checkpoint_manifest(data),
+        "diverged_note" => diverged_note(data),
         "snapshot_manifest" => snapshot_manifest(data),
         "archive_entry" => archive_entry(data),
         "object_names" => object_names(data),

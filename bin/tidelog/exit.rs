@@ -63,7 +63,13 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
             Kind::Interrupted => return Failure::interrupted(),
-            Kind::Lost | Kind::Gone | Kind::NotInHistory | Kind::Rejected | Kind::Stale => 1,
+            Kind::Lost
+            | Kind::Gone
+            | Kind::NotInHistory
+            | Kind::Diverged
+            | Kind::CommittedDataLoss
+            | Kind::Rejected
+            | Kind::Stale => 1,
             Kind::InvalidInput | Kind::AlreadyExists => 2,
             Kind::Corrupt | Kind::WrongLog => 4,
             Kind::Locked => 5,

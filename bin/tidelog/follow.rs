@@ -25,10 +25,12 @@ use crate::source::{self, Place, SourceArgs};
   tidelog follow copy --from http://127.0.0.1:7400 --limit-bytes-per-s 1MiB
   tidelog follow copy --from http://127.0.0.1:7400 --from mylog --once
   tidelog follow copy --from mylog --pause-at 2 --once
+  tidelog follow copy --from mylog --rejoin --once
 
 Every frame is verified before it is kept. Each step is one JSON line on stdout. Without --once and \
 --until it runs until Ctrl-C; started again, it goes on. Only what is durable at the source is copied. Of several \
-sources the first that can help is followed, and those before it are tried again.")]
+sources the first that can help is followed, and those before it are tried again. What this copy has and a \
+newer leader does not is kept in diverged/ (`tidelog diverged list`).")]
 pub(crate) struct Follow {
     /// The copy's directory; made if it is not there
     #[command(flatten)]
@@ -62,7 +64,7 @@ impl Follow {
     }
 
     fn follow(&self, started: Instant) -> Outcome {
-        let mut options = Log::options().identity(self.node.identity());
+        let mut options = self.source.options(Log::options().identity(self.node.identity()));
         if self.from.iter().any(Place::is_store) {
             // Each look is a request.
             options = options.poll_every(Duration::from_secs(1));

@@ -68,6 +68,12 @@ impl Info {
             put("checkpoint_behind", stats.end.0.saturating_sub(at.offset.0).into());
             put("checkpoint_behind_bytes", size(stats.log_byte.0.saturating_sub(at.log_byte.0)));
         }
+        let kept = tidelog::replica::diverged::list(&self.at.dir)?;
+        if !kept.is_empty() {
+            let records: u64 = kept.iter().flatten().map(|kept| kept.records()).sum();
+            put("diverged", kept.len().into());
+            put("diverged_records", records.into());
+        }
         if report.bytes_cut > 0 {
             put("torn_bytes", report.bytes_cut.into());
         }

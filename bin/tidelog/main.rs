@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod config;
 mod demo;
+mod diverged;
 mod dump;
 mod exit;
 mod failover;
@@ -83,6 +84,7 @@ enum Verb {
     Switchover(failover::Switchover),
     Demote(failover::Demote),
     Failover(failover::Failover),
+    Diverged(diverged::DivergedArgs),
     Members(members::Members),
     Status(status::Status),
     Check(status::Check),
@@ -142,6 +144,7 @@ fn main() -> ExitCode {
         Verb::Switchover(verb) => verb.run(),
         Verb::Demote(verb) => verb.run(),
         Verb::Failover(verb) => verb.run(),
+        Verb::Diverged(verb) => verb.run(),
         Verb::Members(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),

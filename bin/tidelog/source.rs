@@ -14,7 +14,7 @@ use tidelog::ship::archive::{Archive, Store, open_store};
 use tidelog::ship::{Chain, Credentials, Directory, Http, Source};
 use tidelog::table::{Beginning, PauseAt, TableOptions};
 use tidelog::text::Bound;
-use tidelog::{Kind, Offset, Table};
+use tidelog::{Kind, Offset, Options, Table};
 
 use crate::access::NodeAccess;
 use crate::exit::{Failure, Outcome};
@@ -29,8 +29,8 @@ const SPELL: Duration = Duration::from_secs(60);
 /// How often a copy whose log is gone is begun anew before that is an error.
 const ANEW: u32 = 3;
 
-/// Follows, and again when what the copy needs was dropped meanwhile: opened again it begins with a
-/// snapshot.
+/// Follows, and again when what the copy needs was dropped meanwhile, or its history and the source's part:
+/// opened again it begins with a snapshot, or keeps aside what the source does not have.
 pub(crate) fn begin_anew(mut follow: impl FnMut() -> Outcome) -> Outcome {
     let mut again = ANEW;
     loop {
@@ -40,9 +40,14 @@ pub(crate) fn begin_anew(mut follow: impl FnMut() -> Outcome) -> Outcome {
             again = ANEW;
         }
         match outcome {
-            Err(failure) if failure.kind == Some(Kind::Gone) && again > 0 => {
-                let what = failure.message.unwrap_or_default();
-                say(format_args!("{what}; looking for a snapshot"));
+            Err(failure)
+                if again > 0 && matches!(failure.kind, Some(Kind::Gone | Kind::Diverged)) =>
+            {
+                let next = match failure.kind {
+                    Some(Kind::Gone) => "looking for a snapshot",
+                    _ => "rejoining",
+                };
+                say(format_args!("{}; {next}", failure.message.unwrap_or_default()));
                 again -= 1;
             }
             outcome => return outcome,
@@ -80,6 +85,13 @@ pub(crate) struct SourceArgs {
     /// cheaper (and where it costs much less), snapshot (wherever there is one)
     #[arg(long, value_name = "WHAT", default_value = "cheaper", value_parser = beginning)]
     begin: Beginning,
+    /// Let a directory that led follow from now on: what the source does not have is kept in diverged/
+    #[arg(long)]
+    rejoin: bool,
+    /// Give up what was committed here and the source does not have: it is kept aside, and no longer
+    /// part of the log
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 fn beginning(text: &str) -> Result<Beginning, String> {
@@ -204,11 +216,21 @@ impl SourceArgs {
                 "expected --follow with {option}: a leader applies what it appends"
             )))
         };
+        if self.rejoin || self.accept_loss {
+            return Err(Failure::usage(
+                "expected --follow with --rejoin and --accept-loss: a leader has its own log",
+            ));
+        }
         match (self.apply_delay, self.pause_at) {
             (None, None) => Ok(()),
             (Some(_), _) => wrong("--apply-delay"),
             (None, Some(_)) => wrong("--pause-at"),
         }
+    }
+
+    /// How the follower's directory is opened.
+    pub(crate) fn options(&self, options: Options) -> Options {
+        options.rejoin(self.rejoin).accept_loss(self.accept_loss)
     }
 
     /// How the follower's table is opened.

@@ -74,6 +74,17 @@ impl Verify {
             "level": if self.quick { "quick" } else { "full" },
             "seconds": progress::seconds(started),
         }))?;
+        let kept = tidelog::replica::diverged::list(&self.at.dir).unwrap_or_default();
+        for kept in &kept {
+            match kept {
+                Ok(kept) => say(format_args!(
+                    "note: a rejoin kept {} in {}",
+                    count(kept.records(), "record"),
+                    kept.dir().display()
+                )),
+                Err(e) => say(format_args!("note: what a rejoin kept cannot be read: {e}")),
+            }
+        }
         for note in &report.notes {
             say(format_args!("note: {note}"));
         }

@@ -73,6 +73,10 @@ impl Layout {
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }
+    /// What was cut when this copy's history and its leader's had parted: `replica::rejoin`.
+    pub(crate) fn diverged(&self) -> PathBuf {
+        self.root.join("diverged")
+    }
 }
 
 /// `LOG`: which log this is.
@@ -235,7 +239,8 @@ pub(crate) struct Control {
     pub(crate) floor_offset: Offset,
     /// The node this one copies from; a follower takes no appends.
     pub(crate) follows: Option<String>,
-    /// A deliberate cut: evidence above it that bears one of these nonces is void.
+    /// A deliberate cut that is under way: what lies above it and bears one of these nonces is void
+    /// (`cut`).
     pub(crate) cut: Option<(LogByte, Vec<u64>)>,
     pub(crate) repairs: Vec<Repaired>,
     /// The newest synchronous set, behind the one before while the newest may be lost.
@@ -415,6 +420,9 @@ pub(crate) const BEGUN: &str = "restore.tmp";
 
 /// Ends the names of checkpoints.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// Ends the names of checkpoints that are not of this history.
+pub(crate) const ASIDE: &str = "aside";
 
 impl Applied {
     /// What the checkpoints of this log's table say, oldest first; damaged ones say nothing.

@@ -17,6 +17,7 @@ use super::Shared;
 use super::catalog::{Catalog, Segment};
 use super::claims::Claims;
 use super::commit::End;
+use super::cut;
 use super::ends::Ends;
 use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
@@ -82,6 +83,9 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
         repair_locked(&fs, &layout, false)?;
     }
     let mut control = Control::need(&*fs, &layout)?;
+    if !options.read_only && control.belongs_to(log.id) {
+        cut::finish(&*fs, &layout, &mut control)?;
+    }
     let promises = Promises::open(&fs, &layout)?;
     if options.lead.is_some() && (control.follows.is_some() || control.clean.is_some()) {
         // From here on it follows nobody; whatever comes, it appends only in the epoch that it won.

@@ -121,6 +121,8 @@ pub struct Options {
     pub(crate) log_id: Option<Id>,
     /// The epoch that this node has won and is to begin, also where it followed until now.
     pub(crate) lead: Option<Epoch>,
+    pub(crate) rejoin: bool,
+    pub(crate) accept_loss: bool,
     pub(crate) key_lookup: Option<KeyLookup>,
     pub(crate) fs: Arc<dyn Fs>,
 }
@@ -153,6 +155,8 @@ impl Default for Options {
             follows: None,
             log_id: None,
             lead: None,
+            rejoin: false,
+            accept_loss: false,
             key_lookup: None,
             fs: Os::shared(),
         }
@@ -207,6 +211,12 @@ impl Options {
         /// How often a tail of another process's log looks when no event wakes it.
         /// Default: 50 ms.
         poll_every: Duration,
+        /// Of a follower: makes a directory that led one that follows; what its new leader does not
+        /// have is kept aside. Default: no.
+        rejoin: bool,
+        /// Of a follower: lets what was committed be cut when its source does not have it. Default:
+        /// no, it halts with [`Kind::CommittedDataLoss`].
+        accept_loss: bool,
         /// The file system underneath. Default: the operating system's.
         fs: Arc<dyn Fs>,
     }

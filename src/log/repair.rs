@@ -25,6 +25,7 @@ use crate::segment::{
     Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName, Tally, Window, seal, walk,
 };
 
+use super::cut;
 use super::files::{Control, Layout, Repaired, State};
 use super::open::take_lock;
 use super::scan::hex;
@@ -75,6 +76,7 @@ pub(super) fn repair_locked(
         epoch: Epoch::default(),
         control_changed: false,
     };
+    repair.finish_cut()?;
     repair.small_files()?;
     let files = repair.files()?;
     repair.segments(files)?;
@@ -124,6 +126,18 @@ struct Slot {
 }
 
 impl Repair<'_> {
+    /// A cut that was cut short comes first: what lies above it is no damage.
+    fn finish_cut(&mut self) -> Result<()> {
+        let Ok(Some(mut control)) = Control::read(&**self.fs, self.layout) else { return Ok(()) };
+        let Some((at, _)) = &control.cut else { return Ok(()) };
+        self.act(format!("finish the cut to log byte {at} that was cut short"));
+        if !self.dry() {
+            cut::finish(&**self.fs, self.layout, &mut control)?;
+            self.state = State::read(&**self.fs, self.layout);
+        }
+        Ok(())
+    }
+
     pub(super) fn act(&mut self, what: String) {
         self.report.actions.push(what);
     }

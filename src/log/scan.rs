@@ -133,8 +133,16 @@ impl Known<'_> {
             Err(e) => return Err(Error::io("list", &segments, e)),
         };
         let mut ours = Vec::new();
+        let cut = self.control.cut.as_ref().map(|(at, _)| *at);
+        if let Some(at) = cut {
+            scan.findings.push(format!(
+                "a cut to log byte {at} was cut short: what lies above is void, and the next opening for \
+                 writing finishes it"
+            ));
+        }
         for name in &names {
             match SegmentName::parse(name) {
+                Some(name) if cut.is_some_and(|at| name.0 >= at) => {}
                 Some(name) if name.0 < floor => scan.leftovers.push(name.path(&segments)),
                 Some(name) => ours.push(name),
                 None if name.ends_with(".tmp") => {}
@@ -171,7 +179,10 @@ impl Known<'_> {
             });
         }
         let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
-        if let Some(footer) = Footer::read(&*file).map_err(|e| e.in_file(&path))? {
+        let cut = self.control.cut.as_ref().map(|(at, _)| *at);
+        let footer = Footer::read(&*file).map_err(|e| e.in_file(&path))?;
+        // One that reaches over a cut is walked up to there.
+        if let Some(footer) = footer.filter(|f| cut.is_none_or(|at| f.end() <= at)) {
             self.check_identity(footer.log, footer.base, name, &path)?;
             scan.epochs_seen = scan.epochs_seen.max(footer.epoch.number);
             scan.claim(footer.end(), || format!("the footer of {name}"));
@@ -203,7 +214,10 @@ impl Known<'_> {
         file: Arc<dyn File>,
     ) -> Result<()> {
         let io = |e| Error::io("read", &path, e);
-        let file_bytes = file.len().map_err(io)?;
+        let mut file_bytes = file.len().map_err(io)?;
+        if let Some((at, _)) = &self.control.cut {
+            file_bytes = file_bytes.min(HEADER_BYTES + at.0.saturating_sub(name.0.0));
+        }
         let mut page = vec![0; 4096];
         let read = file.read_full_at(&mut page, 0).map_err(io)?;
         let header = match SegmentHeader::decode(&page[..read]) {

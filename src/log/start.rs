@@ -248,7 +248,12 @@ pub(crate) fn set_aside(
     Ok(())
 }
 
-fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
+pub(crate) fn rewrite(
+    from_file: &dyn File,
+    to_file: &dyn File,
+    from: u64,
+    to: u64,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; chunk(from, to, 256 << 10)];
     let mut at = from;
     while at < to {
@@ -263,11 +268,25 @@ fn rewrite(from_file: &dyn File, to_file: &dyn File, from: u64, to: u64) -> std:
 /// Replaces the file at `path` by a copy of its first `end` bytes on fresh blocks, which are durable;
 /// the name is once the directory is synced.
 pub(crate) fn copy_over(fs: &dyn Fs, file: &dyn File, path: &Path, end: u64) -> Result<()> {
+    copy_prefix(fs, file, path, end, end)
+}
+
+/// The same, with zeros behind it up to `len`.
+pub(crate) fn copy_prefix(
+    fs: &dyn Fs,
+    file: &dyn File,
+    path: &Path,
+    end: u64,
+    len: u64,
+) -> Result<()> {
     let io = |what: &'static str| move |e| Error::io(what, path, e);
     let temporary = path.with_extension("seg.tmp");
     let _ = fs.unlink(&temporary);
     let copy = fs.open(&temporary, Open::Create).map_err(io("create a copy of"))?;
     rewrite(file, &*copy, 0, end).map_err(io("copy"))?;
+    if len > end {
+        copy.set_len(len).map_err(io("copy"))?;
+    }
     copy.sync_data().map_err(io("sync a copy of"))?;
     fs.rename(&temporary, path).map_err(io("rename a copy over"))
 }

@@ -59,6 +59,8 @@ pub(super) struct Bootstrap<'a> {
     pub(super) copy: Option<&'a Copy>,
     /// What the snapshot may hold.
     pub(super) at: RestoreAt,
+    /// Nothing of that copy is of the source's history: any snapshot will do.
+    pub(super) anew: bool,
 }
 
 impl Bootstrap<'_> {
@@ -113,8 +115,13 @@ impl Bootstrap<'_> {
         }
     }
 
+    /// Where the copy ends that is to be gone on with, if there is one.
+    fn end(&self) -> Option<Position> {
+        self.copy.filter(|_| !self.anew).map(Copy::end)
+    }
+
     fn fits(&self, offer: &SnapshotOffer) -> bool {
-        let end = self.copy.map(|copy| copy.end().offset);
+        let end = self.end().map(|end| end.offset);
         let limit = match self.at {
             RestoreAt::Offset(limit) => offer.name.offset <= limit,
             _ => true,
@@ -183,10 +190,9 @@ impl Bootstrap<'_> {
                 format!("expected a snapshot from before that time, found {}", offer.name),
             );
         }
-        if let Some(copy) = self.copy
-            && !holds(manifest, copy.end())
+        if let Some(end) = self.end()
+            && !holds(manifest, end)
         {
-            let end = copy.end();
             return refused(
                 Kind::NotInHistory,
                 format!(

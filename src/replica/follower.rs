@@ -6,20 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Lock, Open};
+use crate::fs::Lock;
 #[cfg(feature = "wire")]
 use crate::log::commit::End;
 #[cfg(feature = "wire")]
 use crate::log::files::SetLine;
-use crate::log::files::{BEGUN, Control, Layout, LogFile, NodeFile, State};
+use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::promises::Promises;
 use crate::log::{Log, Options, Recovery, open};
-use crate::position::{Id, LogByte, Offset, Position};
+use crate::position::{Id, Offset, Position};
 use crate::ship::{Report, Source};
-use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions, finished, prepare};
+use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions};
 
 use super::apply::Applying;
-use super::bootstrap::{self, Begun, Bootstrap};
+use super::bootstrap::{self, Bootstrap};
+use super::create::{Begin, create};
 use super::gauge::Gauge;
 use super::heal::heal;
 use super::hold::Hold;
@@ -27,6 +28,7 @@ use super::pause::{Brake, Pause};
 use super::pipeline;
 use super::receive::{Received, Receiver};
 use super::recover::{FollowerReport, recover};
+use super::rejoin::{self, Met};
 
 /// A directory that copies a source's segments, byte for byte, and applies their records.
 ///
@@ -38,6 +40,10 @@ use super::recover::{FollowerReport, recover};
 /// gone or would cost more ([`TableOptions::begin`]). When a source drops what a copy that runs still
 /// needs, [`Kind::Gone`] says so: opened again, it begins anew with a snapshot, if any source has one.
 /// What was copied is kept, whatever the source drops later.
+///
+/// When its history and the source's part, [`Kind::Diverged`] says so and nothing is changed: opened again,
+/// it keeps what differs in `diverged/`, cuts it, and goes on ([`FollowerReport::rejoined`]). What was
+/// committed is not cut: [`Kind::CommittedDataLoss`], unless [`Options::accept_loss`].
 ///
 /// For an example see [`ship::Directory`](crate::ship::Directory).
 #[derive(Debug)]
@@ -144,17 +150,25 @@ impl Follower {
         };
         let lock = open::take_lock(&*fs, &layout)?;
         let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
-        if control.follows.is_none() {
+        if control.follows.is_none() && !options.rejoin {
             return Err(Error::new(
                 Kind::InvalidInput,
                 "expected a follower's directory, found one that leads",
             )
             .in_file(dir)
-            .help("name another directory for the copy"));
+            .help(
+                "name another directory for the copy; if this one led before and is to follow now, say so \
+                 (`--rejoin`)",
+            ));
         }
         let node = open::identify(&*fs, &layout, options.identity)?;
         let stranger = Report { node: Some(node), ..Report::default() };
-        if let (Some(log), Ok(offer)) = (exists, source.look(&stranger))
+        let offer = source.look(&stranger);
+        if let (None, Some(_), Err(e)) = (&control.follows, exists, &offer) {
+            // A leader gives that up only for a source that is there, and of its log.
+            return Err(e.clone());
+        }
+        if let (Some(log), Ok(offer)) = (exists, offer)
             && log.id != offer.log
         {
             return Err(Error::new(
@@ -164,15 +178,15 @@ impl Follower {
             .in_file(dir)
             .help("name another directory for the copy"));
         }
-        if control.follows.as_deref() != Some(&*source.place()) {
-            control.follows = Some(source.place());
-            control.write(&*fs, &layout)?;
-        }
-        let (mut copy, mut report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        rejoin::turn(&*fs, &layout, &mut control, &source.place())?;
+        let (copy, report) = recover(Arc::clone(&fs), layout.clone(), node, control)?;
+        let accept_loss = options.accept_loss;
+        let Met { mut copy, mut report, anew } =
+            rejoin::meet(copy, report, &mut *source, accept_loss)?;
         if begin.policy != Beginning::Log
             && let Ok(offer) = source.look(&bootstrap::standing(&copy))
             && offer.log == copy.log
-            && bootstrap::is_gone(&copy, &offer)
+            && (anew || bootstrap::is_gone(&copy, &offer) || rejoin::table_is_lost(&copy))
         {
             let begin = Bootstrap {
                 fs: &fs,
@@ -181,12 +195,16 @@ impl Follower {
                 log: copy.log,
                 copy: Some(&copy),
                 at: RestoreAt::End,
+                anew,
             };
             // Without any, pulling says what is gone.
             if let Some(with) = begin.begin(&mut *source)? {
                 begun = Some(with);
                 let control = Control::read(&*fs, &layout)?.unwrap_or_default();
+                let before = std::mem::take(&mut report);
                 (copy, report) = recover(fs, layout, node, control)?;
+                report.rejoined = before.rejoined;
+                report.findings.splice(0..0, before.findings);
             }
         }
         report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
@@ -223,7 +241,7 @@ impl Follower {
             stale: true,
             findings: Vec::new(),
         };
-        let receiver = Receiver::new(source, copy, table, gauge.clone());
+        let receiver = Receiver::new(source, copy, table, gauge.clone(), accept_loss);
         let mut follower =
             Follower { receiver, applying, gauge, report, poll_every, threads, _lock: lock };
         if pause_at.is_some() && follower.applying.hold.is_none() {
@@ -491,97 +509,4 @@ pub(super) fn may_pass(kind: Kind) -> bool {
             | Kind::NotALog
             | Kind::NotLeader
     )
-}
-
-/// What a new copy begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Begin {
-    pub(super) policy: Beginning,
-    /// What a snapshot may hold.
-    pub(super) at: RestoreAt,
-}
-
-/// Makes the directory of a new copy: the leader's log id, a node id of its own; with a snapshot where
-/// the log's beginning is gone, or costs more.
-pub(super) fn create(
-    options: &Options,
-    layout: &Layout,
-    source: &mut dyn Source,
-    begin: Begin,
-) -> Result<Option<Begun>> {
-    let offer = source.look(&Report::default())?;
-    let gone = offer.floor > LogByte(0);
-    let wanted = match begin.policy {
-        Beginning::Log => false,
-        Beginning::Needed => gone,
-        Beginning::Snapshot => true,
-        Beginning::Cheaper => {
-            // A source that cannot say has none, as far as that goes.
-            gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
-        }
-    };
-    // Where there is none, nothing is made here.
-    let offered = wanted
-        && match source.snapshots() {
-            Ok(offers) => !offers.is_empty(),
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => false,
-            Err(e) => return Err(e),
-        };
-    if offered {
-        let fs = &options.fs;
-        let Some(_lock) = open::claim(&**fs, layout)? else { return Ok(None) };
-        let bootstrap = Bootstrap {
-            fs,
-            layout,
-            follows: source.place(),
-            log: offer.log,
-            copy: None,
-            at: begin.at,
-        };
-        match bootstrap.begin(source) {
-            Ok(Some(begun)) => return Ok(Some(begun)),
-            Ok(None) => {}
-            // The whole log does as well.
-            Err(e) if !gone && bootstrap::another_may_do(e.kind()) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    if gone {
-        return Err(Error::new(
-            Kind::Gone,
-            format!(
-                "expected a log that starts at offset 0 at {}, found one that starts at offset {}: \
-                 retention dropped what lies before",
-                source.place(),
-                offer.floor_offset
-            ),
-        )
-        .in_file(&layout.root)
-        .at_offset(0)
-        .help(
-            "a snapshot there would do (`tidelog snapshot create`), or a source that still holds it: a \
-             table made from the rest would be wrong",
-        ));
-    }
-    let fs = &*options.fs;
-    // What an interrupted bootstrap left would be read as this copy's.
-    let begun = fs.open(&layout.root.join(BEGUN), Open::Read).is_ok();
-    if begun {
-        prepare(fs, layout)?;
-    }
-    let birth = open::Birth {
-        id: Some(offer.log),
-        follows: Some(source.place()),
-        node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
-        lost_below: match begun {
-            true => bootstrap::lost_below(fs, layout, offer.log)?,
-            false => None,
-        },
-        ..open::Birth::default()
-    };
-    open::create(fs, layout, birth)?;
-    if begun {
-        finished(fs, layout);
-    }
-    Ok(None)
 }

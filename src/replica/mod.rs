@@ -12,7 +12,8 @@
 //! - nothing is written that has not been checked: both checksums of each frame, contiguity, the
 //!   link to the segment before, the epoch's start, and in the end the seal;
 //! - what was copied is durable here before STATE says so and before it is read or applied;
-//! - a history that differs is refused: nothing is cut, nothing is overwritten.
+//! - of a history that differs nothing is overwritten; what is cut from it, when it opens, is kept first
+//!   (`rejoin`).
 
 mod apply;
 mod bootstrap;
@@ -22,7 +23,7 @@ mod bootstrap_tests;
 mod bootstrap_tier_tests;
 pub mod coordinator;
 mod copy;
-mod demote;
+mod create;
 #[cfg(feature = "wire")]
 pub mod failover;
 mod fetch;
@@ -37,22 +38,23 @@ mod pipeline;
 mod pull;
 mod receive;
 mod recover;
+pub mod rejoin;
 mod restore;
 #[cfg(test)]
 mod tests;
 mod trail;
 mod writeout;
 
-pub use demote::demote;
 pub use follower::{Follower, Lag, Progress};
 pub use gauge::{Gauge, Shown};
 pub use leader::{Leader, Level, Outcome};
 pub use pause::Pause;
 pub use recover::FollowerReport;
+pub use rejoin::{Rejoined, demote, diverged};
 pub use restore::restore_from;
 pub use trail::Trail;
 
 /// Whether opening a follower again may make good what ended it.
 pub fn heals_by_opening(kind: crate::Kind) -> bool {
-    matches!(kind, crate::Kind::Gone)
+    matches!(kind, crate::Kind::Gone | crate::Kind::Diverged)
 }

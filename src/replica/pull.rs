@@ -9,7 +9,7 @@ use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, H
 use crate::mutant::{self, Mutant};
 use crate::position::LogByte;
 use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Shipped, Source};
+use crate::ship::{DIVERGED, Offer, Shipped, Source};
 
 use super::copy::{Active, Copy, Fetched};
 use super::fetch::fetch;
@@ -55,6 +55,40 @@ pub(super) fn round(
         }
     }
     Ok(())
+}
+
+/// Holds what a source offers against what is here, and copies nothing. `false` when the source has dropped
+/// what there is to compare.
+pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -> Result<bool> {
+    let durable = offer.durable.min(LogByte(u64::MAX >> 1));
+    let mut round = Round { copy, source, offer, inherits: false, durable, theirs: None };
+    round.check_source()?;
+    let Some(active) = &round.copy.active else {
+        round.check_sealed()?;
+        let name = SegmentName(round.copy.end().log_byte);
+        if round.offers(name) {
+            let header = round.source.segment(name)?.header;
+            round.check_new(&header)?;
+        }
+        let last = round.copy.sealed.map(|mine| SegmentName(mine.base));
+        return Ok(last.is_none_or(|last| round.offers(last)));
+    };
+    let (header, end) = (active.header, active.tally.end);
+    let name = SegmentName(header.base);
+    if !round.offers(name) {
+        return match round.offer.floor <= header.base {
+            true => Err(round.diverged("has no segment that starts there", header.base)),
+            false => Ok(false),
+        };
+    }
+    let theirs = round.source.segment(name)?;
+    round.check_active(&theirs)?;
+    if let Some(footer) = &theirs.footer
+        && footer.frames_end() == end
+    {
+        round.previous_hash(footer)?;
+    }
+    Ok(true)
 }
 
 struct Round<'a> {
@@ -416,7 +450,7 @@ impl Round<'_> {
     fn diverged(&self, what: &str, base: LogByte) -> Error {
         let at = self.copy.end();
         Error::new(
-            Kind::NotInHistory,
+            Kind::Diverged,
             format!(
                 "this copy ends at log byte {} of epoch {}, and {} {what}: the two histories differ",
                 at.log_byte,
@@ -426,10 +460,7 @@ impl Round<'_> {
         )
         .in_file(&SegmentName(base).path(&self.copy.layout.segments()))
         .at_offset(at.offset.0)
-        .help(
-            "nothing was changed. If the source was restored from an older copy, this directory \
-             holds what it lost; to follow the source as it is, use a new directory",
-        )
+        .help(DIVERGED)
     }
 
     fn gone(&self) -> Error {

@@ -23,6 +23,7 @@ use super::copy::Copy;
 use super::follower::{Lag, may_pass};
 use super::gauge::Gauge;
 use super::pull::{self, Moved};
+use super::rejoin;
 use super::trail::Trail;
 
 /// Looks at a source that has rolled a segment and not sealed it yet.
@@ -41,6 +42,8 @@ pub(super) struct Receiver {
     /// To see how far it is.
     table: Table,
     gauge: Gauge,
+    /// Whether what an operator gave up may be cut.
+    accept_loss: bool,
     trail: Trail,
     leader_time: Option<Clock>,
     /// How far the table was when the source last heard of it.
@@ -78,7 +81,13 @@ impl Received {
 }
 
 impl Receiver {
-    pub(super) fn new(source: Box<dyn Source>, copy: Copy, table: Table, gauge: Gauge) -> Self {
+    pub(super) fn new(
+        source: Box<dyn Source>,
+        copy: Copy,
+        table: Table,
+        gauge: Gauge,
+        accept_loss: bool,
+    ) -> Self {
         Receiver {
             source,
             durable: copy.end(),
@@ -87,6 +96,7 @@ impl Receiver {
             inherits: false,
             table,
             gauge,
+            accept_loss,
             trail: Trail::default(),
             leader_time: None,
             told_applied: Position::default(),
@@ -112,7 +122,8 @@ impl Receiver {
         let before = self.copy.fs.elapsed();
         let report = self.report();
         self.told_applied = report.applied;
-        let offer = self.source.look(&report)?;
+        let looked = self.source.look(&report);
+        let offer = looked.map_err(|e| self.judged(e))?;
         if let Some(stale) = offer.stale.filter(|_| offer.log == self.copy.log) {
             let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let answered = offer
@@ -129,7 +140,7 @@ impl Receiver {
         let told = (offer.committed, offer.committed_offset);
         let pulled = pulled.map_err(|e| match e.kind() {
             Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
-            _ => e,
+            _ => self.judged(e),
         });
         self.offered = Some(offer);
         // What the source has committed says something about this copy only once the two
@@ -143,6 +154,14 @@ impl Receiver {
             self.copy.mend()?;
         }
         pulled
+    }
+
+    /// Of a source whose history is another: whether this copy may rejoin, or what stands against it.
+    fn judged(&mut self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Diverged => rejoin::judge(&self.copy, &mut *self.source, self.accept_loss, error),
+            _ => error,
+        }
     }
 
     /// Takes `step` after `step`, each with a round, until this copy holds what the source had durable

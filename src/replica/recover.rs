@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{Fs, Open};
+use crate::log::cut;
 use crate::log::files::{Control, Epochs, Layout, LogFile, State};
 use crate::log::promises::Promises;
 use crate::log::scan::{Beyond, Found, Known, Scan};
@@ -26,6 +27,7 @@ use crate::segment::{
 use crate::table::SnapshotName;
 
 use super::copy::{Active, Copy};
+use super::rejoin::Rejoined;
 
 /// What opening a follower found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct FollowerReport {
     pub unclean: bool,
     /// The snapshot that this copy began with just now.
     pub snapshot: Option<SnapshotName>,
+    /// What was cut from this copy just now, because its source's history is another behind there.
+    pub rejoined: Option<Rejoined>,
     /// What else was found, in words.
     pub findings: Vec<String>,
 }
@@ -55,6 +59,9 @@ pub(super) fn recover(
     fs.create_dir(&segments).map_err(|e| Error::io("create", &segments, e))?;
     sweep(&*fs, &layout)?;
     let log = LogFile::read(&*fs, &layout)?;
+    if control.belongs_to(log.id) {
+        cut::finish(&*fs, &layout, &mut control)?;
+    }
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let before = control.clone();

@@ -14,8 +14,8 @@
 //!
 //! Invariants:
 //! - between two looks everything comes from one link;
-//! - a link that holds less than the follower has acknowledged, starts behind what it needs, or is
-//!   of an older epoch than it has promised is never pulled from;
+//! - a link that holds less than the follower has acknowledged and is of no later epoch, starts behind
+//!   what it needs, or is of an older epoch than it has promised is never pulled from;
 //! - a link that fails is tried again ever more rarely, at most [`MOST_PAUSE`] apart.
 
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::fs::Fs;
 use crate::segment::SegmentName;
 use crate::table::RunId;
 
-use super::{Offer, Report, Shipped, SnapshotOffer, Source};
+use super::{Offer, Report, Shared, Shipped, SnapshotOffer, Source};
 
 /// A link that failed is passed over for so long, then twice that, and so on.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -182,7 +182,10 @@ impl Unfit {
         let promised = report.promise.map_or(0, |promise| promise.number);
         if offer.floor > report.received.log_byte {
             Some(Unfit::StartsTooLate(offer.floor_offset))
-        } else if offer.durable < report.durable.log_byte {
+        } else if offer.durable < report.durable.log_byte
+            && offer.epoch.number <= report.durable.epoch.number
+        {
+            // Of a later epoch it is not behind: it went another way.
             Some(Unfit::IsBehind(offer.durable_offset))
         } else if offer.epoch.number < promised {
             Some(Unfit::IsOlder(offer.epoch.number))
@@ -271,6 +274,12 @@ impl Source for Chain {
             ),
         )
         .help("they are tried again as long as this follows"))
+    }
+
+    /// Of the link that is pulled from.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        let outcome = self.source().and_then(|source| source.shared(report));
+        self.noted(outcome)
     }
 
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {

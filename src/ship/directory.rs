@@ -14,14 +14,14 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Os};
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, State};
 use crate::log::watch::Watch;
-use crate::position::Id;
+use crate::position::{Epoch, Id};
 use crate::segment::{Footer, SegmentHeader, SegmentName};
 use crate::table::{OpenSnapshot, RunId, Snapshots};
 
 use super::evidence::{Evidence, Memory};
 #[cfg(feature = "wire")]
 use super::notice::{Desk, Notice};
-use super::{Offer, Report, Shipped, SnapshotOffer, Source};
+use super::{Offer, Report, Shared, Shipped, SnapshotOffer, Source};
 
 /// A leader's STATE is rewritten so much later than it synced, at most, unless it has no worker.
 const STATE_LATE: Duration = Duration::from_millis(10);
@@ -204,6 +204,14 @@ impl Source for Directory {
         let mut segments = self.names()?;
         let control = Control::read(&*self.fs, &self.layout)?.unwrap_or_default();
         segments.retain(|name| name.0 >= control.floor);
+        if let Some((at, _)) = &control.cut {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("expected a log, found one that is being cut back to log byte {at}"),
+            )
+            .in_file(&self.layout.root)
+            .help("open it for writing, or as a follower: that finishes the cut"));
+        }
         let epochs = Epochs::read(&*self.fs, &self.layout)?;
         let node = NodeFile::read(&*self.fs, &self.layout)?.map(|node| node.id);
         #[cfg(feature = "wire")]
@@ -247,6 +255,21 @@ impl Source for Directory {
             committed_offset: committed.1,
             segments,
             repairs: control.repairs,
+        })
+    }
+
+    /// EPOCHS says it.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        let offer = self.look(&Report { node: report.node, ..Report::default() })?;
+        let Epochs(epochs) = Epochs::read(&*self.fs, &self.layout)?;
+        let number = report.durable.epoch.number;
+        let after = epochs.partition_point(|entry| entry.epoch.number <= number);
+        let next = epochs.get(after);
+        Ok(Shared {
+            epoch: after.checked_sub(1).map_or_else(Epoch::default, |i| epochs[i].epoch),
+            end: next.map_or(offer.durable, |next| next.start),
+            end_offset: next.map_or(offer.durable_offset, |next| next.start_offset),
+            ended: next.is_some(),
         })
     }
 

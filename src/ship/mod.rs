@@ -54,6 +54,10 @@ use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{Footer, SegmentHeader, SegmentName};
 use crate::table::{OpenSnapshot, RunId, SnapshotName};
 
+/// What to do about two histories that part.
+pub(crate) const DIVERGED: &str = "nothing was changed; opened again, this copy keeps what differs \
+                                   aside, in diverged/, and goes on with the source";
+
 /// Where segment files are pulled from: a leader, or whoever has a copy.
 pub trait Source: Debug + Send {
     /// What it is called: by people, in errors, and in the follower's CONTROL.
@@ -64,6 +68,14 @@ pub trait Source: Debug + Send {
 
     /// What there is now, as asked by a follower that is as far as `report` says.
     fn look(&mut self, report: &Report) -> Result<Offer>;
+
+    /// The newest epoch in its history that is numbered at or below the one of `report`'s durable
+    /// position, and where it ends there: how two histories that have parted find where. What was dropped
+    /// there need not be known any more.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        let offer = self.look(&Report { node: report.node, ..Report::default() })?;
+        Shared::of(&offer, report.durable.epoch.number, |name| Ok(self.segment(name)?.header))
+    }
 
     /// What one segment says of itself. Not found, when retention was quicker.
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped>;
@@ -161,6 +173,47 @@ pub struct Offer {
     pub segments: Vec<SegmentName>,
     /// Segments that a repair replaced.
     pub(crate) repairs: Vec<Repaired>,
+}
+
+/// Where an epoch ends at a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// The epoch; zeros when none that is numbered so low is known.
+    pub epoch: Epoch,
+    /// Where it ends: behind the SEAL of its last segment, where the next epoch begins; of the newest
+    /// one, where the source's durable frames end.
+    pub end: LogByte,
+    /// Offset of the first record behind that.
+    pub end_offset: Offset,
+    /// Whether another epoch begins there.
+    pub ended: bool,
+}
+
+impl Shared {
+    /// What the headers of the segments that are offered say.
+    fn of(
+        offer: &Offer,
+        number: u64,
+        mut header: impl FnMut(SegmentName) -> Result<SegmentHeader>,
+    ) -> Result<Self> {
+        let (mut low, mut high) = (0, offer.segments.len());
+        let (mut before, mut after) = (None, None);
+        while low < high {
+            let middle = (low + high) / 2;
+            let its = header(offer.segments[middle])?;
+            if its.epoch.number <= number {
+                (low, before) = (middle + 1, Some(its));
+            } else {
+                (high, after) = (middle, Some(its));
+            }
+        }
+        Ok(Shared {
+            epoch: before.map_or_else(Epoch::default, |its| its.epoch),
+            end: after.map_or(offer.durable, |its| its.base),
+            end_offset: after.map_or(offer.durable_offset, |its| its.base_offset),
+            ended: after.is_some(),
+        })
+    }
 }
 
 /// A snapshot of the table, as a source offers it.

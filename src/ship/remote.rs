@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
 use crate::log::files::Repaired;
-use crate::position::{Id, LogByte, Offset};
+use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset, Position};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::table::{RunId, SnapshotName};
 
 use super::protocol::{self, Answer, Head, PROTOCOL_VERSION, Request, WireReport};
-use super::{Offer, Report, Shipped, SnapshotOffer, Source};
+use super::report::LastFrame;
+use super::{DIVERGED, Offer, Report, Shared, Shipped, SnapshotOffer, Source};
 
 /// How long the other side keeps a fetch that has nothing to say.
 const POLL: Duration = Duration::from_secs(1);
@@ -315,7 +316,7 @@ impl<W: Wire> Remote<W> {
             // Its floor says it, and how to go on.
             Answer::Gone => Ok(offer),
             Answer::Diverged { shared, end } => Err(Error::new(
-                Kind::NotInHistory,
+                Kind::Diverged,
                 format!(
                     "this copy's last frame is another one at {}: the two histories differ behind \
                      epoch {}, which ends there at offset {}",
@@ -325,10 +326,7 @@ impl<W: Wire> Remote<W> {
                 ),
             )
             .at_offset(report.durable.offset.0)
-            .help(
-                "nothing was changed. If the source was restored from an older copy, this \
-                 directory holds what it lost; to follow the source as it is, use a new directory",
-            )),
+            .help(DIVERGED)),
             Answer::NotLeader => Err(Error::new(
                 Kind::NotLeader,
                 format!(
@@ -390,6 +388,30 @@ impl<W: Wire> Source for Remote<W> {
             _ => self.fetch(report, Duration::ZERO)?,
         };
         self.offer(heard, report)
+    }
+
+    /// The other side says it of a follower whose last frame is another one there, so one is claimed
+    /// that is none. A node with repaired segments never does: then their headers must do.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        let stranger = Report { node: report.node, ..Report::default() };
+        let offer = self.look(&stranger)?;
+        let epoch = Epoch { number: report.durable.epoch.number, nonce: 0 };
+        if let Some(first) = offer.segments.first() {
+            let none = Fingerprint { head_crc: u32::MAX, body_crc: u32::MAX };
+            let last = LastFrame { growing: Some(first.0), start: first.0, fingerprint: none };
+            let durable = Position { epoch, ..Position::default() };
+            let asked = Report { durable, last: Some(last), ..stranger };
+            let (head, _) = self.fetch(&asked, Duration::ZERO)?;
+            if let Answer::Diverged { shared, end } = &head.answer {
+                let epoch = shared.read().unwrap_or_default();
+                let ended = head.epoch.read() != Some(epoch);
+                let end = if ended { *end } else { head.durable };
+                let (end, end_offset) = (LogByte(end.log_byte), Offset(end.offset));
+                return Ok(Shared { epoch, end, end_offset, ended });
+            }
+        }
+        let number = epoch.number;
+        Shared::of(&offer, number, |name| Ok(self.segment(name)?.header))
     }
 
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {

@@ -320,11 +320,11 @@ impl Shelf {
                 footer.end() != report.durable.log_byte || footer.fingerprint == last.fingerprint
             }));
         };
-        let Some(segment) = stock.find(base) else { return Ok(true) };
         if last.start >= stock.durable.0 {
-            // Behind what this node has: nothing to compare.
-            return Ok(true);
+            // Behind what this node has there is no frame to compare. Its epoch may have ended here by then.
+            return self.goes_on(report, last.start);
         }
+        let Some(segment) = stock.find(base) else { return Ok(true) };
         let byte = segment.header.file_byte(last.start.max(base).0);
         if byte + FRAME_HEADER as u64 > stock.frames_end(segment) {
             return Ok(true);
@@ -338,11 +338,23 @@ impl Shelf {
         Ok(here == last.fingerprint)
     }
 
-    /// The newest epoch that the follower may share, and where it ends here.
+    /// Whether the epoch of a follower that is ahead may be the one that goes on here: it has not ended before
+    /// the follower's last frame.
+    fn goes_on(&self, report: &Report, last: LogByte) -> Result<bool> {
+        let history = self.home.history(LogByte(u64::MAX))?;
+        let at = history.iter().position(|entry| entry.epoch == report.durable.epoch);
+        Ok(at.and_then(|at| history.get(at + 1)).is_none_or(|next| next.start > last))
+    }
+
+    /// The newest epoch that the follower may share, and where it ends here: its own, or else one of a lower
+    /// number. The same number under another nonce is another leader's.
     fn shared_epoch(&self, report: &Report, durable: WireEnd) -> Result<(Epoch, WireEnd)> {
         let history = self.home.history(LogByte(u64::MAX))?;
-        let after =
-            history.partition_point(|entry| entry.epoch.number <= report.durable.epoch.number);
+        let asked = report.durable.epoch;
+        let after = match history.iter().position(|entry| entry.epoch == asked) {
+            Some(at) => at + 1,
+            None => history.partition_point(|entry| entry.epoch.number < asked.number),
+        };
         let shared = after.checked_sub(1).map_or_else(Epoch::default, |i| history[i].epoch);
         let end = match history.get(after) {
             Some(next) => WireEnd::new(next.start, next.start_offset),

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Lock, Open};
-use crate::log::files::CHECKPOINT;
+use crate::log::files::{ASIDE, CHECKPOINT};
 use crate::log::{Home, Log};
 use crate::mutant::{self, Mutant};
 use crate::position::Offset;
@@ -32,8 +32,6 @@ use super::layers::Part;
 use super::manifest::{Manifest, Mark, RunEntry, checkpoint_name, file_name, parse_name};
 use super::run::{Run, RunId};
 
-/// Ends the names of checkpoints that are not of this history.
-pub(super) const ASIDE: &str = "aside";
 /// Ends the names of runs.
 pub(super) const RUN: &str = "run";
 /// How often a reader looks for a newer checkpoint when runs vanish under it.

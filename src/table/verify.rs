@@ -15,12 +15,12 @@ use rayon::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Os};
 use crate::log::Level;
-use crate::log::files::{CHECKPOINT, Layout, LogFile};
+use crate::log::files::{ASIDE, CHECKPOINT, Layout, LogFile};
 
 use super::manifest::{Manifest, RunEntry, checkpoint_name, file_name, parse_name};
 use super::problem::RunProblem;
 use super::run::{Run, RunId};
-use super::store::{ASIDE, run_path};
+use super::store::run_path;
 
 /// What verification of a table found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -511,7 +511,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 fn every_example_in_the_help_runs() {
     let place = Place::new();
     let verbs = "init ingest append tail info segments dump verify repair get scan history count hash \
-                 sql serve members status check wait \
+                 sql diverged serve members status check wait \
                  follow demo retain slots bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));
     place.write("app.ndjson", "{\"id\":\"a\"}\n");
@@ -525,6 +525,7 @@ fn every_example_in_the_help_runs() {
             "config" => place.ok("config show --help"),
             "members" => place.ok("members list --help"),
             "slots" => place.ok("slots list --help"),
+            "diverged" => place.ok("diverged list --help"),
             _ => place.ok(&format!("{verb} --help")),
         };
         let found: Vec<String> = help

@@ -1,6 +1,6 @@
 //! Every coordinator keeps the same promises: a fake one, object stores, etcd itself.
 
-mod etcd;
+pub(crate) mod etcd;
 mod faults;
 
 use std::sync::{Barrier, Mutex};

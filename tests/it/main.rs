@@ -15,6 +15,8 @@ mod crash;
 #[cfg(feature = "sim")]
 mod damage;
 mod engine;
+#[cfg(feature = "cli")]
+mod failover;
 #[cfg(feature = "sim")]
 mod faults;
 mod follow;
@@ -24,6 +26,8 @@ mod modes;
 #[path = "../../bin/torture/proxy.rs"]
 #[allow(dead_code, reason = "the torture programme uses the rest")]
 mod proxy;
+#[cfg(feature = "cli")]
+mod rejoin;
 #[cfg(feature = "sim")]
 mod repair;
 #[cfg(all(feature = "server", feature = "client"))]

@@ -11,7 +11,8 @@
 //! - a report counts only if its node is clean, its promise is this leader's epoch, its last frame
 //!   is one that this log has, of this epoch, and it does not say less than its node said before;
 //! - an inherited tail is committed only through a frame of this epoch;
-//! - until a new set is committed, the set before must hold the same;
+//! - until a new set is committed, the set before must hold the same, and so many of its members that none
+//!   who knows the old set alone can be promoted by it;
 //! - under the mode `archive` nothing is committed that the archive does not hold.
 
 use std::collections::BTreeMap;
@@ -153,8 +154,13 @@ impl Rule {
     /// Up to where the members that every set asks for hold it.
     fn copied(&self) -> Option<End> {
         let mut reach = self.durable;
-        for set in self.ruling() {
-            let k = self.commit_k(set);
+        let newest = self.newest.iter().map(|(_, set)| (set, self.commit_k(set)));
+        let promises = self.newest.as_ref().is_some_and(|(_, set)| set.mode.k() > 0);
+        let left = self.before.iter().map(|set| {
+            let leaving = if promises { self.leaving_k(set) } else { 0 };
+            (set, self.commit_k(set).max(leaving))
+        });
+        for (set, k) in newest.chain(left) {
             if k > 0 {
                 let held = self.kth(set, k)?;
                 reach = if held.0 < reach.0 { held } else { reach };
@@ -173,6 +179,15 @@ impl Rule {
         match set.mode {
             Mode::Semi { .. } if self.degraded => 0,
             mode => mode.commit_k(),
+        }
+    }
+
+    /// How many members beside the leader of a set that is being left must hold the new one: as many as leave
+    /// nobody who may be promoted by the old set alone. Under modes that ask nobody that is everybody.
+    fn leaving_k(&self, set: &SyncSet) -> usize {
+        match set.mode.k() {
+            0 => set.members.iter().filter(|member| **member != self.leader).count(),
+            k => k,
         }
     }
 

@@ -249,3 +249,20 @@ fn what_members_are_waited_for_is_not_published_before_they_hold_it() {
     assert_eq!((rule.committed, rule.before.is_none()), (at(950), true));
     assert_eq!(rule.publishable(), at(1000), "the archive alone rules now");
 }
+
+/// Found by the model: a node that knows only the set before, and may be promoted by it alone, must hold the
+/// new one before anything is acknowledged under that.
+#[test]
+fn a_set_is_left_only_when_nobody_can_be_promoted_by_it_alone() {
+    let bounded = Mode::Bounded { k: 1, bytes: 9999, within: Duration::from_secs(9) };
+    for (mode, needed) in [(Mode::Async, 2), (bounded, 1)] {
+        let mut rule = rule(set(mode, &[A, B]));
+        rule.settle();
+        rule.change(LogByte(950), sync(1, &[A, B]));
+        for (held, node) in [A, B].into_iter().enumerate() {
+            assert_eq!(rule.before.is_some(), held < needed, "{mode}: {held} hold it");
+            hears(&mut rule, node, 1000);
+        }
+        assert!(rule.before.is_none(), "{mode}");
+    }
+}

@@ -91,7 +91,7 @@ impl Run<'_> {
         let layout = crate::log::files::Layout::new(&self.dir);
         let fs = std::sync::Arc::clone(&self.log.fs);
         if crate::log::files::LogFile::read(&*fs, &layout).is_ok() {
-            demote(&*fs, &self.dir, &self.url)?;
+            demote(&fs, &self.dir, &self.url)?;
         }
         loop {
             let opened = self.source().and_then(|source| {
@@ -219,11 +219,15 @@ impl Run<'_> {
         if self.coordinator.is_none() {
             return self.look_for_leader(server, survey);
         }
-        let due = self.asked.is_none_or(|at| at.elapsed() >= ASK) || survey.is_some();
+        // While its leader is heard, once a second; more often once that is silent.
+        let heard = server.node.standing().heard_ms;
+        let silent = heard.is_none_or(|ago| Duration::from_millis(ago) >= self.election.policy().patience);
+        let every = if silent { LOOK * 4 } else { ASK };
+        let due = self.asked.is_none_or(|at| at.elapsed() >= every) || survey.is_some();
         if !due {
             return Ok(None);
         }
-        let Some(seat) = self.look(server) else { return Ok(None) };
+        let Some(seat) = self.look(server, every) else { return Ok(None) };
         let node = server.log().node();
         if let Some(holder) = seat.holder.as_ref().filter(|holder| holder.node != node) {
             *survey = None;

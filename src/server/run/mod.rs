@@ -256,9 +256,9 @@ impl Run<'_> {
         self.told = Some((text, Instant::now()));
     }
 
-    /// Asks the coordinator what stands there, at most once a second; what it said last.
-    fn look(&mut self, server: &Server) -> Option<Seat> {
-        let due = self.asked.is_none_or(|at| at.elapsed() >= ASK);
+    /// Asks the coordinator what stands there, at most so often; what it said last.
+    fn look(&mut self, server: &Server, every: Duration) -> Option<Seat> {
+        let due = self.asked.is_none_or(|at| at.elapsed() >= every);
         let coordinator = self.coordinator.as_mut()?;
         if !due {
             return self.seat.clone();

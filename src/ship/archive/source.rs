@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
-use crate::position::{Id, LogByte};
+use crate::position::{Epoch, Id, LogByte};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
-use crate::ship::{Offer, Report, Shipped, SnapshotOffer, Source};
+use crate::ship::{Offer, Report, Shared, Shipped, SnapshotOffer, Source};
 use crate::table::RunId;
 
 use super::entry::Sealed;
@@ -274,6 +274,25 @@ impl Source for Archive {
             committed_offset: state.end_offset,
             segments: state.pieces.keys().map(|base| SegmentName(*base)).collect(),
             repairs: Vec::new(),
+        })
+    }
+
+    /// What the entries come to: also of an epoch that a fence began and that holds nothing yet.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        self.advance()?;
+        let (state, number) = (&self.state, report.durable.epoch.number);
+        let later = |epoch: Epoch| epoch.number > number;
+        let before = state.pieces.values().take_while(|piece| !later(piece.epoch())).last();
+        let after = state.pieces.iter().find(|(_, piece)| later(piece.epoch()));
+        let epoch = before.map_or_else(Epoch::default, Piece::epoch);
+        Ok(match after {
+            Some((base, piece)) => {
+                Shared { epoch, end: *base, end_offset: piece.base_offset(), ended: true }
+            }
+            None if later(state.epoch) => {
+                Shared { epoch, end: state.next_base(), end_offset: state.end_offset, ended: true }
+            }
+            None => Shared { epoch, end: state.end, end_offset: state.end_offset, ended: false },
         })
     }
 

@@ -17,15 +17,15 @@ use super::{Cluster, World, claim, conforms, held, is_lost, wait_out, won};
 const TTL: Duration = Duration::from_secs(2);
 
 /// The server; SIGKILL is what stops it.
-struct Etcd {
+pub(crate) struct Etcd {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     dir: PathBuf,
     next: AtomicU64,
 }
 
 /// Whether etcd is here; otherwise it is said that the test is skipped.
-fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     let runs = |program: &str, asked: &str| {
         Command::new(program).arg(asked).output().is_ok_and(|out| out.status.success())
     };
@@ -41,7 +41,7 @@ fn port() -> u16 {
 }
 
 impl Etcd {
-    fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         loop {
             let (port, peer) = (port(), port());
             let url = |port| format!("http://127.0.0.1:{port}");

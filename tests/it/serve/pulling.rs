@@ -288,7 +288,7 @@ fn another_log_a_later_epoch_and_a_node_itself_are_refused_in_words() {
         fingerprint: tidelog::Fingerprint { head_crc: 1, body_crc: 2 },
     });
     let error = source.look(&report).unwrap_err();
-    assert_eq!(error.kind(), Kind::NotInHistory);
+    assert_eq!(error.kind(), Kind::Diverged);
     assert!(error.to_string().contains("nothing was changed"), "{error}");
 }
 
