@@ -62,14 +62,11 @@ const BY_ROLES: &[&str] = &[
     "forget-promise",
     "promise-twice",
     "promise-in-memory",
-    "lead-outbid",
     "too-few-promises",
-    "forget-old-set",
     "count-answers",
     "skip-tail",
     "furthest-by-bytes",
     "zombie-acks",
-    "commit-inherited",
     "follow-older",
 ];
 const ROLES: &[&str] = &["--only", "roles", "--seeds", "1600", "--steps", "1000", "--first"];

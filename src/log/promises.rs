@@ -85,12 +85,7 @@ impl Promises {
         let before = held.map_or(0, |promise| promise.epoch.number);
         let epoch = match won {
             None => Epoch { number: seen.max(before) + 1, nonce },
-            Some(won)
-                if *held == Some(Promise { epoch: won, owner: node })
-                    || mutant::on(Mutant::LeadOutbid) =>
-            {
-                return Ok(won);
-            }
+            Some(won) if *held == Some(Promise { epoch: won, owner: node }) => return Ok(won),
             Some(won) => {
                 return Err(Error::new(
                     Kind::Fenced,

@@ -105,9 +105,9 @@ impl Nodes {
     }
 
     fn leader(&self) -> Option<usize> {
-        (0..self.ports.len()).filter(|node| self.running[*node].is_some()).find(|node| {
-            self.status(*node).is_some_and(|status| status["role"] == "leader")
-        })
+        (0..self.ports.len())
+            .filter(|node| self.running[*node].is_some())
+            .find(|node| self.status(*node).is_some_and(|status| status["role"] == "leader"))
     }
 
     fn until_led(&self) -> usize {
@@ -298,7 +298,10 @@ fn a_dead_leader_is_replaced_and_rejoins_with_its_own_tail_kept() {
     });
     // It sends writes to the new one.
     let reply = nodes.client(0).post("/v1/records", &[], b"{}", Duration::ZERO).unwrap();
-    assert_eq!((reply.status, reply.header("location")), (307, Some(&*format!("{url}/v1/records"))));
+    assert_eq!(
+        (reply.status, reply.header("location")),
+        (307, Some(&*format!("{url}/v1/records")))
+    );
     let old = nodes.path(0);
     nodes.same();
     let listed = tidelog(&["diverged", "list", old.to_str().unwrap(), "-o", "ndjson"]);
@@ -394,7 +397,8 @@ fn elects(mut nodes: Nodes, mode: Option<&str>, rounds: usize) {
         acked.push(key);
         nodes.start(leader, &[]);
         waits_for("the old leader follows", || {
-            let end = nodes.leader().and_then(|at| nodes.status(at)).map(|status| status["end"].clone());
+            let end =
+                nodes.leader().and_then(|at| nodes.status(at)).map(|status| status["end"].clone());
             nodes.status(leader).is_some_and(|status| {
                 status["role"] == "follower" && end.is_some_and(|end| status["end"] == end)
             })
@@ -426,6 +430,15 @@ fn two_nodes_with_a_store_alone_elect_another_leader_by_themselves() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| format!("file://{}", Path::join(dir.path(), name).display());
     let url = place("shelf");
-    let args = ["--coordinator", &url, "--archive", &url, "--lease", "3s", "--coordinator-timeout", "500ms"];
+    let args = [
+        "--coordinator",
+        &url,
+        "--archive",
+        &url,
+        "--lease",
+        "3s",
+        "--coordinator-timeout",
+        "500ms",
+    ];
     elects(Nodes::new(2, &args), Some("archive"), 1);
 }

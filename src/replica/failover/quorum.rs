@@ -36,7 +36,6 @@ impl fmt::Display for Lacking {
 pub(super) fn ruling(sets: &[SetLine], committed: LogByte) -> &[SetLine] {
     match sets {
         [.., newest] if newest.there && newest.end <= committed => &sets[sets.len() - 1..],
-        [.., _, _] if mutant::on(Mutant::ForgetOldSet) => &sets[sets.len() - 1..],
         [.., _, _] => &sets[sets.len() - 2..],
         sets => sets,
     }

@@ -100,7 +100,7 @@ impl Rule {
         let Some(Matched { end, epoch }) = matched else { return false };
         let counts = !report.unclean
             && (report.promise == Some(self.epoch) || mutant::on(Mutant::FollowOlder))
-            && (epoch == self.epoch || mutant::on(Mutant::CommitInherited))
+            && epoch == self.epoch
             && end.0 >= held.most;
         if counts {
             held.most = end.0;
@@ -115,7 +115,7 @@ impl Rule {
         let from = self.committed;
         while let Some(reach) = self.reach()
             && reach.0 > self.committed.0
-            && (reach.0 > self.start || mutant::on(Mutant::CommitInherited))
+            && reach.0 > self.start
         {
             self.committed = reach;
             // Once a new set is committed, it rules alone: perhaps further.

@@ -341,7 +341,8 @@ fn same(copy: &Copy, source: &mut dyn Source, name: SegmentName) -> Result<bool>
     let end = theirs.footer.map_or(end, |footer| footer.frames_end().min(end));
     let (mut at, mut records) = (HEADER_BYTES, 0);
     while at < end {
-        let frames = match super::fetch::fetch(source, &theirs.header, at, end, records, Vec::new()) {
+        let frames = match super::fetch::fetch(source, &theirs.header, at, end, records, Vec::new())
+        {
             // It goes no further; so far it is the same.
             Err(e) if e.kind() == Kind::NotFound => break,
             frames => frames?,

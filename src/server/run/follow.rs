@@ -96,7 +96,7 @@ impl Run<'_> {
         loop {
             let opened = self.source().and_then(|source| {
                 let options = crate::log::Options { create: false, ..self.log.clone() };
-                Follower::open_from(options, self.table.clone(), &self.dir, source)
+                Follower::open_from(options, self.table, &self.dir, source)
             });
             match opened {
                 Ok(follower) => return Ok(Some(follower)),
@@ -221,7 +221,8 @@ impl Run<'_> {
         }
         // While its leader is heard, once a second; more often once that is silent.
         let heard = server.node.standing().heard_ms;
-        let silent = heard.is_none_or(|ago| Duration::from_millis(ago) >= self.election.policy().patience);
+        let silent =
+            heard.is_none_or(|ago| Duration::from_millis(ago) >= self.election.policy().patience);
         let every = if silent { LOOK * 4 } else { ASK };
         let due = self.asked.is_none_or(|at| at.elapsed() >= every) || survey.is_some();
         if !due {

@@ -30,7 +30,7 @@ impl Run<'_> {
     ) -> Result<(Next, Result<Bound>)> {
         let options = Options { lead: won, ..self.log.clone() };
         let opened = options.open(&self.dir).and_then(|log| {
-            let table = self.table.clone().open(&log)?;
+            let table = self.table.open(&log)?;
             Ok((log, table))
         });
         let (log, table): (_, Table) = match opened {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidelog::frame::{Mode, SyncSet};
 use tidelog::fs::sim::{Crash, Errno, Fault, OpKind};
 use tidelog::replica::failover::{Promotion, Stage, survey};
-use tidelog::replica::{Level, Outcome, heals_by_opening};
+use tidelog::replica::{Level, Outcome};
 use tidelog::{Appended, Epoch, Error, Id, Kind};
 
 use crate::dice::Dice;
@@ -165,6 +165,7 @@ impl World {
             self.nodes[who].at.set(Some(net::address(candidate)));
         }
         match &self.nodes[who].role {
+            Role::Down if self.nodes[who].halted => self.replace(who),
             Role::Down => {
                 if self.nodes[who].id.is_none() {
                     self.find_leader(who);
@@ -220,14 +221,21 @@ impl World {
         }
     }
 
-    /// Its history and the leader's part: opened again, it keeps what differs and goes on; where that cannot
-    /// be, another node takes its place, once the others can do without it.
+    /// Its history and the leader's part: opened again, it keeps what differs and goes on.
     fn rejoin(&mut self, who: usize) -> Done {
-        if heals_by_opening(Kind::NotInHistory) {
+        self.close(who)?;
+        self.start(who)?;
+        if let Role::Follows(follower) = &self.nodes[who].role
+            && follower.report().rejoined.is_some()
+        {
             self.stats.add("rejoins", 1);
-            self.close(who)?;
-            return self.start(who);
         }
+        Ok(())
+    }
+
+    /// It would cut what was committed, where a mode allows that to be lost: an operator puts another node in
+    /// its place, once the others can do without it.
+    fn replace(&mut self, who: usize) -> Done {
         if self.can_spare(who) {
             self.stats.add("replaced", 1);
             self.note(&format!("node {who} is replaced"));
@@ -267,7 +275,7 @@ impl World {
                 self.note(&format!("node {who}: {} to {}", progress.from, progress.to));
                 Ok(())
             }
-            Err(error) if parts(&error) => {
+            Err(error) if error.kind() == Kind::Diverged => {
                 self.note(&format!("node {who} parts: {error}"));
                 if !std::mem::replace(&mut self.nodes[who].diverged, true) {
                     self.stats.add("divergences", 1);
@@ -672,10 +680,4 @@ impl World {
             }
         }
     }
-}
-
-/// Whether an error says that two histories are not one.
-fn parts(error: &Error) -> bool {
-    let differ = error.kind() == Kind::NotInHistory && error.message().contains("histories differ");
-    differ || error.kind() != Kind::Gone && heals_by_opening(error.kind())
 }

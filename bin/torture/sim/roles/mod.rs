@@ -180,7 +180,13 @@ impl World {
             error.kind(),
             Kind::DiskFull | Kind::Poisoned | Kind::Unknown | Kind::ReadOnly
         );
-        match passes || disk && self.nodes[who].troubled {
+        // Only under modes that may lose what they have committed.
+        let halts = error.kind() == Kind::CommittedDataLoss && !self.setup.strict;
+        if halts {
+            self.nodes[who].halted = true;
+            self.nodes[who].kill();
+        }
+        match passes || halts || disk && self.nodes[who].troubled {
             true => Ok(()),
             false => Err(format!("node {who} {what}: {error}")),
         }

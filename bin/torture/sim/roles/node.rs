@@ -35,6 +35,8 @@ pub struct Node {
     pub promise: Given,
     /// Its source said that the histories differ.
     pub diverged: bool,
+    /// It would have to cut what was committed.
+    pub halted: bool,
     /// What readers were shown since it was opened.
     pub shown: u64,
     /// Up to where that was compared.
@@ -73,6 +75,7 @@ impl Node {
             troubled: false,
             promise: None,
             diverged: false,
+            halted: false,
             shown: 0,
             read: 0,
             rate: u32::try_from(rate).expect("about a thousand"),
@@ -116,7 +119,7 @@ impl Node {
     /// Follows whom it is told to, whatever it did before.
     pub fn follow(&mut self) -> Result<()> {
         if self.sim.exists(Path::new(DIR).join("LOG")) {
-            demote(&*self.sim.shared(), Path::new(DIR), &address(self.number()))?;
+            demote(&self.sim.shared(), Path::new(DIR), &address(self.number()))?;
         }
         let own = Some(address(self.number()));
         if self.at.get() == own {
@@ -223,6 +226,6 @@ impl Node {
         self.kill();
         self.sim = Sim::new(seed);
         (self.id, self.promise, self.diverged, self.troubled) = (None, None, false, false);
-        (self.shown, self.read) = (0, 0);
+        (self.shown, self.read, self.halted) = (0, 0, false);
     }
 }
