@@ -165,7 +165,6 @@ impl World {
             self.nodes[who].at.set(Some(net::address(candidate)));
         }
         match &self.nodes[who].role {
-            Role::Down if self.nodes[who].halted => self.replace(who),
             Role::Down => {
                 if self.nodes[who].id.is_none() {
                     self.find_leader(who);
@@ -231,38 +230,6 @@ impl World {
             self.stats.add("rejoins", 1);
         }
         Ok(())
-    }
-
-    /// It would cut what was committed, where a mode allows that to be lost: an operator puts another node in
-    /// its place, once the others can do without it.
-    fn replace(&mut self, who: usize) -> Done {
-        if self.can_spare(who) {
-            self.stats.add("replaced", 1);
-            self.note(&format!("node {who} is replaced"));
-            let seed = self.dice.next();
-            self.nodes[who].replace(seed);
-            self.find_leader(who);
-        }
-        Ok(())
-    }
-
-    /// Whether a leader has all the members that it needs, without this node.
-    fn can_spare(&self, who: usize) -> bool {
-        self.nodes.iter().any(|node| {
-            let Role::Leads(led) = &node.role else { return false };
-            let standing = led.leader.standing();
-            let others = self.nodes.iter().filter(|other| {
-                other.number() != who
-                    && other.number() != node.number()
-                    && !other.diverged
-                    && matches!(other.role, Role::Follows(_))
-                    && other.id.is_some_and(|id| standing.members.contains(&id))
-            });
-            led.leader.fenced().is_none()
-                && standing.started
-                && !standing.changing
-                && others.count() >= standing.mode.k().max(1)
-        })
     }
 
     /// A round of a follower.

@@ -128,7 +128,9 @@ impl Node {
         let port = self.port.clone();
         let source: Box<dyn Source> =
             Box::new(LedSource::new(self.at.clone(), move |address| port.source(address)));
-        let follower = Follower::open_from(self.options(), Fixed::rows(), Path::new(DIR), source)?;
+        // An operator has decided, where a mode allows it.
+        let options = self.options().accept_loss(std::mem::take(&mut self.halted));
+        let follower = Follower::open_from(options, Fixed::rows(), Path::new(DIR), source)?;
         (self.id, self.log) = (Some(follower.node()), Some(follower.log().id()));
         self.opened_anew();
         self.diverged = false;
@@ -221,6 +223,7 @@ impl Node {
         self.sim.set_capacity(None);
     }
 
+    #[cfg(test)]
     /// An empty machine in its place: another node, whatever its name.
     pub fn replace(&mut self, seed: u64) {
         self.kill();
