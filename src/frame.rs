@@ -400,23 +400,30 @@ impl<'a> Records<'a> {
         }
         let start = if i == 0 { 0 } else { self.end(i - 1) };
         let bytes = self.records.get(start..self.end(i)).ok_or(Fault::Body)?;
-        let (word, mut rest) = bytes.split_first_chunk::<4>().ok_or(Fault::Body)?;
-        let word = u32::from_le_bytes(*word);
-        let mut timestamp = self.timestamp;
-        if self.timed {
-            let (own, after) = rest.split_first_chunk::<8>().ok_or(Fault::Body)?;
-            (timestamp, rest) = (i64::from_le_bytes(*own), after);
-        }
-        let op = Op::from_bits(word & 0b11).ok_or(Fault::Body)?;
-        let (key, value) = match word >> 2 {
-            NO_KEY => (None, rest),
-            len => {
-                let (key, value) = rest.split_at_checked(len as usize).ok_or(Fault::Body)?;
-                (Some(key), value)
-            }
-        };
-        Ok(Record { op, key, value, timestamp: Some(timestamp) })
+        let (record, own) = record(bytes, self.timed)?;
+        Ok(record.at(own.unwrap_or(self.timestamp)))
     }
+}
+
+/// Reads one record's bytes, and its own timestamp if it has one.
+#[inline]
+pub(crate) fn record(bytes: &[u8], timed: bool) -> Result<(Record<'_>, Option<i64>), Fault> {
+    let (word, mut rest) = bytes.split_first_chunk::<4>().ok_or(Fault::Body)?;
+    let word = u32::from_le_bytes(*word);
+    let mut timestamp = None;
+    if timed {
+        let (own, after) = rest.split_first_chunk::<8>().ok_or(Fault::Body)?;
+        (timestamp, rest) = (Some(i64::from_le_bytes(*own)), after);
+    }
+    let op = Op::from_bits(word & 0b11).ok_or(Fault::Body)?;
+    let (key, value) = match word >> 2 {
+        NO_KEY => (None, rest),
+        len => {
+            let (key, value) = rest.split_at_checked(len as usize).ok_or(Fault::Body)?;
+            (Some(key), value)
+        }
+    };
+    Ok((Record { op, key, value, timestamp: None }, timestamp))
 }
 
 /// Everything a frame's header says before the log has stamped its place.

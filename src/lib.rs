@@ -3,6 +3,8 @@
 // Tests count in small numbers.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+#[cfg(feature = "client")]
+pub mod client;
 mod crc;
 pub mod error;
 pub mod frame;

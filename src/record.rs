@@ -235,6 +235,18 @@ impl Batch {
         self.records.len()
     }
 
+    /// Its records, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| {
+            let bytes = &self.records[start..*end as usize];
+            start = *end as usize;
+            let read = crate::frame::record(bytes, self.timed);
+            let (record, timestamp) = read.expect("a batch holds what was pushed");
+            Record { timestamp, ..record }
+        })
+    }
+
     /// Empties it, keeping its memory.
     pub fn clear(&mut self) {
         self.ends.clear();
@@ -274,6 +286,23 @@ mod tests {
         ] {
             assert_eq!(batch.push(&bad).unwrap_err().kind(), Kind::InvalidInput);
             assert_eq!((batch.len(), batch.bytes()), (1, 6));
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_back_what_was_pushed() {
+        for time in [None, Some(7)] {
+            let records = [
+                Record::put(b"", b"v"),
+                Record::delete(b"k"),
+                Record::event(b""),
+                Record::keyed_event(b"", b"x"),
+            ]
+            .map(|record| Record { timestamp: time, ..record });
+            let mut batch = Batch::new();
+            assert_eq!(batch.iter().count(), 0);
+            records.iter().for_each(|record| batch.push(record).unwrap());
+            assert!(batch.iter().eq(records));
         }
     }
 

@@ -42,6 +42,10 @@ pub(crate) struct NodeArgs {
 }
 
 impl NodeArgs {
+    pub(crate) fn is_given(self) -> bool {
+        self.new_node || self.same_node
+    }
+
     pub(crate) fn identity(self) -> Identity {
         match (self.new_node, self.same_node) {
             (true, _) => Identity::NewNode,

@@ -1,4 +1,4 @@
-//! Feeding a log from inputs: batches, waiting, bad lines, and going on after an interruption.
+//! Feeding a log, here or on nodes, from inputs: batches, waiting, bad lines, and going on after an interruption.
 //!
 //! Called by `ingest`. Every batch carries a producer id and a sequence. The id names the input:
 //! a hash of its canonical path (of `-` for stdin) and of how often that was ingested before, so
@@ -19,28 +19,24 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tidelog::frame::Producer;
-use tidelog::segment::ProducerState;
 use tidelog::text::{BadLine, Format, Next, OwnedRecord, Reader, format_bytes};
-use tidelog::{Append, Appended, Batch, Durability, Id, Log, Ticket};
+use tidelog::{Batch, Id};
 
 use crate::exit::{Failure, Outcome};
 use crate::input::{self, Stream};
 use crate::output::{self, count, say};
 use crate::progress;
+use crate::sink::{Placed, Reached, Sink};
 
 /// A batch is closed at this size, whatever its count.
 const BATCH_BYTES: usize = 1 << 20;
-/// Appends are waited for at least this often.
-const WAIT_BYTES: u64 = 8 << 20;
-const WAIT_EVERY: Duration = Duration::from_millis(200);
 /// This many bad lines are named; the others are counted.
 const NAMED_BAD_LINES: u64 = 10;
 
 /// An ingest under way.
 pub(crate) struct Feed<'a> {
-    log: &'a Log,
+    sink: &'a mut dyn Sink,
     format: Format,
-    durability: Durability,
     batch_records: usize,
     skipped: Option<Skipped>,
     started: Instant,
@@ -49,12 +45,8 @@ pub(crate) struct Feed<'a> {
     producer: Producer,
     records: u64,
     bytes: u64,
-    first: Option<Appended>,
-    last: Option<Appended>,
-    /// The newest batch that was not waited for.
-    pending: Option<Ticket>,
-    unwaited: u64,
-    waited: Instant,
+    first: Option<u64>,
+    last: Option<Placed>,
     bad: u64,
 }
 
@@ -85,16 +77,14 @@ impl Skipped {
 
 impl<'a> Feed<'a> {
     pub(crate) fn new(
-        log: &'a Log,
+        sink: &'a mut dyn Sink,
         format: Format,
-        durability: Durability,
         batch_records: usize,
         skipped: Option<Skipped>,
     ) -> Self {
         Feed {
-            log,
+            sink,
             format,
-            durability,
             batch_records,
             skipped,
             started: Instant::now(),
@@ -104,16 +94,13 @@ impl<'a> Feed<'a> {
             bytes: 0,
             first: None,
             last: None,
-            pending: None,
-            unwaited: 0,
-            waited: Instant::now(),
             bad: 0,
         }
     }
 
     /// Appends what is in the input `name`.
     pub(crate) fn input(&mut self, name: &str, resume: bool) -> Outcome {
-        let (id, before) = producer(self.log, name, resume)?;
+        let (id, before) = producer(self.sink, name, resume)?;
         self.producer = Producer { id, sequence: 0 };
         let input = input::open(name)?;
         let mut reader = Reader::new(input.reader, self.format.clone());
@@ -153,7 +140,7 @@ impl<'a> Feed<'a> {
         if !reader.input_mut().is_ready(Duration::ZERO) {
             // Nothing more just now: what there is shall not wait in memory for it.
             self.send()?;
-            self.settle()?;
+            self.sink.settle()?;
             show(self);
             while !reader.input_mut().is_ready(Duration::from_millis(200)) {
                 if progress::interrupted() {
@@ -235,7 +222,7 @@ impl<'a> Feed<'a> {
         &mut self,
         reader: &mut Reader<Box<dyn Stream>>,
         name: &str,
-        before: &ProducerState,
+        before: &Reached,
     ) -> Outcome {
         let mut last: Option<OwnedRecord> = None;
         let mut reached = 0;
@@ -263,8 +250,7 @@ impl<'a> Feed<'a> {
         if reached > before.sequence {
             return changed("a line across that byte".into());
         }
-        // What retention dropped or damage took cannot be compared.
-        if let Ok(Some(entry)) = self.log.get(before.last) {
+        if let Some(entry) = self.sink.get(before.last)? {
             let there = entry.record();
             let same = last.is_some_and(|last| {
                 let here = last.as_record();
@@ -285,32 +271,12 @@ impl<'a> Feed<'a> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let how = Append {
-            producer: Some(self.producer),
-            durability: Some(Durability::Buffered),
-            ..Append::default()
-        };
-        let ticket = self.log.submit(&self.batch, &how)?;
+        let placed = self.sink.append(&self.batch, self.producer)?;
         self.records += self.batch.len() as u64;
         self.bytes += self.batch.bytes() as u64;
-        self.unwaited += self.batch.bytes() as u64;
-        self.first.get_or_insert(ticket.appended);
-        self.last = Some(ticket.appended);
-        self.pending = Some(ticket);
+        self.first.get_or_insert(placed.first);
+        self.last = Some(placed);
         self.batch.clear();
-        if self.unwaited >= WAIT_BYTES || self.waited.elapsed() >= WAIT_EVERY {
-            self.settle()?;
-        }
-        Ok(())
-    }
-
-    /// Waits for everything appended so far.
-    fn settle(&mut self) -> Outcome {
-        if let Some(ticket) = self.pending.take() {
-            ticket.wait(self.durability)?;
-        }
-        self.unwaited = 0;
-        self.waited = Instant::now();
         Ok(())
     }
 
@@ -322,17 +288,17 @@ impl<'a> Feed<'a> {
     }
 
     /// Waits for the rest and says what was done: one line of data, one for people.
-    pub(crate) fn finish(mut self, outcome: Outcome) -> Outcome {
-        let outcome = self.settle().and(outcome);
+    pub(crate) fn finish(self, outcome: Outcome) -> Outcome {
+        let outcome = self.sink.settle().and(outcome);
         if outcome.as_ref().is_err_and(|failure| failure.code == 2) && self.records == 0 {
             return outcome;
         }
         let printed = output::line(json!({
             "records": self.records,
             "bytes": self.bytes,
-            "first_offset": self.first.map(|appended| appended.first.0),
-            "last_offset": self.last.map(|appended| appended.last.0),
-            "token": self.last.map(|appended| self.log.token(&appended).to_string()),
+            "first_offset": self.first,
+            "last_offset": self.last.as_ref().map(|placed| placed.last),
+            "token": self.last.as_ref().map(|placed| placed.token.as_str()),
             "seconds": progress::seconds(self.started),
         }));
         say(format_args!(
@@ -354,7 +320,11 @@ impl<'a> Feed<'a> {
 }
 
 /// The id of this run's batches from one input, and how far the last run came if this one goes on.
-fn producer(log: &Log, name: &str, resume: bool) -> Result<(Id, Option<ProducerState>), Failure> {
+fn producer(
+    sink: &mut dyn Sink,
+    name: &str,
+    resume: bool,
+) -> Result<(Id, Option<Reached>), Failure> {
     let path = match name {
         "-" => PathBuf::from("-"),
         _ => std::fs::canonicalize(name).map_err(|e| Failure::io(&format!("read {name}"), &e))?,
@@ -372,7 +342,7 @@ fn producer(log: &Log, name: &str, resume: bool) -> Result<(Id, Option<ProducerS
     // Earlier runs left their ids in the log.
     let mut run = 0;
     let mut before = None;
-    while let Some(state) = log.producer(id(run)) {
+    while let Some(state) = sink.reached(id(run))? {
         before = Some(state);
         run += 1;
     }

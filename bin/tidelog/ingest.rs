@@ -1,4 +1,5 @@
-//! `ingest`: files and streams into a log. What it asks for is here, the work is in `feed`.
+//! `ingest`: files and streams into a log, in a directory or on nodes. What it asks for is here, the work is in
+//! `feed`.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -6,12 +7,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tidelog::text::{Fields, Format, TimeFormat};
 
-use crate::args::{LogDir, NodeArgs};
-use crate::config::{Config, DurabilityArg};
+use crate::args::NodeArgs;
+use crate::config::DurabilityArg;
 use crate::exit::{Failure, Outcome};
 use crate::feed::{Feed, Skipped};
 use crate::input;
+use crate::leading::LeadingArgs;
+use crate::origin::OriginArgs;
 use crate::output::say;
+use crate::sink::{Here, Sink, There};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum InputFormat {
@@ -47,14 +51,16 @@ enum TimeArg {
   tidelog ingest mylog app.ndjson --input ndjson --key-field id --skip-bad bad.ndjson
   tidelog tail mylog | tidelog ingest copy - --input envelope --create
   df | tidelog ingest mylog --input lines
+  tidelog ingest http://127.0.0.1:7400 app.ndjson --input ndjson --key-field id --resume
 
 Inputs may be .gz or .zst. Prints one JSON line at the end. A line that is no record stops the ingest \
 with exit code 1; what came before it is appended. --resume goes by what the log itself remembers of the \
 last ingest of the same file, and appends nothing twice, whenever that was killed; it refuses a file whose \
-beginning has changed.")]
+beginning has changed. Of nodes the leader is looked for, again whenever another one leads; when none does within \
+--timeout, the ingest ends with exit code 6, and --resume goes on.")]
 pub(crate) struct Ingest {
     #[command(flatten)]
-    at: LogDir,
+    at: OriginArgs,
     /// Files; - for stdin, also when none is named
     #[arg(value_name = "FILE")]
     files: Vec<String>,
@@ -79,9 +85,11 @@ pub(crate) struct Ingest {
     /// With --input lines: what separates a key from its value
     #[arg(long, value_name = "TEXT")]
     key_delim: Option<String>,
-    /// What to wait for [default: durable]
+    /// What to wait for [default: durable; of nodes, what the mode means]
     #[arg(long, value_enum, value_name = "LEVEL")]
     durability: Option<DurabilityArg>,
+    #[command(flatten)]
+    leading: LeadingArgs,
     /// Records to a batch, each of which is appended whole or not at all [default: 1000]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -132,31 +140,52 @@ impl Ingest {
     }
 
     pub(crate) fn run(self) -> Outcome {
-        let dir = &self.at.dir;
         let format = self.format()?;
-        let config = Config::load(Some(dir))?;
-        let durability = config.durability(self.durability)?;
+        let config = self.at.config()?;
         let batch_records = config.batch(self.batch)?;
         let names = if self.files.is_empty() { vec!["-".to_owned()] } else { self.files.clone() };
         // Before anything is appended: a missing file costs nothing.
         names.iter().try_for_each(|name| input::check(name))?;
-        if names.iter().any(|name| name == "-") && std::io::stdin().is_terminal() {
-            say("reading stdin; Ctrl-D ends it");
+        if let Some(cluster) = self.at.cluster()? {
+            if self.create || self.node.is_given() {
+                return Err(Failure::usage(
+                    "--create, --new-node and --same-node go with a directory",
+                ));
+            }
+            let how = self.leading.options(self.durability)?;
+            let mut nodes = There::new(cluster, how, self.leading.timeout());
+            return self.feed(&mut nodes, format, batch_records, &names);
         }
-        let skipped =
-            self.skip_bad.as_deref().map(|path| Skipped::open(path, self.resume)).transpose()?;
+        self.leading.check_directory()?;
+        let durability = config.durability(self.durability)?;
+        let Some(dir) = self.at.directory() else { return Ok(()) };
         let log = config
             .options(None, None)?
             .create(self.create)
             .identity(self.node.identity())
             .open(dir)?;
-        let mut feed = Feed::new(&log, format, durability, batch_records, skipped);
-        let outcome = names.iter().try_for_each(|name| feed.input(name, self.resume));
-        // What was appended is said, and safe, also when the rest could not be.
-        let outcome = feed.finish(outcome);
+        let outcome = self.feed(&mut Here::new(&log, durability), format, batch_records, &names);
         match log.close() {
             Err(e) if outcome.is_ok() => Err(e.into()),
             _ => outcome,
         }
+    }
+
+    fn feed(
+        &self,
+        sink: &mut dyn Sink,
+        format: Format,
+        batch_records: usize,
+        names: &[String],
+    ) -> Outcome {
+        if names.iter().any(|name| name == "-") && std::io::stdin().is_terminal() {
+            say("reading stdin; Ctrl-D ends it");
+        }
+        let skipped =
+            self.skip_bad.as_deref().map(|path| Skipped::open(path, self.resume)).transpose()?;
+        let mut feed = Feed::new(sink, format, batch_records, skipped);
+        let outcome = names.iter().try_for_each(|name| feed.input(name, self.resume));
+        // What was appended is said, and safe, also when the rest could not be.
+        feed.finish(outcome)
     }
 }

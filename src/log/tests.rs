@@ -398,3 +398,22 @@ fn sets_are_found_from_any_place_and_not_only_from_a_frames_start() {
         assert_eq!(found, expected, "from {from}");
     }
 }
+
+/// A follower of the directory waited for the worker's next look, 10 ms, for each record.
+#[test]
+fn a_durable_append_after_a_pause_writes_state_at_once_and_a_stream_of_them_seldom() {
+    let sim = crate::fs::sim::Sim::new(1);
+    let log = Log::options().fs(sim.shared()).create(true).worker(false).open("/log").unwrap();
+    let said = || files::State::read(&*sim.shared(), &files::Layout::new("/log".as_ref())).unwrap();
+    log.append(&Record::event(b"first")).unwrap();
+    for n in 2..5 {
+        sim.advance(std::time::Duration::from_millis(1));
+        log.append(&Record::event(b"after a pause")).unwrap();
+        assert_eq!(said().durable_offset, Offset(n));
+    }
+    log.append(&Record::event(b"at once")).unwrap();
+    assert_eq!(said().durable_offset, Offset(4));
+    sim.advance(std::time::Duration::from_millis(6));
+    log.append(&Record::event(b"later")).unwrap();
+    assert_eq!(said().durable_offset, Offset(6));
+}

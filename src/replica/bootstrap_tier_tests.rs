@@ -72,8 +72,8 @@ impl<F: FnMut() -> Result<()> + Send> Source for Hooked<F> {
     fn release(&mut self) {
         self.inner.release();
     }
-    fn wait(&mut self, timeout: std::time::Duration) {
-        self.inner.wait(timeout);
+    fn wait(&mut self, report: &Report, timeout: std::time::Duration) {
+        self.inner.wait(report, timeout);
     }
 }
 
@@ -128,8 +128,8 @@ impl Source for Mortal {
     ) -> Result<()> {
         self.alive()?.read_run(offer, run, byte, buf)
     }
-    fn wait(&mut self, timeout: std::time::Duration) {
-        self.0.wait(timeout);
+    fn wait(&mut self, report: &Report, timeout: std::time::Duration) {
+        self.0.wait(report, timeout);
     }
 }
 

@@ -28,6 +28,7 @@ use crate::segment::{
 };
 use crate::ship::LastFrame;
 
+use super::hashing::{HashBeside, SoFar};
 use super::writeout::{self, WriteOut};
 
 /// The copied segments.
@@ -54,6 +55,7 @@ pub(super) struct Copy {
     pub(super) threads: bool,
     /// and the one that writes out early.
     pub(super) early: Option<WriteOut>,
+    pub(super) hasher: HashBeside,
     /// What the next piece is fetched into.
     pub(super) buffer: Vec<u8>,
 }
@@ -69,8 +71,8 @@ pub(super) struct Active {
     pub(super) tally: Tally,
     /// Where the last frame starts.
     pub(super) last_frame: u64,
-    /// The seal hash so far; `None` when the beginning was not written by this process.
-    pub(super) hashing: Option<Hashing>,
+    /// The seal hash so far.
+    pub(super) hash: SoFar,
     pub(super) unsynced: bool,
     /// Bytes written since the last sync, early ones included.
     pub(super) dirty: u64,
@@ -192,7 +194,7 @@ impl Copy {
             page,
             tally,
             last_frame,
-            hashing: Some(hashing),
+            hash: SoFar::Here(Box::new(hashing)),
             unsynced: false,
             dirty: 0,
         });
@@ -218,22 +220,20 @@ impl Copy {
     }
 
     /// Appends frames behind the last one.
-    pub(super) fn append(&mut self, frames: &Fetched) -> Result<()> {
+    pub(super) fn append(&mut self, frames: Fetched) -> Result<()> {
         let active = self.active.as_ref().expect("a segment is open");
         let (header, at) = (active.header, active.tally.end);
-        self.adopt_sets(&header, frames, at)?;
+        self.adopt_sets(&header, &frames, at)?;
         let active = self.active.as_mut().expect("a segment is open");
         // A full disk leaves part of it behind the end; the next try writes over that.
         let written = write_pages(&*active.file, frames.bytes(), at)
             .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
         if written.is_ok() {
             note(&mut active.tally, &active.header, frames.bytes());
-            if let Some(hashing) = &mut active.hashing {
-                hashing.add(frames.bytes());
-            }
             active.last_frame = at + frames.last_frame;
             active.unsynced = true;
             active.dirty += frames.len as u64;
+            self.buffer = self.hasher.add(&mut active.hash, frames);
         }
         self.trust(written)?;
         self.write_out()
@@ -349,7 +349,8 @@ impl Copy {
     pub(super) fn seal(&mut self, previous: [u8; 32]) -> Result<Footer> {
         self.finish_early()?;
         let active = self.active.as_mut().expect("a segment is open");
-        let hashing = active.hashing.take();
+        let hash = std::mem::replace(&mut active.hash, SoFar::Unknown);
+        let hashing = self.hasher.end(hash);
         let Active { file, path, header, tally, .. } = active;
         let sync = |file: &dyn File| file.sync_data();
         let sealed = seal_with(file, path, header, tally, previous, hashing, sync);

@@ -209,7 +209,7 @@ impl Follower {
         }
         report.findings.extend(begun.iter().map(|begun| bootstrap::told(begun, dir)));
         report.snapshot = begun.map(|begun| begun.name);
-        copy.threads = options.worker;
+        (copy.threads, copy.hasher.allowed) = (options.worker, options.worker);
         // From here on STATE says what is here, not what was lost.
         let state = copy.settle_hint();
         options.create = false;
@@ -247,6 +247,7 @@ impl Follower {
         if pause_at.is_some() && follower.applying.hold.is_none() {
             // Up to there it need not wait for its source.
             follower.applying.go_on(usize::MAX)?;
+            follower.report.findings.append(&mut follower.applying.findings);
         }
         #[cfg(feature = "wire")]
         follower.gauge.rule(&follower.receiver.copy.control.sets);
@@ -324,7 +325,7 @@ impl Follower {
             }
             first = false;
             if !moved {
-                self.receiver.source.wait(self.poll_every);
+                self.receiver.wait(self.poll_every);
             }
         }
         Ok(())

@@ -30,11 +30,14 @@ mod fetch;
 mod follower;
 mod fresh;
 mod gauge;
+mod hashing;
 mod heal;
 mod hold;
 pub mod leader;
 mod pause;
 mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 mod pull;
 mod receive;
 mod recover;

@@ -86,16 +86,18 @@ impl Handover {
 
     /// From the receiving side: what a round has brought.
     fn give(&self, receiver: &Receiver, received: &Received, trouble: Option<Error>) {
+        let news = News {
+            state: received.state,
+            end: receiver.copy.end().offset,
+            bytes: received.moved.bytes,
+            segments: received.moved.segments,
+            shown: received.shown,
+            lag: receiver.lag(),
+            trouble,
+        };
         let mut passed = self.lock();
         passed.is_new = true;
-        let news = &mut passed.news;
-        news.state = received.state.or(news.state.take());
-        news.end = receiver.copy.end().offset;
-        news.bytes += received.moved.bytes;
-        news.segments += received.moved.segments;
-        news.shown |= received.shown;
-        news.lag = receiver.lag();
-        news.trouble = trouble.or(news.trouble.take());
+        passed.news.add(news);
         drop(passed);
         self.changed.notify_all();
     }
@@ -301,8 +303,8 @@ fn follow(
         first = false;
         if received.is_some() {
             handover.wait_near(receiver.copy.end().log_byte);
-        } else if trouble || handover.wait_idle(poll_every) && !receiver.has_applied_more() {
-            receiver.source.wait(poll_every);
+        } else if trouble || handover.wait_idle(poll_every) {
+            receiver.wait(poll_every);
         }
         // Otherwise it looks again: the source hears how far apply is, and something may have come.
     }
@@ -318,7 +320,7 @@ fn beside(
 ) -> Result<()> {
     let handover = Handover::default();
     handover.lock().applied = applying.applied_byte();
-    std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let side = || {
             let _over = Leaves(&handover, |passed| passed.ended = true);
             receive(receiver, &handover)
@@ -334,7 +336,10 @@ fn beside(
         };
         let received = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         applied.and(received)
-    })
+    });
+    // What apply did not get to hear is durable all the same: it goes on with that the next time.
+    applying.hear(handover.lock().news.state.take());
+    outcome
 }
 
 /// What ends the receiving side when apply has failed; apply's own error is what is told.
@@ -343,11 +348,41 @@ fn halted() -> Error {
 }
 
 impl News {
+    /// Nothing of what was not asked for yet gets lost.
+    fn add(&mut self, newer: News) {
+        *self = News {
+            state: newer.state.or(self.state.take()),
+            bytes: self.bytes + newer.bytes,
+            segments: self.segments + newer.segments,
+            shown: self.shown || newer.shown,
+            trouble: newer.trouble.or(self.trouble.take()),
+            ..newer
+        };
+    }
+
     fn add_to(&self, progress: &mut Progress) {
         progress.to = self.end;
         progress.bytes += self.bytes;
         progress.segments += self.segments;
         progress.shown |= self.shown;
         progress.lag = self.lag;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_that_nobody_asked_for_yet_are_kept_when_more_come() {
+        let state = State { durable_offset: Offset(7), ..State::default() };
+        let trouble = Error::new(Kind::Io, "away");
+        let mut news = News::default();
+        news.add(News { state: Some(state), bytes: 5, shown: true, ..News::default() });
+        news.add(News { trouble: Some(trouble), ..News::default() });
+        news.add(News { end: Offset(7), bytes: 2, segments: 1, ..News::default() });
+        assert_eq!(news.state.map(|state| state.durable_offset), Some(Offset(7)));
+        assert_eq!((news.end, news.bytes, news.segments, news.shown), (Offset(7), 7, 1, true));
+        assert!(news.trouble.is_some());
     }
 }

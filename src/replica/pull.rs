@@ -240,10 +240,9 @@ impl Round<'_> {
             let rel = active.tally.records;
             let buffer = std::mem::take(&mut self.copy.buffer);
             let frames = fetch(&mut *self.source, &header, end, limit, rel, buffer)?;
-            let appended = self.copy.append(&frames);
-            self.copy.buffer = frames.buffer;
-            appended?;
-            moved.bytes += frames.len as u64;
+            let len = frames.len as u64;
+            self.copy.append(frames)?;
+            moved.bytes += len;
             return Ok(true);
         }
         match (sealed, next) {

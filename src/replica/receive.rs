@@ -46,8 +46,6 @@ pub(super) struct Receiver {
     accept_loss: bool,
     trail: Trail,
     leader_time: Option<Clock>,
-    /// How far the table was when the source last heard of it.
-    told_applied: Position,
 }
 
 /// The leader's clock, as the last look told it.
@@ -99,7 +97,6 @@ impl Receiver {
             accept_loss,
             trail: Trail::default(),
             leader_time: None,
-            told_applied: Position::default(),
         }
     }
 
@@ -121,7 +118,6 @@ impl Receiver {
     fn try_round(&mut self, received: &mut Received) -> Result<()> {
         let before = self.copy.fs.elapsed();
         let report = self.report();
-        self.told_applied = report.applied;
         let looked = self.source.look(&report);
         let offer = looked.map_err(|e| self.judged(e))?;
         if let Some(stale) = offer.stale.filter(|_| offer.log == self.copy.log) {
@@ -202,7 +198,7 @@ impl Receiver {
                     return Err(self.stuck(until));
                 }
                 waited += 1;
-                self.source.wait(poll_every);
+                self.wait(poll_every);
             }
         }
     }
@@ -225,9 +221,10 @@ impl Receiver {
         }
     }
 
-    /// Whether the table is further than the source has heard.
-    pub(super) fn has_applied_more(&self) -> bool {
-        self.table.applied().unwrap_or_default() != self.told_applied
+    /// Waits until there may be more at the source, which hears how far this is by now.
+    pub(super) fn wait(&mut self, poll_every: Duration) {
+        let report = self.report();
+        self.source.wait(&report, poll_every);
     }
 
     /// Tells the source how far this is, before it is left alone.

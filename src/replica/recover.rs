@@ -27,6 +27,7 @@ use crate::segment::{
 use crate::table::SnapshotName;
 
 use super::copy::{Active, Copy};
+use super::hashing::{HashBeside, SoFar};
 use super::rejoin::Rejoined;
 
 /// What opening a follower found.
@@ -97,6 +98,7 @@ pub(super) fn recover(
         state_file: None,
         threads: false,
         early: None,
+        hasher: HashBeside::default(),
         buffer: Vec::new(),
         fs,
         layout,
@@ -258,7 +260,7 @@ fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
             page,
             tally: unsealed.tally,
             last_frame,
-            hashing: None,
+            hash: SoFar::Unknown,
             unsynced: false,
             dirty: 0,
         });

@@ -254,8 +254,8 @@ impl Source for Until {
         self.inner.release();
     }
 
-    fn wait(&mut self, timeout: Duration) {
-        self.inner.wait(timeout);
+    fn wait(&mut self, report: &Report, timeout: Duration) {
+        self.inner.wait(report, timeout);
     }
 
     fn is_remote(&self) -> bool {

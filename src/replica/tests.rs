@@ -13,18 +13,18 @@ use crate::record::{Batch, Record};
 use crate::ship::Directory;
 use crate::table::{Digest, Table, TableOptions};
 
-const LEADER: &str = "/leader";
-const COPY: &str = "/copy";
+pub(super) const LEADER: &str = "/leader";
+pub(super) const COPY: &str = "/copy";
 
 /// A leader's disk at a moment, and what a follower must come to there.
-struct Stage {
-    disk: Sim,
-    end: Offset,
-    digest: Digest,
+pub(super) struct Stage {
+    pub(super) disk: Sim,
+    pub(super) end: Offset,
+    pub(super) digest: Digest,
 }
 
 /// A short life: small appends, rolls, a clean reopen, a crash, a new epoch, a clean close.
-fn stages() -> Vec<Stage> {
+pub(super) fn stages() -> Vec<Stage> {
     let sim = Sim::new(7);
     let options = |sim: &Sim| {
         Log::options().fs(sim.shared()).create(true).worker(false).segment_bytes(MIN_SEGMENT_BYTES)
@@ -108,7 +108,7 @@ fn bytes(fs: &dyn Fs, directory: &str, name: &str) -> Vec<u8> {
 }
 
 /// Opens what is left, completes it, holds it against the leader.
-fn complete(disk: &Sim, stage: &Stage, told: Offset, what: &str) {
+pub(super) fn complete(disk: &Sim, stage: &Stage, told: Offset, what: &str) {
     let mut follower = open(disk, stage).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(!follower.report().unclean, "{what}: {:?}", follower.report());
     assert!(follower.end() >= told, "{what}: lost what was durable");
@@ -145,7 +145,7 @@ fn reopen_and_lose_power(left: &Sim, stage: &Stage, told: Offset, what: &str) {
 }
 
 /// The last stage, which everything is completed against.
-fn last(stages: &[Stage]) -> &Stage {
+pub(super) fn last(stages: &[Stage]) -> &Stage {
     stages.last().unwrap()
 }
 

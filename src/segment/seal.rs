@@ -62,6 +62,11 @@ impl Hashing {
         self.hasher.update(bytes);
         self.end += bytes.len() as u64;
     }
+
+    /// The hash of what was added.
+    pub(crate) fn finish(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
 }
 
 /// The same; `sync` syncs the file. `hashing` has seen everything before the SEAL, as it was written;
@@ -115,7 +120,7 @@ pub(crate) fn seal_with(
     footer.hash = match hashing.filter(|hashing| hashing.end == tally.end) {
         Some(mut hashing) => {
             hashing.add(&tail[..index(SEAL_BYTES)]);
-            *hashing.hasher.finalize().as_bytes()
+            hashing.finish()
         }
         None => hash(&**file, data_end).map_err(io("read back for the seal hash"))?,
     };

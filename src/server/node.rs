@@ -215,12 +215,7 @@ impl Node {
         kind: Work,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let lane = match kind {
-            Work::Append => &self.appends,
-            Work::Read => &self.reads,
-            Work::Rebuild => &self.rebuilds,
-        };
-        let permit = Arc::clone(lane).acquire_owned().await;
+        let permit = Arc::clone(self.lane(kind)).acquire_owned().await;
         let permit = permit.map_err(|_| stopped())?;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -229,6 +224,26 @@ impl Node {
         done.await.map_err(|_| {
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", "the work was not finished")
         })
+    }
+
+    /// The same on the thread that asks, whose connections go over to another one meanwhile: for what is
+    /// short and waited for by somebody who waits for nothing else. A hand-over there and back costs more.
+    pub(super) async fn blocking_here<T>(
+        &self,
+        kind: Work,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Refusal> {
+        let permit = Arc::clone(self.lane(kind)).acquire_owned().await;
+        let _permit = permit.map_err(|_| stopped())?;
+        Ok(tokio::task::block_in_place(work))
+    }
+
+    fn lane(&self, kind: Work) -> &Arc<Semaphore> {
+        match kind {
+            Work::Append => &self.appends,
+            Work::Read => &self.reads,
+            Work::Rebuild => &self.rebuilds,
+        }
     }
 
     /// A place among the long answers.

@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use serde_json::json;
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::frame::{MAX_MEMBERS, Producer};
 use crate::log::{Append, Appended, Expect};
-use crate::position::{Id, Offset};
+use crate::position::{Epoch, Id, Offset};
 use crate::record::{Batch, MAX_FRAME_BYTES};
 use crate::replica::{Leader, Level, Outcome};
 use crate::text::{Format, Next, Reader, parse_envelope, write_envelope};
@@ -31,6 +31,43 @@ const DEFAULT_RECORDS: u64 = 1000;
 const MOST_RECORDS: u64 = 1_000_000;
 /// The header that makes a retry safe.
 const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The number of a batch among those of one key.
+const SEQUENCE: HeaderName = HeaderName::from_static("idempotency-sequence");
+
+/// The log and the newest epoch that a client has seen: `<log>.<number>.<nonce>`.
+const SEEN: HeaderName = HeaderName::from_static("x-tidelog-seen");
+
+/// Holds a leader against what its client has seen: another log's, or one that was replaced and does not know
+/// it yet, appends nothing for it.
+fn seen(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(text) = headers.get(SEEN) else { return Ok(()) };
+    let read = || {
+        let mut parts = text.to_str().ok()?.split('.');
+        let (log, number) = (parts.next()?.parse::<Id>().ok()?, parts.next()?.parse::<u64>().ok()?);
+        let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
+        parts.next().is_none().then_some((log, Epoch { number, nonce }))
+    };
+    let Some((log, epoch)) = read() else {
+        return Err(Refusal::bad("expected a log's id and an epoch in X-Tidelog-Seen"));
+    };
+    let (here, own) = (node.log.id(), node.home.epoch());
+    if log != here {
+        let message = format!("expected to append to log {log}, found log {here} at this address");
+        return Err(Refusal::from(
+            Error::new(Kind::WrongLog, message).help("nothing was appended"),
+        ));
+    }
+    if own.number < epoch.number || own.number == epoch.number && own.nonce != epoch.nonce {
+        let message =
+            format!("expected this node to lead, found that epoch {epoch} does, and this is {own}");
+        return Err(Refusal::from(
+            Error::new(Kind::Fenced, message)
+                .help("nothing was appended; ask the others who leads"),
+        )
+        .header(header::RETRY_AFTER, "1"));
+    }
+    Ok(())
+}
 
 /// How safe an append is to be before it is answered; `None` for what the mode means.
 fn level(
@@ -86,10 +123,15 @@ pub(super) async fn append(
     let query = Query::read(uri.query(), &["level", "timeout", "expect_offset", "copies"])?;
     let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
     let Some(leader) = &node.leader else { return Err(elsewhere(&node, &uri)) };
+    seen(&node, &headers)?;
     let level = level(leader, query.text("level")?, query.number("copies")?)?;
+    let sequence = headers.get(SEQUENCE).map(|text| sequence(text.as_bytes())).transpose()?;
     let producer = match headers.get(IDEMPOTENCY) {
+        Some(key) => Some(producer(key.as_bytes(), sequence.unwrap_or(1))?),
+        None if sequence.is_some() => {
+            return Err(Refusal::bad("expected an Idempotency-Key beside Idempotency-Sequence"));
+        }
         None => None,
-        Some(key) => Some(producer(key.as_bytes())?),
     };
     let how = Append {
         durability: None,
@@ -128,6 +170,10 @@ pub(super) async fn append(
             // No condition of the request failed, but one of the mode, which passes.
             let mut refusal = Refusal::from(why);
             refusal.0.status = StatusCode::SERVICE_UNAVAILABLE;
+            let fenced = node.leader.as_ref().is_some_and(|leader| leader.fenced().is_some());
+            if let Some(next) = node.leader_address().filter(|_| fenced) {
+                refusal = refusal.with("leader", next);
+            }
             return Err(refusal.header(header::RETRY_AFTER, "1"));
         }
     };
@@ -143,6 +189,7 @@ pub(super) async fn append(
         )
         .help("nothing was appended; use a new key for another batch"));
     }
+    let epoch = node.home.epoch();
     node.metrics.appended(started.elapsed(), if appended.duplicate { 0 } else { count }, size);
     Ok(reply::json(
         StatusCode::OK,
@@ -153,6 +200,9 @@ pub(super) async fn append(
             "level": level.as_str(),
             "copies": copies,
             "duplicate": appended.duplicate,
+            // Of who answers: a retry's token may be of an earlier one.
+            "epoch": epoch.number,
+            "epoch_nonce": format!("{:016x}", epoch.nonce),
         }),
     ))
 }
@@ -171,7 +221,8 @@ pub(super) fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
     let word = Kind::NotLeader.word();
     let Some(leader) = node.leader_address() else {
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, word, message)
-            .help("its leader has no address that this node knows; ask whoever runs it");
+            .help("nobody leads that this node knows the address of; ask again, or ask the others")
+            .header(header::RETRY_AFTER, "1");
     };
     let path = uri.path_and_query().map_or("/v1/records", |path| path.as_str());
     Refusal::new(StatusCode::TEMPORARY_REDIRECT, word, message)
@@ -191,13 +242,48 @@ fn unknown(node: &Node, appended: Appended, why: &str) -> Refusal {
 }
 
 /// A producer for one key: the log remembers what it appended, also in a new epoch.
-fn producer(key: &[u8]) -> Result<Producer, Refusal> {
+fn producer(key: &[u8], sequence: u64) -> Result<Producer, Refusal> {
     if key.is_empty() || key.len() > 255 {
         return Err(Refusal::bad("expected an Idempotency-Key of 1 to 255 bytes"));
     }
     let mut id = [0; 16];
     id.copy_from_slice(&blake3::derive_key("tidelog 2026 idempotency key", key)[..16]);
-    Ok(Producer { id: Id(id), sequence: 1 })
+    Ok(Producer { id: Id(id), sequence })
+}
+
+fn sequence(text: &[u8]) -> Result<u64, Refusal> {
+    let text = std::str::from_utf8(text).ok();
+    let number = text.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        Refusal::bad("expected a number in Idempotency-Sequence, found something else")
+    })
+}
+
+/// `GET /v1/producer`: how far the appends under a key are, as the leader knows it.
+pub(super) async fn producer_of(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
+    let query = Query::read(uri.query(), &["key"])?;
+    let key = query.bytes("key").ok_or_else(|| Refusal::bad("expected a key"))?;
+    let id = producer(key, 1)?.id;
+    let Some(leader) = &node.leader else { return Err(elsewhere(&node, &uri)) };
+    if let Some(why) = leader.fenced() {
+        return Err(Refusal::from(why).header(header::RETRY_AFTER, "1"));
+    }
+    let worker = Arc::clone(&node);
+    let state = node.blocking(Work::Read, move || worker.log.producer(id)).await?;
+    let epoch = node.home.epoch();
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "sequence": state.map(|state| state.sequence),
+            "first_offset": state.map(|state| state.first.0),
+            "last_offset": state.map(|state| state.last.0),
+            // Whether it is committed: what is not may be lost with its leader.
+            "shown": state.map(|state| node.log.end() > state.last),
+            "log": node.log.id().to_string(),
+            "epoch": epoch.number,
+            "epoch_nonce": format!("{:016x}", epoch.nonce),
+        }),
+    ))
 }
 
 /// One envelope, or one a line.
@@ -229,9 +315,16 @@ fn read_batch(bytes: &[u8]) -> Result<Batch, Refusal> {
 
 /// `GET /v1/records`.
 pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["from", "limit", "wait", "max_staleness"])?;
+    let query = Query::read(
+        uri.query(),
+        &["from", "limit", "wait", "max_staleness", "at_least", "timeout"],
+    )?;
     let from = query.number("from")?.map(Offset);
     let limit = query.number("limit")?.unwrap_or(DEFAULT_RECORDS).min(MOST_RECORDS);
+    if let Some(token) = query.text("at_least")? {
+        let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
+        super::table::held(&node, token, timeout).await?;
+    }
     let from = match from {
         Some(from) => from,
         None => node.log.start(),

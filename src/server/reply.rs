@@ -89,6 +89,7 @@ impl From<Error> for Refusal {
             Kind::Gone | Kind::Lost => StatusCode::GONE,
             Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Kind::NotLeader
+            | Kind::Fenced
             | Kind::Poisoned
             | Kind::Unknown
             | Kind::Closed

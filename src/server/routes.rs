@@ -36,6 +36,7 @@ pub(super) fn routes(node: &Arc<Node>, tokens: Tokens) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/v1/status", get(health::status))
         .route("/v1/records", get(records::read).post(records::append))
+        .route("/v1/producer", get(records::producer_of))
         .route("/v1/table", get(table::scan))
         .route("/v1/table/", get(table::get))
         .route("/v1/table/{*key}", get(table::get))

@@ -41,8 +41,7 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
     let ours = report.log == Some(node.log.id());
     if ours && node.leader.is_some() && report.last.is_some() {
         // The fetch is the acknowledgement: it counts before the answer is waited for.
-        let (worker, report) = (Arc::clone(&node), report.clone());
-        let heard = node.blocking(Work::Read, move || match &worker.leader {
+        let heard = node.blocking_here(Work::Read, || match &node.leader {
             Some(leader) => leader.heard(&report),
             None => Ok(()),
         });
@@ -67,9 +66,18 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
         .get(header::ACCEPT_ENCODING)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|text| text.split(',').any(|one| one.trim() == "zstd"));
-    let worker = Arc::clone(&node);
-    let made = node.blocking(Work::Read, move || answer(&worker, &request, &report, packs)).await?;
-    let (bytes, packed) = made?;
+    let (bytes, packed) = match packs {
+        // Packing takes its time.
+        true => {
+            let worker = Arc::clone(&node);
+            let work = move || answer(&worker, &request, &report, packs);
+            node.blocking(Work::Read, work).await??
+        }
+        false => {
+            let work = || answer(&node, &request, &report, packs);
+            node.blocking_here(Work::Read, work).await??
+        }
+    };
     node.metrics.fetched(started.elapsed());
     let mut response = reply::bytes(StatusCode::OK, "application/x-tidelog-fetch", bytes);
     if packed {

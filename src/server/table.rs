@@ -38,9 +38,7 @@ async fn view(node: &Node, query: &Query) -> Result<View, Refusal> {
 
 /// Waits until the table shows what a token stands for.
 async fn reach(node: &Node, text: &str, timeout: Duration) -> Result<(), Refusal> {
-    let token: Token = text.parse().map_err(|()| {
-        Refusal::bad(format!("expected a token as appends and reads return it, found {text:?}"))
-    })?;
+    let token = token(text)?;
     let end = Offset(token.offset.0.saturating_add(1));
     let in_history = || node.log.check_token(&token).map_err(Refusal::from);
     in_history()?;
@@ -50,15 +48,38 @@ async fn reach(node: &Node, text: &str, timeout: Duration) -> Result<(), Refusal
     if applied { Ok(()) } else { Err(timed_out(node, token.offset, timeout)) }
 }
 
+/// Waits until the log shows what a token stands for.
+pub(super) async fn held(node: &Node, text: &str, timeout: Duration) -> Result<(), Refusal> {
+    let token = token(text)?;
+    let in_history = || node.log.check_token(&token).map_err(Refusal::from);
+    in_history()?;
+    node.wait_ends(|ends| ends.visible.1 > token.offset, timeout).await;
+    in_history()?;
+    let end = node.home.visible().1;
+    if end > token.offset {
+        return Ok(());
+    }
+    Err(late(format!(
+        "expected offset {} to be shown within {timeout:?}, found {end}",
+        token.offset
+    )))
+}
+
+fn token(text: &str) -> Result<Token, Refusal> {
+    text.parse().map_err(|()| {
+        Refusal::bad(format!("expected a token as appends and reads return it, found {text:?}"))
+    })
+}
+
 fn timed_out(node: &Node, offset: Offset, timeout: Duration) -> Refusal {
     let applied = node.applied.borrow().0;
-    Refusal::new(
-        StatusCode::GATEWAY_TIMEOUT,
-        "timed_out",
-        format!("expected offset {offset} to be applied within {timeout:?}, found {applied}"),
-    )
-    .with("applied", applied)
-    .help("ask again, or ask the leader")
+    late(format!("expected offset {offset} to be applied within {timeout:?}, found {applied}"))
+        .with("applied", applied)
+}
+
+fn late(message: String) -> Refusal {
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", message)
+        .help("ask again, or ask the leader")
 }
 
 /// `GET /v1/table/{key}`.

@@ -343,9 +343,9 @@ impl Source for Chain {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, report: &Report, timeout: Duration) {
         if let Ok(source) = self.source() {
-            source.wait(timeout);
+            source.wait(report, timeout);
         }
     }
 

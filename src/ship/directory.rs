@@ -325,7 +325,7 @@ impl Source for Directory {
         self.open_snapshot(offer)?.read(run, byte, buf)
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, _report: &Report, timeout: Duration) {
         self.watch.get_or_insert_with(|| Watch::new(&self.layout)).wait(timeout);
     }
 

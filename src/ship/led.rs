@@ -118,9 +118,9 @@ impl Source for Led {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, report: &Report, timeout: Duration) {
         match self.source() {
-            Ok(source) => source.wait(timeout),
+            Ok(source) => source.wait(report, timeout),
             Err(_) => std::thread::sleep(timeout),
         }
     }

@@ -35,6 +35,8 @@ pub use chain::{Chain, LinkState};
 pub use directory::Directory;
 #[cfg(feature = "client")]
 pub use http::{Client, Credentials, Http, HttpWire, Reply};
+#[cfg(feature = "client")]
+pub(crate) use http::{Unanswered, answered};
 #[cfg(feature = "wire")]
 pub use led::{LeaderAt, Led};
 #[cfg(feature = "wire")]
@@ -112,9 +114,9 @@ pub trait Source: Debug + Send {
     /// Says that nothing need be kept any more.
     fn release(&mut self) {}
 
-    /// Waits until there may be more, about `timeout`; a source whose other end tells it may take
-    /// a second. A hint: looking is the truth.
-    fn wait(&mut self, timeout: Duration);
+    /// Waits until there may be more than a follower has that is as far as `report` says, about
+    /// `timeout`; a source whose other end tells it may take a second. A hint: looking is the truth.
+    fn wait(&mut self, report: &Report, timeout: Duration);
 
     /// Tells the other end how far the follower is, without asking for anything: before a follower
     /// goes away. A source that nobody runs has no use for it.

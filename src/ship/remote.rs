@@ -514,14 +514,18 @@ impl<W: Wire> Source for Remote<W> {
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, report: &Report, timeout: Duration) {
         if self.failures > 0 {
             let back_off = BACK_OFF * 2u32.pow(self.failures.min(6) - 1);
             return self.wire.wait(back_off.min(MOST_BACK_OFF));
         }
-        let Some(report) = self.asked.clone() else { return self.wire.wait(timeout) };
+        if self.asked.is_none() {
+            return self.wire.wait(timeout);
+        }
+        // It says how far this is by now: no look is needed for that.
+        self.asked = Some(report.clone());
         // What fails here fails again when it is looked for, where it can be said.
-        self.waiting = self.fetch(&report, POLL).ok().map(|heard| (report, heard));
+        self.waiting = self.fetch(report, POLL).ok().map(|heard| (report.clone(), heard));
     }
 
     fn acknowledge(&mut self, report: &Report) {

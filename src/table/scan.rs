@@ -9,11 +9,11 @@
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    prefix: Vec<u8>,
-    start: Option<Vec<u8>>,
-    end: Option<Vec<u8>>,
-    pub(super) limit: Option<usize>,
-    pub(super) reverse: bool,
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) start: Option<Vec<u8>>,
+    pub(crate) end: Option<Vec<u8>>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) reverse: bool,
 }
 
 impl Scan {

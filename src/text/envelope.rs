@@ -53,12 +53,27 @@ pub fn write_envelope(entry: &Entry<'_>, out: &mut Vec<u8>) {
     let record = &entry.record;
     let _ = write!(
         out,
-        "{{\"offset\":{},\"epoch\":{},\"ts\":\"{}\",\"op\":\"{}\"",
+        "{{\"offset\":{},\"epoch\":{},\"ts\":\"{}\",",
         entry.offset,
         entry.epoch,
         format_time(entry.timestamp),
-        record.op.as_str()
     );
+    write_body(record, out);
+}
+
+/// Appends the envelope of a record that is to be appended: without a place, and with a time only if it has
+/// one of its own.
+pub fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    if let Some(timestamp) = record.timestamp {
+        let _ = write!(out, "\"ts\":\"{}\",", format_time(timestamp));
+    }
+    write_body(record, out);
+}
+
+/// What every envelope ends with.
+fn write_body(record: &Record<'_>, out: &mut Vec<u8>) {
+    let _ = write!(out, "\"op\":\"{}\"", record.op.as_str());
     if let Some(key) = record.key {
         write_json_bytes("key", key, out);
     }

@@ -13,6 +13,7 @@ mod units;
 
 pub use envelope::{
     EnvelopeError, OwnedRecord, parse_entry, parse_envelope, write_envelope, write_json_bytes,
+    write_record,
 };
 pub use input::{BadLine, Fields, Format, MAX_LINE_BYTES, Next, Reader};
 pub use range::{Bound, Range, parse_at};

@@ -560,7 +560,9 @@ fn every_example_in_the_help_runs() {
         };
         let serves = line.starts_with("tidelog serve");
         let pauses = line.contains("tidelog pause") || line.contains("tidelog resume");
-        let node = line.contains("http://").then(|| match pauses {
+        // A node that names others is the node itself.
+        let asks = line.contains("http://") && !line.contains("--peer");
+        let node = asks.then(|| match pauses {
             true => place.serve("serve copy --follow mylog --listen 127.0.0.1:0"),
             false => place.node(),
         });

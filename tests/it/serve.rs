@@ -10,6 +10,8 @@ mod hostile;
 mod interface;
 mod paused;
 mod pulling;
+#[cfg(feature = "cli")]
+mod routed;
 mod secured;
 #[cfg(feature = "cli")]
 mod slots;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use tidelog::client::Cluster;
 use tidelog::log::NamedCursor;
 use tidelog::ship::Client;
 use tidelog::sql::Value;
@@ -30,14 +31,19 @@ use crate::access::{NodeAccess, TokenArgs};
 use crate::args;
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
+use crate::progress;
 use crate::source::is_url;
 
 pub(crate) use local::open_kept;
 
-/// A directory or a node, as the user named it.
+/// Whether one of several nodes answers is asked for so long.
+const PROBE: Duration = Duration::from_secs(3);
+
+/// A directory or nodes, as the user named them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OriginArgs {
-    /// A log's directory, or a node's address
+    /// A log's directory, or a node's address; of several nodes, with commas between them, the first that
+    /// answers reads, and whichever leads writes
     #[arg(value_name = "DIR|URL", value_parser = place())]
     place: Place,
     #[command(flatten)]
@@ -49,14 +55,24 @@ pub(crate) struct OriginArgs {
 #[derive(Clone, Debug)]
 enum Place {
     Directory(PathBuf),
-    Node(String),
+    Nodes(Vec<String>),
 }
 
 fn place() -> impl TypedValueParser<Value = Place> {
     PathBufValueParser::new().try_map(|path| match path.to_str().filter(|text| is_url(text)) {
-        Some(url) => Ok(Place::Node(url.to_owned())),
+        Some(list) => nodes(list).map(Place::Nodes),
         None => args::local(path).map(Place::Directory),
     })
+}
+
+/// Addresses with commas between them.
+fn nodes(list: &str) -> Result<Vec<String>, String> {
+    let urls = list.split(',').map(|url| url.trim().trim_end_matches('/'));
+    urls.map(|url| match is_url(url) {
+        true => Ok(url.to_owned()),
+        false => Err(format!("expected a node's address behind each comma, found {url:?}")),
+    })
+    .collect()
 }
 
 /// Where that is.
@@ -69,7 +85,7 @@ impl std::fmt::Display for OriginArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.place {
             Place::Directory(dir) => write!(f, "{}", dir.display()),
-            Place::Node(url) => f.write_str(url),
+            Place::Nodes(urls) => f.write_str(&urls.join(",")),
         }
     }
 }
@@ -78,16 +94,50 @@ impl OriginArgs {
     pub(crate) fn at(&self) -> Result<At<'_>, Failure> {
         Ok(match &self.place {
             Place::Directory(dir) => At::Directory(dir),
-            Place::Node(url) => At::Node(self.access.client(url, &self.token)?),
+            Place::Nodes(urls) => At::Node(self.first(urls)?),
         })
+    }
+
+    /// Of several nodes the first that is well, or else the first that answers at all. One alone is not asked
+    /// beforehand.
+    fn first(&self, urls: &[String]) -> Result<Client, Failure> {
+        if let [url] = urls {
+            return self.access.client(url, &self.token);
+        }
+        let (mut unwell, mut trouble) = (None, Vec::new());
+        for url in urls {
+            let client = self.access.client(url, &self.token)?;
+            match client.clone().silence(PROBE).get("/healthz", &[], Duration::ZERO) {
+                Ok(reply) if reply.status < 300 => return Ok(client),
+                Ok(_) => unwell = unwell.or(Some(client)),
+                Err(e) => trouble.push(e.message().to_owned()),
+            }
+        }
+        unwell.ok_or_else(|| {
+            let text = format!("none of {} nodes answers: {}", urls.len(), trouble.join("; "));
+            tidelog::Error::new(tidelog::Kind::Io, text).into()
+        })
+    }
+
+    /// The nodes, to write to whichever leads; `None` of a directory.
+    pub(crate) fn cluster(&self) -> Result<Option<Cluster>, Failure> {
+        let Place::Nodes(urls) = &self.place else { return Ok(None) };
+        let credentials = self.access.credentials(self.token.token_file.as_deref())?;
+        let urls = urls.iter().map(String::as_str);
+        Ok(Some(Cluster::stopping_when(urls, credentials, progress::interrupted)?))
+    }
+
+    /// The directory, if it is one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Directory(dir) => Some(dir),
+            Place::Nodes(_) => None,
+        }
     }
 
     /// The settings that hold there: of a node, the user's own.
     pub(crate) fn config(&self) -> Result<Config, Failure> {
-        Config::load(match &self.place {
-            Place::Directory(dir) => Some(dir),
-            Place::Node(_) => None,
-        })
+        Config::load(self.directory())
     }
 
     pub(crate) fn open(&self) -> Result<Box<dyn Origin>, Failure> {

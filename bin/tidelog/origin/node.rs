@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tidelog::client::encode;
 use tidelog::log::NamedCursor;
 use tidelog::ship::{Client, Reply};
 use tidelog::sql::Value;
@@ -238,20 +239,6 @@ fn row(reply: Reply) -> Result<Option<OwnedEntry>, Failure> {
         Some(Line::Entry(entry)) => Ok(Some(entry)),
         _ => Err(lines.wrong("a record")),
     }
-}
-
-/// A key or a text as it stands in an address.
-fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                text.push(char::from(byte));
-            }
-            byte => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 /// Records of the node's log, page by page.

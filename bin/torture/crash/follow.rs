@@ -77,11 +77,12 @@ fn open(stage: &mut Stage) -> Step {
     let process = stage.machine.process();
     let source = ship::Directory::open_in(process.shared(), DIR)
         .map_err(|e| stage.stopped("look at the leader", &e))?;
-    let options = Log::options().fs(process.shared()).map(stage.plan.map);
+    // One thread: what is cut after its n-th operation must do the same operations each time.
+    let options = Log::options().fs(process.shared()).map(stage.plan.map).worker(false);
     let follower = match stage.told.table.rows {
         true => {
             let rows = table::options(2 + stage.told.line.len() % 2);
-            Follower::open_with(options.worker(false), rows, COPY, source)
+            Follower::open_with(options, rows, COPY, source)
         }
         false => Follower::open(options, COPY, source),
     };

@@ -75,7 +75,7 @@ fn step(client: &mut Client, slot: &mut Option<(Sim, Follower)>) -> Held {
 
 fn open(process: &Sim) -> tidelog::Result<Follower> {
     let source = Directory::open_in(process.shared(), DIR)?;
-    Follower::open(Log::options().fs(process.shared()), COPY, source)
+    Follower::open(Log::options().fs(process.shared()).worker(false), COPY, source)
 }
 
 /// Without faults: the follower catches up with a leader that was closed, to the last byte.

@@ -258,10 +258,11 @@ fn a_set_is_left_only_when_nobody_can_be_promoted_by_it_alone() {
     for (mode, needed) in [(Mode::Async, 2), (bounded, 1)] {
         let mut rule = rule(set(mode, &[A, B]));
         rule.settle();
-        rule.change(LogByte(950), sync(1, &[A, B]));
+        rule.change(LogByte(1050), sync(1, &[A, B]));
+        rule.durable = at(1100);
         for (held, node) in [A, B].into_iter().enumerate() {
             assert_eq!(rule.before.is_some(), held < needed, "{mode}: {held} hold it");
-            hears(&mut rule, node, 1000);
+            hears(&mut rule, node, 1100);
         }
         assert!(rule.before.is_none(), "{mode}");
     }

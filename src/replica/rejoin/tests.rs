@@ -253,7 +253,7 @@ fn a_follower_that_meets_another_history_while_it_runs_says_that_it_can_rejoin()
         fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
             self.1.read(segment, byte, buf)
         }
-        fn wait(&mut self, _: Duration) {}
+        fn wait(&mut self, _: &crate::ship::Report, _: Duration) {}
     }
     let late = Late(Some(b.clone()), Directory::open_in(b.shared(), NODE).unwrap(), false);
     let options = Log::options().fs(a.shared()).worker(false);
@@ -310,8 +310,8 @@ fn epochs_that_only_this_node_had_are_cut_and_the_end_of_what_both_have_is_the_s
         lead(&b, "later", 2, 8000, true);
     }
     // A is bound to its own third epoch: B's is to be a later one.
-    let error = follow(&a.deep_copy(), &b).unwrap_err();
-    assert_eq!(error.kind(), Kind::NotInHistory, "{error}");
+ let error = follow(&a.deep_copy(), &b).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotLeader, "{error}");
     let mut b = b;
     for label in ["x", "y", "z", "w"] {
         b = lead(&b, label, 1, 100, false);

@@ -381,7 +381,7 @@ impl Source for Archive {
     }
 
     /// Waits a little, and longer each time there was nothing new.
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, _report: &Report, timeout: Duration) {
         std::thread::park_timeout(self.wait.min(timeout));
         self.wait = self.wait.saturating_mul(2).min(Duration::from_secs(60));
     }

@@ -74,6 +74,13 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    /// Whether there is anything in them that a stranger must not get.
+    pub(crate) fn are_secret(&self) -> bool {
+        self.token.is_some() || self.identity.is_some()
+    }
+}
+
 impl fmt::Debug for Credentials {
     /// Secrets stay out of every log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,15 +179,7 @@ impl Client {
     /// Asks for `path`, which begins with a slash and holds its query; `wait` is what the other
     /// side was asked to wait.
     pub fn get(&self, path: &str, headers: &[(&str, &str)], wait: Duration) -> Result<Reply> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(token) = &self.credentials.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let config = request.config().timeout_recv_response(Some(wait + self.silence)).build();
-        self.reply(path, config.call())
+        self.ask(path, headers, None, wait).map_err(|unanswered| unanswered.why)
     }
 
     /// Sends `body` to `path`.
@@ -191,26 +190,67 @@ impl Client {
         body: &[u8],
         wait: Duration,
     ) -> Result<Reply> {
-        let mut request = self.agent.post(format!("{}{path}", self.base));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(token) = &self.credentials.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let config = request.config().timeout_recv_response(Some(wait + self.silence)).build();
-        self.reply(path, config.send(body))
+        self.ask(path, headers, Some(body), wait).map_err(|unanswered| unanswered.why)
     }
 
-    fn reply(
+    /// Asks for `path`, or sends `body` to it; without an answer it is told whether the request may have
+    /// arrived.
+    pub(crate) fn ask(
         &self,
         path: &str,
-        reply: Result<ureq::http::Response<Body>, ureq::Error>,
-    ) -> Result<Reply> {
-        let reply = reply.map_err(|e| unreachable(&self.base, &e))?;
-        let (parts, body) = reply.into_parts();
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+        wait: Duration,
+    ) -> Result<Reply, Unanswered> {
         let place = format!("{}{path}", self.base);
+        let token = self.credentials.token.as_ref().map(|token| format!("Bearer {token}"));
+        let token = token.as_deref().map(|token| ("authorization", token));
+        let headers = headers.iter().copied().chain(token);
+        let patience = Some(wait + self.silence);
+        let reply = match body {
+            None => {
+                let request = headers.fold(self.agent.get(&place), |request, (name, value)| {
+                    request.header(name, value)
+                });
+                request.config().timeout_recv_response(patience).build().call()
+            }
+            Some(body) => {
+                let request = headers.fold(self.agent.post(&place), |request, (name, value)| {
+                    request.header(name, value)
+                });
+                request.config().timeout_recv_response(patience).build().send(body)
+            }
+        };
+        let reply = reply.map_err(|e| Unanswered {
+            arrived: may_have_arrived(&e),
+            why: unreachable(&self.base, &e),
+        })?;
+        let (parts, body) = reply.into_parts();
         Ok(Reply { place, status: parts.status.as_u16(), headers: parts.headers, body })
+    }
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// Whether the node may have got it, and done what it asks for.
+    pub(crate) arrived: bool,
+    pub(crate) why: Error,
+}
+
+/// Whether a request may have arrived that failed so: certain is it only of one that found no connection.
+fn may_have_arrived(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::*;
+    match error {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Tls(_)
+        | ureq::Error::BadUri(_)
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => false,
+        ureq::Error::Io(e) => {
+            !matches!(e.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+        }
+        _ => true,
     }
 }
 
@@ -247,41 +287,10 @@ impl Reply {
 
     /// The error that a node answers with.
     pub fn error(self) -> Error {
-        #[derive(serde::Deserialize)]
-        struct Wrapped {
-            error: Said,
-        }
-        #[derive(serde::Deserialize)]
-        struct Said {
-            kind: String,
-            message: String,
-            #[serde(default)]
-            help: Option<String>,
-        }
         let (status, place) = (self.status, self.place.clone());
         let location = self.header("location").map(str::to_owned);
-        let said: Option<Wrapped> =
-            self.bytes(64 << 10).ok().and_then(|body| serde_json::from_slice(&body).ok());
-        let kind = said.as_ref().and_then(|said| Kind::from_word(&said.error.kind));
-        let kind = match (status, kind) {
-            // What another machine's disk or files are like is no word about this one's.
-            (500.., None | Some(Kind::DiskFull | Kind::ReadOnly | Kind::Corrupt)) => Kind::Io,
-            (_, Some(kind)) => kind,
-            (300..400 | 421, None) => Kind::NotLeader,
-            (404, None) => Kind::NotFound,
-            (409, None) => Kind::NotInHistory,
-            (400..500, None) if status != 429 && status != 408 => Kind::InvalidInput,
-            _ => Kind::Io,
-        };
-        let text = match &said {
-            Some(said) => format!("{place} answered {status}: {}", said.error.message),
-            None => format!("{place} answered {status}"),
-        };
-        let help = said
-            .and_then(|said| said.error.help)
-            .or_else(|| location.map(|leader| format!("the leader is at {leader}")));
-        let error = Error::new(kind, text);
-        help.map_or_else(|| error.clone(), |help| error.clone().help(help))
+        let body = self.bytes(64 << 10).unwrap_or_default();
+        answered(&place, status, location.as_deref(), &body)
     }
 
     /// The body, which is at most `limit` bytes.
@@ -315,6 +324,42 @@ impl Reply {
     }
 }
 
+/// The error that an answer stands for.
+pub(crate) fn answered(place: &str, status: u16, location: Option<&str>, body: &[u8]) -> Error {
+    #[derive(serde::Deserialize)]
+    struct Wrapped {
+        error: Said,
+    }
+    #[derive(serde::Deserialize)]
+    struct Said {
+        kind: String,
+        message: String,
+        #[serde(default)]
+        help: Option<String>,
+    }
+    let said: Option<Wrapped> = serde_json::from_slice(body).ok();
+    let kind = said.as_ref().and_then(|said| Kind::from_word(&said.error.kind));
+    let kind = match (status, kind) {
+        // What another machine's disk or files are like is no word about this one's.
+        (500.., None | Some(Kind::DiskFull | Kind::ReadOnly | Kind::Corrupt)) => Kind::Io,
+        (_, Some(kind)) => kind,
+        (300..400 | 421, None) => Kind::NotLeader,
+        (404, None) => Kind::NotFound,
+        (409, None) => Kind::NotInHistory,
+        (400..500, None) if status != 429 && status != 408 => Kind::InvalidInput,
+        _ => Kind::Io,
+    };
+    let text = match &said {
+        Some(said) => format!("{place} answered {status}: {}", said.error.message),
+        None => format!("{place} answered {status}"),
+    };
+    let help = said
+        .and_then(|said| said.error.help)
+        .or_else(|| location.map(|leader| format!("the leader is at {leader}")));
+    let error = Error::new(kind, text);
+    help.map_or_else(|| error.clone(), |help| error.clone().help(help))
+}
+
 fn unreachable(base: &str, error: &ureq::Error) -> Error {
     Error::new(Kind::Io, format!("cannot reach {base}: {error}"))
         .help("is `tidelog serve` running there, and is the address right?")
@@ -332,6 +377,21 @@ mod tests {
 
     /// A follower asked its leader by number, and each fetch started a thread that looked the number
     /// up.
+    #[test]
+    fn a_request_that_found_no_connection_has_not_arrived() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = Client::new(&format!("http://{closed}"), Credentials::default()).unwrap();
+        let refused = client.ask("/v1/records", &[], Some(b"x"), Duration::ZERO).unwrap_err();
+        assert!(!refused.arrived, "{}", refused.why);
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = deaf.local_addr().unwrap();
+        let hangs_up = std::thread::spawn(move || drop(deaf.accept()));
+        let client = Client::new(&format!("http://{at}"), Credentials::default()).unwrap();
+        let broke = client.ask("/v1/records", &[], Some(b"x"), Duration::ZERO).unwrap_err();
+        assert!(broke.arrived, "{}", broke.why);
+        hangs_up.join().unwrap();
+    }
+
     #[test]
     fn only_names_are_looked_up_with_a_limit_which_takes_a_thread() {
         let limit = |url: &str| {

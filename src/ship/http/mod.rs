@@ -9,6 +9,7 @@ mod client;
 mod throttle;
 
 pub use client::{Client, Credentials, Reply};
+pub(crate) use client::{Unanswered, answered};
 
 use std::io::Read;
 use std::time::{Duration, Instant};

@@ -130,8 +130,8 @@ impl<F: FnMut() + Send> Source for Meanwhile<F> {
         (self.work)();
         self.node.read_run(offer, run, byte, buf)
     }
-    fn wait(&mut self, timeout: Duration) {
-        self.node.wait(timeout);
+    fn wait(&mut self, report: &tidelog::ship::Report, timeout: Duration) {
+        self.node.wait(report, timeout);
     }
 }
 
