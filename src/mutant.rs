@@ -78,6 +78,16 @@ mutants! {
     AckUncounted "ack-uncounted",
     SkipFenceCheck "skip-fence-check",
     PublishUncommitted "publish-uncommitted",
+    // Who leads.
+    ForgetPromise "forget-promise",
+    PromiseTwice "promise-twice",
+    PromiseInMemory "promise-in-memory",
+    TooFewPromises "too-few-promises",
+    CountAnswers "count-answers",
+    SkipTail "skip-tail",
+    FurthestByBytes "furthest-by-bytes",
+    ZombieAcks "zombie-acks",
+    FollowOlder "follow-older",
     // The contested sequence.
     CreateOverwrites "create-overwrites",
     ForgetPutId "forget-put-id",

@@ -57,6 +57,19 @@ const BY_NODES: &[&str] = &[
     "publish-uncommitted",
     "skip-follower-sync",
 ];
+/// Planted bugs that take nodes which change roles: by how much, and where that finds nothing, the rest.
+const BY_ROLES: &[&str] = &[
+    "forget-promise",
+    "promise-twice",
+    "promise-in-memory",
+    "too-few-promises",
+    "count-answers",
+    "skip-tail",
+    "furthest-by-bytes",
+    "zombie-acks",
+    "follow-older",
+];
+const ROLES: &[&str] = &["--only", "roles", "--seeds", "1600", "--steps", "1000", "--first"];
 /// Planted bugs of the contested sequence.
 const BY_RACES: &[&str] =
     &["create-overwrites", "forget-put-id", "unknown-is-mine", "ignore-fence"];
@@ -158,10 +171,11 @@ impl Mutants {
         let damage = BY_DAMAGE.contains(&name);
         let damage = damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table"]));
         let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));
+        let roles = BY_ROLES.contains(&name).then(|| ("sim", ROLES.to_vec()));
         let races = BY_RACES.contains(&name).then(|| ("fence", parts_of("fence")));
         let parts = parts.iter().map(|(part, budget)| (*part, budget.to_vec()));
         for (part, budget) in
-            damage.into_iter().chain(races).chain(nodes).chain(likely).chain(parts)
+            damage.into_iter().chain(roles).chain(races).chain(nodes).chain(likely).chain(parts)
         {
             match self.child(Some(name), part, &budget) {
                 Ok((0, _)) => outcome.tried.push(format!("{part} found nothing")),

@@ -221,6 +221,16 @@ impl Options {
         fs: Arc<dyn Fs>,
     }
 
+    /// Begins exactly this epoch, which the node in that directory has won
+    /// ([`Promotion`](crate::replica::failover::Promotion)), also where it followed until now. Refused with
+    /// [`Kind::Fenced`](crate::Kind::Fenced) once it has promised another one.
+    #[must_use]
+    #[cfg(feature = "wire")]
+    pub fn lead(mut self, won: Epoch) -> Self {
+        self.lead = Some(won);
+        self
+    }
+
     /// How conditional appends on a key learn its last offset, for example from the table.
     #[must_use]
     pub fn key_lookup(mut self, lookup: KeyLookup) -> Self {

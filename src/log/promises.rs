@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id};
 
 use super::files::{Layout, Promise};
@@ -48,9 +49,23 @@ impl Promises {
         let mut held = self.lock();
         match *held {
             Some(before) if before == promise => Ok(before),
-            Some(before) if before.epoch.number >= promise.epoch.number => Ok(before),
+            Some(before)
+                if before.epoch.number > promise.epoch.number
+                    && !mutant::on(Mutant::ForgetPromise) =>
+            {
+                Ok(before)
+            }
+            // The same number to somebody else.
+            Some(before)
+                if before.epoch.number == promise.epoch.number
+                    && !mutant::on(Mutant::PromiseTwice) =>
+            {
+                Ok(before)
+            }
             _ => {
-                promise.write(&*self.0.fs, &self.0.layout)?;
+                if !mutant::on(Mutant::PromiseInMemory) {
+                    promise.write(&*self.0.fs, &self.0.layout)?;
+                }
                 *held = Some(promise);
                 Ok(promise)
             }

@@ -169,9 +169,14 @@ impl Copy {
             .map_err(io("write"))
             // Closes the crash that leaves a named segment without header or frames.
             .and_then(|()| file.sync_data().map_err(|e| io("sync")(e).with_kind(Kind::Io)))
-            .and_then(|()| self.fs.rename(&temporary, &path).map_err(io("rename into place")));
+            .and_then(|()| {
+                self.fs.rename(&temporary, &path).map_err(|e| {
+                    // It may have its name all the same. Readers must not open what the next try makes anew.
+                    let _ = self.fs.unlink(&path);
+                    io("rename into place")(e)
+                })
+            });
         if let Err(error) = made {
-            // Nothing has its name: the next try makes the file anew.
             let _ = self.fs.unlink(&temporary);
             return Err(error);
         }

@@ -127,6 +127,13 @@ impl Gauge {
         .help("ask again later, ask the leader, or allow more"))
     }
 
+    /// When the source last answered, in milliseconds before now.
+    #[cfg(feature = "wire")]
+    pub(super) fn heard_ms(&self) -> Option<u64> {
+        let heard = self.lock().heard?;
+        Some(self.0.fs.elapsed().saturating_sub(heard) / 1_000_000)
+    }
+
     pub(super) fn new(fs: Arc<dyn Fs>) -> Self {
         Gauge(Arc::new(Inner { fs, shown: Mutex::default(), fresh: Mutex::default() }))
     }

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header};
+use crate::mutant::{self, Mutant};
 use crate::position::LogByte;
 use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
 use crate::ship::{DIVERGED, Offer, Shipped, Source};
@@ -133,6 +134,7 @@ impl Round<'_> {
         if let Some(promise) = self.copy.promises.get()
             && !offer.segments.is_empty()
             && !self.inherits
+            && !mutant::on(Mutant::FollowOlder)
             && (offer.epoch.number < promise.epoch.number
                 || offer.epoch.number == promise.epoch.number && offer.epoch != promise.epoch)
         {

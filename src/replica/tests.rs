@@ -247,6 +247,31 @@ fn a_failed_call_never_leaves_a_copy_that_says_too_much() {
     }
 }
 
+/// A rename that failed and took effect left the segment where readers looked next: they opened it, the
+/// next try put another file in its place, and what was copied from then on was not there for them.
+#[test]
+fn a_segment_whose_rename_failed_and_took_effect_is_not_what_readers_open() {
+    let stages = stages();
+    let (first, all) = (&stages[1], last(&stages));
+    let disk = Sim::new(3);
+    let mut follower = open(&disk, first).unwrap();
+    follower.catch_up().unwrap();
+    drop(follower);
+    let mut follower = open(&disk, all).unwrap();
+    disk.fail(Fault::on(OpKind::Rename).at(".seg").landed());
+    let mut failures = 0;
+    while follower.end() < all.end {
+        failures += u32::from(follower.step().is_err());
+        // Whoever looks between finds no file of which nothing is known to be here.
+        let end = follower.end();
+        let log = follower.log();
+        let mut cursor = log.read_range(Offset(0)..end).unwrap();
+        while cursor.next().unwrap().is_some() {}
+    }
+    assert_eq!(failures, 1, "the rename was to fail once");
+    assert_eq!(follower.table().digest().unwrap(), all.digest);
+}
+
 #[test]
 fn a_full_disk_stops_copying_and_space_lets_it_go_on() {
     let stages = stages();

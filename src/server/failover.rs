@@ -11,9 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind, Result};
-use crate::log::files::Promise;
-use crate::replica::failover::{Ask, Standing};
+use crate::error::{Kind, Result};
+use crate::replica::failover::{Ask, Standing, Voter};
 
 use super::body;
 use super::helm::Order;
@@ -26,76 +25,47 @@ const MOST_BODY_BYTES: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// How this node is, as it says to candidates. Read after its promise: positions count from then on.
+    /// How this node is, as it says to candidates.
     pub(super) fn standing(&self) -> Standing {
-        let promise = self.promises.get();
-        let (mut report, sets) = match (&self.leader, &self.gauge) {
-            (Some(leader), _) => {
-                let durable = self.log.durable_position();
-                let report = crate::ship::Report {
-                    log: Some(self.log.id()),
-                    node: Some(self.log.node()),
-                    received: durable,
-                    durable,
-                    applied: self.table.applied().unwrap_or_default(),
-                    committed: Some(self.home.committed().0),
-                    ..Default::default()
-                };
-                (report, leader.sets())
-            }
-            (None, Some(gauge)) => {
-                let shown = gauge.read();
-                (shown.report, shown.sets)
-            }
-            (None, None) => Default::default(),
-        };
-        report.promise = promise.map(|promise| promise.epoch);
-        let heard = self.gauge.as_ref().and_then(|gauge| gauge.read().heard);
-        let ago = heard.map(|at| self.home.fs().elapsed().saturating_sub(at) / 1_000_000);
-        Standing {
-            report,
-            owner: promise.map(|promise| promise.owner),
-            name: self.name.clone(),
-            address: self.address.get().cloned(),
-            leads: self.leader.as_ref().is_some_and(|leader| leader.fenced().is_none()),
-            leader: self.leader_address(),
-            sets,
-            may_lead: self.helm.may_lead,
-            priority: self.helm.priority,
-            heard_ms: ago,
-        }
+        self.signed(self.voter().standing())
     }
 
     /// Answers a candidate: promises, durably, what it asks for unless something later is promised.
     fn promise(&self, ask: &Ask) -> Result<Standing> {
-        if ask.log != self.log.id() {
-            return Err(Error::new(
-                Kind::WrongLog,
-                format!(
-                    "expected a question about log {}, found one about {}",
-                    self.log.id(),
-                    ask.log
-                ),
-            ));
-        }
-        let Some(epoch) = ask.epoch else { return Ok(self.standing()) };
-        if ask.node == self.log.node() {
-            return Err(Error::new(Kind::InvalidInput, "a node promises itself by itself"));
-        }
-        let wanted = Promise { epoch, owner: ask.node };
-        let before = self.promises.get();
-        let promised = match &self.leader {
-            Some(leader) => leader.promise(wanted)?,
-            None => self.promises.raise(wanted)?,
-        };
-        if promised == wanted && before != Some(wanted) {
+        let (standing, new) = self.voter().answer(ask)?;
+        if new && let Some(epoch) = ask.epoch {
             let who = if ask.name.is_empty() { ask.node.to_string() } else { ask.name.clone() };
             self.helm
                 .events
                 .note(self.now(), format!("epoch {} is promised to {who}", epoch.number));
             self.helm.promised(epoch, ask.node, ask.address.clone());
         }
-        Ok(self.standing())
+        Ok(self.signed(standing))
+    }
+
+    fn voter(&self) -> Voter<'_> {
+        match (&self.leader, &self.gauge) {
+            (Some(leader), _) => Voter::Leads(leader),
+            (None, Some(gauge)) => Voter::Follows(gauge, &self.promises),
+            (None, None) => unreachable!("a node leads or follows"),
+        }
+    }
+
+    /// What its log does not say: who it is, and what its operator allows.
+    fn signed(&self, standing: Standing) -> Standing {
+        let mut report = standing.report;
+        if self.leader.is_some() {
+            report.applied = self.table.applied().unwrap_or_default();
+        }
+        Standing {
+            report,
+            name: self.name.clone(),
+            address: self.address.get().cloned(),
+            leader: self.leader_address(),
+            may_lead: self.helm.may_lead,
+            priority: self.helm.priority,
+            ..standing
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::File;
 use crate::log::catalog::{List, Segment};
 use crate::log::{Claim, Home, Log, SlotState};
-use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
+use crate::mutant::{self, Mutant};
+use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, HEADER_BYTES, SEAL_BYTES};
 
 use super::protocol::{
@@ -163,7 +164,8 @@ impl Shelf {
         let later = report.promise.is_some_and(|promise| {
             promise.number > epoch.number || promise.number == epoch.number && promise != epoch
         });
-        if later && report.promise != bound && !stock.list.is_empty() {
+        let refused = later && report.promise != bound && !mutant::on(Mutant::FollowOlder);
+        if refused && !stock.list.is_empty() {
             return Ok(served);
         }
         let repairs = self.home.repairs()?;
@@ -331,9 +333,10 @@ impl Shelf {
         let file = self.open_file(segment)?;
         file.read_exact_at(&mut bytes, byte)
             .map_err(|e| Error::io("read", &segment.path, e).at_byte(byte))?;
-        let header = Header::staged(&bytes);
-        let here = Fingerprint { head_crc: header.head_crc, body_crc: header.body_crc };
-        Ok(here == last.fingerprint)
+        // Where another history has a frame this one may have the middle of one.
+        let limit = stock.frames_end(segment);
+        let header = Header::decode(&bytes, byte, limit, segment.header.seed());
+        Ok(header.is_ok_and(|header| header.fingerprint() == last.fingerprint))
     }
 
     /// Whether the epoch of a follower that is ahead may be the one that goes on here: it has not ended before
@@ -438,4 +441,44 @@ impl Stock {
 fn wrong_log(mine: Id, theirs: Id) -> Error {
     Error::new(Kind::WrongLog, format!("expected a follower of log {mine}, found one of {theirs}"))
         .help("follow this log in a directory of its own")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::sim::Sim;
+    use crate::position::{Fingerprint, Position};
+    use crate::record::Record;
+    use crate::ship::LastFrame;
+
+    /// A follower of another history asked about a place in the middle of a frame: the node took what stood
+    /// there for a frame, and panicked.
+    #[test]
+    fn a_report_may_name_any_place_of_a_segment() {
+        let options = Log::options().fs(Sim::new(1).shared()).create(true).worker(false);
+        let log = Arc::new(options.open("/log").unwrap());
+        for _ in 0..3 {
+            log.append(&Record::put(b"key", &[0xEE; 100])).unwrap();
+        }
+        let shelf = Shelf::new(Arc::clone(&log));
+        let durable = log.durable_position();
+        for byte in 0..durable.log_byte.0 + 40 {
+            let last = LastFrame {
+                start: LogByte(byte),
+                growing: Some(LogByte(0)),
+                fingerprint: Fingerprint::default(),
+            };
+            let position = Position { log_byte: LogByte(byte + 32), ..durable };
+            let report = Report {
+                log: Some(log.id()),
+                durable: position,
+                received: position,
+                last: Some(last),
+                ..Report::default()
+            };
+            let answer = shelf.answer(&report, 1 << 20, None).unwrap().answer;
+            let here = byte + 32 <= durable.log_byte.0;
+            assert!(!here || matches!(answer, Answer::Diverged { .. }), "byte {byte}");
+        }
+    }
 }

@@ -25,6 +25,8 @@ pub struct Sent {
     pub acked: Option<(u64, Level)>,
     /// Whether its client waits, or will try again.
     pub open: bool,
+    /// Whether no failover may take it back.
+    pub kept: bool,
 }
 
 impl Sent {
@@ -35,6 +37,11 @@ impl Sent {
             batch.push(&told.record()).expect("a small record");
         }
         batch
+    }
+
+    /// Behind its last record, once it was acknowledged.
+    pub fn end(&self) -> Option<u64> {
+        self.acked.map(|(first, _)| first + self.records.len() as u64)
     }
 
     /// How it is appended.
@@ -70,7 +77,7 @@ impl Book {
         *sequence += 1;
         let producer =
             Producer { id: Id([u8::try_from(client + 1).expect("few"); 16]), sequence: *sequence };
-        self.sent.push(Sent { records, producer, acked: None, open: true });
+        self.sent.push(Sent { records, producer, acked: None, open: true, kept: false });
         number
     }
 
@@ -130,6 +137,25 @@ impl Reading {
         }
         self.current = Some((number, at + 1));
         Ok(())
+    }
+
+    /// Holds what is there, read up to `end`, against what was acknowledged for good; how many batches
+    /// that were acknowledged otherwise are not there.
+    pub fn kept(&self, book: &Book, end: u64) -> Result<u64, String> {
+        let mut lost = 0;
+        for (number, sent) in book.sent.iter().enumerate() {
+            let Some((first, level)) = sent.acked.filter(|(first, _)| *first < end) else {
+                continue;
+            };
+            let found = self.found.get(&number);
+            if sent.kept && found != Some(&first) {
+                return Err(format!(
+                    "batch {number} was acknowledged for good ({level}) at offset {first}, it is at {found:?}"
+                ));
+            }
+            lost += u64::from(found.is_none());
+        }
+        Ok(lost)
     }
 
     /// Holds what is there against what was acknowledged as durable or more.

@@ -318,42 +318,49 @@ impl World {
         }
         let Some(follower) = &self.mates[who].follower else { return Ok(()) };
         let end = follower.position().log_byte.0;
-        let copies = segments(&self.mates[who].sim, COPY);
-        let leaders = segments(&self.lead.sim, DIR);
-        for (i, base) in copies.iter().enumerate() {
-            if !leaders.contains(base) {
-                match leaders.first().is_none_or(|first| base < first) {
-                    true => continue,
-                    false => {
-                        return Err(format!(
-                            "follower {who} has a segment at {base}, the leader has none"
-                        ));
-                    }
-                }
-            }
-            let read = |sim: &Sim, dir: &str| {
-                sim.read(Path::new(dir).join("segments").join(format!("{base:020}.seg")))
-            };
-            let (mine, theirs) = (read(&self.mates[who].sim, COPY), read(&self.lead.sim, DIR));
-            let until = match copies.get(i + 1) {
-                Some(next) => next - base - SEAL_BYTES,
-                None => end.saturating_sub(*base).saturating_sub(SEAL_BYTES),
-            };
-            let until = usize::try_from(HEADER_BYTES + until).expect("small files");
-            if mine.len() < until || theirs.len() < until || mine[..until] != theirs[..until] {
-                let at = mine.iter().zip(&theirs).position(|(a, b)| a != b);
-                return Err(format!(
-                    "follower {who}: segment {base} differs at byte {at:?} of {until}"
-                ));
-            }
-            let sealed = copies.get(i + 1).is_some() && mine.len() == theirs.len();
-            self.stats.add("segments_compared", 1);
-            if sealed && mine != theirs {
-                return Err(format!("follower {who}: segment {base} was sealed otherwise"));
-            }
-        }
+        let copy = (&self.mates[who].sim, COPY);
+        let compared = hold_files(copy, (&self.lead.sim, DIR), end);
+        let compared = compared.map_err(|found| format!("follower {who}: {found}"))?;
+        self.stats.add("segments_compared", compared);
         Ok(())
     }
+}
+
+/// Holds the segment files of a copy, which goes up to log byte `end`, against its leader's; how many.
+pub(super) fn hold_files(
+    (copy, dir): (&Sim, &str),
+    (leader, leaders_dir): (&Sim, &str),
+    end: u64,
+) -> Result<u64, String> {
+    let (copies, leaders) = (segments(copy, dir), segments(leader, leaders_dir));
+    let mut compared = 0;
+    for (i, base) in copies.iter().enumerate() {
+        if !leaders.contains(base) {
+            match leaders.first().is_none_or(|first| base < first) {
+                true => continue,
+                false => return Err(format!("it has a segment at {base}, the leader has none")),
+            }
+        }
+        let read = |sim: &Sim, dir: &str| {
+            sim.read(Path::new(dir).join("segments").join(format!("{base:020}.seg")))
+        };
+        let (mine, theirs) = (read(copy, dir), read(leader, leaders_dir));
+        let until = match copies.get(i + 1) {
+            Some(next) => next - base - SEAL_BYTES,
+            None => end.saturating_sub(*base).saturating_sub(SEAL_BYTES),
+        };
+        let until = usize::try_from(HEADER_BYTES + until).expect("small files");
+        if mine.len() < until || theirs.len() < until || mine[..until] != theirs[..until] {
+            let at = mine.iter().zip(&theirs).position(|(a, b)| a != b);
+            return Err(format!("segment {base} differs at byte {at:?} of {until}"));
+        }
+        let sealed = copies.get(i + 1).is_some() && mine.len() == theirs.len();
+        compared += 1;
+        if sealed && mine != theirs {
+            return Err(format!("segment {base} was sealed otherwise"));
+        }
+    }
+    Ok(compared)
 }
 
 /// What a follower comes to from what its disk keeps in a power cut.

@@ -24,8 +24,12 @@ mod promotion;
 mod quorum;
 #[cfg(test)]
 mod tests;
+mod voter;
 
 pub use ask::{Ask, Peer, Peers, Standing};
 pub use election::{Election, Move, Policy, Sight};
 pub use promotion::{Promotion, Stage, survey};
 pub use quorum::Lacking;
+pub use voter::Voter;
+
+pub use crate::log::promises::Promises;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::log::files::Promise;
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Position};
 use crate::replica::Follower;
 
@@ -156,7 +157,11 @@ impl Promotion {
     }
 
     fn ask(&mut self, peer: &Peer, peers: &mut dyn Peers, me: Id) -> Result<()> {
-        let standing = match peers.ask(peer, &self.ask) {
+        let ask = match mutant::on(Mutant::CountAnswers) {
+            true => &Ask { epoch: None, ..self.ask.clone() },
+            false => &self.ask,
+        };
+        let standing = match peers.ask(peer, ask) {
             Ok(standing) => standing,
             Err(e) => {
                 self.failed.insert(peer.address.clone(), e.to_string());
@@ -173,7 +178,7 @@ impl Promotion {
         if standing.node() == me {
             return refuse("it is this node".into());
         }
-        if !standing.grants(self.epoch, me) {
+        if !standing.grants(self.epoch, me) && !mutant::on(Mutant::CountAnswers) {
             let seen = standing.seen();
             if seen >= self.epoch.number {
                 return Err(Error::new(
@@ -196,6 +201,9 @@ impl Promotion {
 
     /// Who of those that promised is further than `end`, most of all.
     fn furthest(&self, end: Position) -> Option<(Peer, Standing)> {
+        if mutant::on(Mutant::SkipTail) {
+            return None;
+        }
         let ahead = self
             .granted
             .values()
@@ -221,6 +229,9 @@ impl Promotion {
 
 /// What "further" means: the epoch of the last frame first.
 fn furthest(at: Position) -> (Epoch, crate::position::LogByte) {
+    if mutant::on(Mutant::FurthestByBytes) {
+        return (Epoch::default(), at.log_byte);
+    }
     (at.epoch, at.log_byte)
 }
 

@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::log::files::SetLine;
+use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte};
 
 /// A set of which too few members have promised.
@@ -53,7 +54,10 @@ pub(super) fn lacking(
         }
         let members = &line.set.members;
         let (yes, missing): (Vec<Id>, Vec<Id>) = members.iter().partition(|id| promised(**id));
-        let (have, need) = (yes.len(), members.len().saturating_sub(k).max(1));
+        let (have, mut need) = (yes.len(), members.len().saturating_sub(k).max(1));
+        if mutant::on(Mutant::TooFewPromises) {
+            need -= 1;
+        }
         (have < need).then(|| Lacking { have, need, set: line.set.to_string(), missing })
     })
 }

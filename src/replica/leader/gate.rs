@@ -9,7 +9,10 @@
 use crate::error::{Error, Kind, Result};
 use crate::frame::Mode;
 use crate::log::files::{Promise, SetLine};
+use crate::log::promises::Promises;
+use crate::mutant::{self, Mutant};
 use crate::position::Epoch;
+use crate::ship::Report;
 
 use super::{Leader, Spell, State};
 
@@ -37,6 +40,24 @@ impl Leader {
         self.home.promises().raise(promise)
     }
 
+    /// What this node has promised.
+    pub(crate) fn promises(&self) -> &Promises {
+        self.home.promises()
+    }
+
+    /// How far it is, as it says to candidates: what is durable here.
+    pub(crate) fn report(&self) -> Report {
+        let durable = self.log.durable_position();
+        Report {
+            log: Some(self.log.id()),
+            node: Some(self.log.node()),
+            received: durable,
+            durable,
+            committed: Some(self.home.committed().0),
+            ..Report::default()
+        }
+    }
+
     /// Lets appends wait before they begin.
     pub fn hold_appends(&self) -> HeldAppends<'_> {
         self.state().holding += 1;
@@ -57,7 +78,9 @@ impl Leader {
 
     /// Why nothing may be acknowledged now, if so.
     pub(super) fn shut(&self, state: &State) -> Option<Error> {
-        if let Some(why) = &state.fenced {
+        if let Some(why) = &state.fenced
+            && !mutant::on(Mutant::ZombieAcks)
+        {
             return Some(why.clone());
         }
         let over = state.lease.is_some_and(|until| self.now() >= until);

@@ -99,7 +99,7 @@ impl Rule {
         held.applied = Offset(0);
         let Some(Matched { end, epoch }) = matched else { return false };
         let counts = !report.unclean
-            && report.promise == Some(self.epoch)
+            && (report.promise == Some(self.epoch) || mutant::on(Mutant::FollowOlder))
             && epoch == self.epoch
             && end.0 >= held.most;
         if counts {

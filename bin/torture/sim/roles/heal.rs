@@ -1,0 +1,227 @@
+//! The end of a run: everything heals, and then somebody must lead and everybody must get on.
+
+use std::time::Duration;
+
+use tidelog::frame::Mode;
+use tidelog::replica::Level;
+use tidelog::{Id, Table};
+
+use super::super::check::hold_files;
+use super::super::world::Done;
+use super::World;
+use super::net;
+use super::node::{DIR, Role};
+
+/// Rounds in which somebody must lead and everybody have everything.
+const ROUNDS: u64 = 120;
+/// A leader whose start is not committed by then is not waited for any longer.
+const SLOW: u64 = 20;
+/// Steps of one candidate.
+const STEPS: usize = 60;
+
+impl World {
+    /// Heals everything, waits, and compares.
+    pub fn finish(&mut self) -> Done {
+        self.heal_disks();
+        {
+            let mut net = self.net();
+            net.per_mille = 0;
+            net.heal();
+        }
+        self.deliver(true)?;
+        for who in 0..self.nodes.len() {
+            if matches!(self.nodes[who].role, Role::Asks(..)) {
+                self.give_up(who);
+            }
+        }
+        let first = self.step;
+        let parted = self.stats.counts.get("divergences").copied().unwrap_or(0);
+        let (mut sent, mut waited) = (None, 0);
+        for round in 0..ROUNDS {
+            self.step = first + round;
+            self.wait(Duration::from_millis(400));
+            for who in 0..self.nodes.len() {
+                self.tend(who)?;
+            }
+            let Some(top) = self.one_leads(round)? else { continue };
+            for who in 0..self.nodes.len() {
+                if who != top {
+                    self.nodes[who].at.set(Some(net::address(top)));
+                }
+                self.follow(who)?;
+                self.follow(who)?;
+            }
+            let mut dice = self.dice.clone();
+            self.look(top, &mut dice)?;
+            self.deliver(true)?;
+            self.watch()?;
+            if self.is_passed(top) {
+                self.stats.add("passed_by_a_promise", 1);
+                self.step_down(top)?;
+                continue;
+            }
+            let Role::Leads(led) = &self.nodes[top].role else { continue };
+            let standing = led.leader.standing();
+            if !standing.started || standing.changing {
+                waited += 1;
+                if waited > SLOW && !standing.started {
+                    waited = 0;
+                    // Its own node has the longest log of those that are left.
+                    self.step_down(top)?;
+                }
+                continue;
+            }
+            let nodes: Vec<Id> = self.nodes.iter().filter_map(|node| node.id).collect();
+            if standing.mode.k() == 0
+                || standing.members.len() != nodes.len()
+                || nodes.iter().any(|id| !standing.members.contains(id))
+            {
+                self.set(top, Mode::Sync { k: 1 }, nodes)?;
+                continue;
+            }
+            if sent.is_none_or(|number: usize| self.book.sent[number].open) {
+                sent = Some(self.send_one(top, sent)?);
+                continue;
+            }
+            if self.is_calm(top) {
+                return self.all_alike(top);
+            }
+        }
+        let parted = self.stats.counts.get("divergences").copied().unwrap_or(0) - parted;
+        if parted > ROUNDS / 12 {
+            // Opened again, a node parts again: known, and counted (docs/TESTING.md).
+            self.stats.add("stuck_diverged", 1);
+            return Ok(());
+        }
+        Err(format!("after {ROUNDS} rounds without trouble: {}", self.standing()))
+    }
+
+    /// Who leads by the newest epoch; others step down, and if there is nobody, somebody is promoted.
+    fn one_leads(&mut self, round: u64) -> Result<Option<usize>, String> {
+        let top = self.newest_leader();
+        if let Some(top) = top {
+            for who in 0..self.nodes.len() {
+                if who != top && matches!(self.nodes[who].role, Role::Leads(_)) {
+                    self.step_down(who)?;
+                }
+            }
+            return Ok(Some(top));
+        }
+        let place = |who: &usize| match &self.nodes[*who].role {
+            Role::Follows(follower) => {
+                let at = follower.position();
+                Some((at.epoch, at.log_byte))
+            }
+            _ => None,
+        };
+        let mut order: Vec<usize> =
+            (0..self.nodes.len()).filter(|who| place(who).is_some()).collect();
+        order.sort_by_key(place);
+        if order.is_empty() {
+            return Ok(None);
+        }
+        // The furthest first; another if that one cannot.
+        let back = usize::try_from(round).expect("few") / 2 % order.len();
+        let who = order[order.len() - 1 - back];
+        let mut dice = crate::dice::Dice::new(self.dice.next());
+        self.promote(who, dice.next())?;
+        for _ in 0..STEPS {
+            if !matches!(self.nodes[who].role, Role::Asks(..)) {
+                break;
+            }
+            self.campaign(who, &mut dice)?;
+        }
+        if matches!(self.nodes[who].role, Role::Asks(..)) {
+            self.give_up(who);
+        }
+        Ok(None)
+    }
+
+    /// Whether some node is bound to another epoch that is no earlier one, that of a candidate which gave up:
+    /// it follows only who leads by a later one, and an operator must promote somebody.
+    fn is_passed(&self, top: usize) -> bool {
+        let Role::Leads(led) = &self.nodes[top].role else { return false };
+        let bound = self.nodes.iter().filter_map(|node| node.promised());
+        bound.into_iter().any(|(epoch, _)| epoch.number >= led.epoch.number && epoch != led.epoch)
+    }
+
+    /// Sends one more batch, or that one again.
+    fn send_one(&mut self, top: usize, sent: Option<usize>) -> Result<usize, String> {
+        let number = match sent {
+            Some(number) => number,
+            None => {
+                let mut dice = self.dice.clone();
+                self.book.send(9, &mut dice, 100)
+            }
+        };
+        self.append_at(top, number, Some(Level::Replicated(1)))?;
+        Ok(number)
+    }
+
+    /// Whether everybody has everything.
+    fn is_calm(&self, top: usize) -> bool {
+        let Role::Leads(led) = &self.nodes[top].role else { return false };
+        let end = led.log.durable_end();
+        let others = self.nodes.iter().filter(|node| node.number() != top);
+        led.log.end() == end
+            && others.into_iter().all(|node| match &node.role {
+                Role::Follows(follower) => {
+                    let applied = follower.table().applied().is_none_or(|at| at.offset == end);
+                    follower.end() == end && follower.log().end() == end && applied
+                }
+                _ => false,
+            })
+    }
+
+    fn standing(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| {
+            let role = match &node.role {
+                Role::Down => "down".to_owned(),
+                Role::Follows(follower) => {
+                    format!("follows {:?} from {}", node.at.get(), follower.position().log_byte)
+                }
+                Role::Asks(..) => "asks".to_owned(),
+                Role::Leads(led) => {
+                    let fenced = led.leader.fenced().is_some();
+                    format!("leads {} (fenced: {fenced}): {:?}", led.epoch, led.leader.standing())
+                }
+            };
+            format!("{} {role}, diverged: {}", node.number(), node.diverged)
+        });
+        nodes.collect::<Vec<_>>().join("; ")
+    }
+
+    fn all_alike(&mut self, top: usize) -> Done {
+        self.check_log(top)?;
+        let Role::Leads(led) = &self.nodes[top].role else { return Ok(()) };
+        let end = led.log.durable_position().log_byte.0;
+        let digest = Table::from_log(&led.log).and_then(|table| table.digest());
+        let expected = digest.map_err(|e| format!("the leader's table: {e}"))?;
+        let mut compared = 0;
+        for node in &self.nodes {
+            let Role::Follows(follower) = &node.role else { continue };
+            let who = node.number();
+            compared += hold_files((&node.sim, DIR), (&self.nodes[top].sim, DIR), end)
+                .map_err(|e| format!("node {who}: {e}"))?;
+            let found = follower.table().digest().map_err(|e| format!("node {who}: {e}"))?;
+            if found != expected {
+                return Err(format!("node {who}: another digest than the leader's"));
+            }
+        }
+        let records = led.log.durable_end().0;
+        for (offset, shown) in &self.shown {
+            let found =
+                led.log.get(tidelog::Offset(*offset)).map_err(|e| format!("{offset}: {e}"))?;
+            if found.as_ref().map(|entry| entry.timestamp) != Some(*shown) {
+                return Err(format!("batch {} was shown at {offset}, and is lost", shown / 16));
+            }
+        }
+        self.stats.add("segments_compared", compared);
+        self.stats.add("records_at_end", records);
+        self.stats.state = self
+            .nodes
+            .iter()
+            .fold(0, |sum: u128, node| sum.rotate_left(7) ^ node.sim.durable_hash());
+        Ok(())
+    }
+}

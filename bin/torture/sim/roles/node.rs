@@ -1,0 +1,234 @@
+//! One node: its machine, and what runs there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tidelog::fs::sim::{Crash, Sim};
+use tidelog::log::MIN_SEGMENT_BYTES;
+use tidelog::replica::failover::{Ask, Promotion};
+use tidelog::replica::leader::Waiting;
+use tidelog::replica::{Leader, demote};
+use tidelog::ship::shelf::Shelf;
+use tidelog::ship::{LeaderAt, Led as LedSource, Source};
+use tidelog::{Epoch, Follower, Id, Kind, Log, Options, Result};
+
+use super::super::world::World as Fixed;
+use super::net::{Desk, Given, Port, Voice, address};
+
+pub const DIR: &str = "/log";
+/// Records that are read once more when a node was opened anew.
+const AGAIN: u64 = 64;
+
+/// A node.
+pub struct Node {
+    pub port: Port,
+    pub sim: Sim,
+    pub role: Role,
+    /// Which node its log is of, once it has one.
+    pub id: Option<Id>,
+    pub log: Option<Id>,
+    /// Whom it follows.
+    pub at: LeaderAt,
+    /// Whether its disk may fail just now.
+    pub troubled: bool,
+    /// The highest promise that was seen here.
+    pub promise: Given,
+    /// Its source said that the histories differ.
+    pub diverged: bool,
+    /// It would have to cut what was committed.
+    pub halted: bool,
+    /// What readers were shown since it was opened.
+    pub shown: u64,
+    /// Up to where that was compared.
+    pub read: u64,
+    /// How fast its clock runs, in thousandths.
+    pub rate: u32,
+    pub jumped: i64,
+}
+
+/// What a node does just now.
+pub enum Role {
+    Down,
+    Follows(Follower),
+    /// It stands still, and asks for promises; whether it has enough.
+    Asks(Follower, Promotion, bool),
+    Leads(Led),
+}
+
+/// A leader that runs.
+pub struct Led {
+    pub log: Arc<Log>,
+    pub leader: Arc<Leader>,
+    pub epoch: Epoch,
+    pub pending: Vec<(usize, Waiting, u64)>,
+}
+
+impl Node {
+    pub fn new(port: Port, seed: u64, rate: u64) -> Self {
+        Node {
+            port,
+            sim: Sim::new(seed),
+            role: Role::Down,
+            id: None,
+            log: None,
+            at: LeaderAt::default(),
+            troubled: false,
+            promise: None,
+            diverged: false,
+            halted: false,
+            shown: 0,
+            read: 0,
+            rate: u32::try_from(rate).expect("about a thousand"),
+            jumped: 0,
+        }
+    }
+
+    pub fn number(&self) -> usize {
+        self.port.node
+    }
+
+    fn options(&self) -> Options {
+        Log::options().fs(self.sim.shared()).worker(false).segment_bytes(MIN_SEGMENT_BYTES)
+    }
+
+    /// Makes the log, and leads it.
+    pub fn found(&mut self) -> Result<()> {
+        let log = self.options().create(true).open(DIR)?;
+        self.lead_with(log)
+    }
+
+    /// Begins the epoch that it has won.
+    pub fn lead(&mut self, epoch: Epoch) -> Result<()> {
+        let log = self.options().lead(epoch).open(DIR)?;
+        self.lead_with(log)
+    }
+
+    fn lead_with(&mut self, log: Log) -> Result<()> {
+        let log = Arc::new(log);
+        let leader = Arc::new(Leader::lead(Arc::clone(&log))?);
+        (self.id, self.log) = (Some(log.node()), Some(log.id()));
+        self.at.set(Some(address(self.number())));
+        self.diverged = false;
+        self.opened_anew();
+        self.answer(&log, Voice::Leads(Arc::clone(&leader)));
+        let epoch = log.durable_position().epoch;
+        self.role = Role::Leads(Led { log, leader, epoch, pending: Vec::new() });
+        Ok(())
+    }
+
+    /// Follows whom it is told to, whatever it did before.
+    pub fn follow(&mut self) -> Result<()> {
+        if self.sim.exists(Path::new(DIR).join("LOG")) {
+            demote(&self.sim.shared(), Path::new(DIR), &address(self.number()))?;
+        }
+        let own = Some(address(self.number()));
+        if self.at.get() == own {
+            self.at.set(None);
+        }
+        let port = self.port.clone();
+        let source: Box<dyn Source> =
+            Box::new(LedSource::new(self.at.clone(), move |address| port.source(address)));
+        // An operator has decided, where a mode allows it.
+        let options = self.options().accept_loss(std::mem::take(&mut self.halted));
+        let follower = Follower::open_from(options, Fixed::rows(), Path::new(DIR), source)?;
+        (self.id, self.log) = (Some(follower.node()), Some(follower.log().id()));
+        self.opened_anew();
+        self.diverged = false;
+        let voice = Voice::Follows(follower.gauge(), follower.promises());
+        self.answer(&follower.log(), voice);
+        self.role = Role::Follows(follower);
+        Ok(())
+    }
+
+    /// Some of what it shows is read once more.
+    fn opened_anew(&mut self) {
+        self.shown = 0;
+        self.read = self.read.saturating_sub(AGAIN);
+    }
+
+    fn answer(&self, log: &Arc<Log>, voice: Voice) {
+        let shelf = Shelf::new(Arc::clone(log));
+        let desk = Desk { shelf, voice, sim: self.sim.clone() };
+        self.port.net().desks[self.number()] = Some(desk);
+    }
+
+    /// A question of this node; `None` of one that has no log.
+    pub fn question(&self, epoch: Option<Epoch>) -> Option<Ask> {
+        let number = self.number();
+        let (log, node) = (self.log?, self.id?);
+        Some(Ask { log, node, name: String::new(), address: Some(address(number)), epoch })
+    }
+
+    /// What it has promised, as far as it runs.
+    pub fn promised(&self) -> Given {
+        let net = self.port.net();
+        let desk = net.desks[self.number()].as_ref();
+        desk.and_then(|desk| desk.voter().promised())
+    }
+
+    /// What can be read at this node now.
+    pub fn readable(&self) -> Option<Arc<Log>> {
+        match &self.role {
+            Role::Down => None,
+            Role::Follows(follower) | Role::Asks(follower, ..) => Some(follower.log()),
+            Role::Leads(led) => Some(Arc::clone(&led.log)),
+        }
+    }
+
+    /// Behind the last record that is durable here.
+    pub fn end(&self) -> Option<u64> {
+        match &self.role {
+            Role::Down => None,
+            Role::Follows(follower) | Role::Asks(follower, ..) => Some(follower.end().0),
+            Role::Leads(led) => Some(led.log.durable_end().0),
+        }
+    }
+
+    /// Nobody answers there any more; what was running.
+    pub fn stop(&mut self) -> Role {
+        self.port.net().desks[self.number()] = None;
+        std::mem::replace(&mut self.role, Role::Down)
+    }
+
+    pub fn kill(&mut self) {
+        self.sim.kill();
+        if let Role::Leads(led) = self.stop() {
+            led.leader.stop();
+        }
+        self.sim = self.sim.process();
+    }
+
+    /// Ends properly.
+    pub fn close(&mut self) -> Result<()> {
+        match self.stop() {
+            Role::Down => Ok(()),
+            Role::Follows(follower) | Role::Asks(follower, ..) => follower.close(),
+            Role::Leads(Led { log, leader, pending, .. }) => {
+                leader.stop();
+                drop((leader, pending));
+                match Arc::try_unwrap(log) {
+                    Ok(log) => log.close(),
+                    Err(_) => Err(tidelog::Error::new(Kind::InvalidInput, "the log is still held")),
+                }
+            }
+        }
+    }
+
+    pub fn power_cut(&mut self, crash: &Crash) {
+        let left = self.sim.crash(crash);
+        self.kill();
+        self.sim = left;
+        // Another machine: no faults.
+        self.troubled = false;
+        self.sim.set_capacity(None);
+    }
+
+    #[cfg(test)]
+    /// An empty machine in its place: another node, whatever its name.
+    pub fn replace(&mut self, seed: u64) {
+        self.kill();
+        self.sim = Sim::new(seed);
+        (self.id, self.promise, self.diverged, self.troubled) = (None, None, false, false);
+        (self.shown, self.read, self.halted) = (0, 0, false);
+    }
+}

@@ -1,0 +1,82 @@
+//! The node that a candidate asks: how it stands, and what it promises. The other end of
+//! [`Peers`](super::Peers), whatever carries the questions.
+//!
+//! Called by `server`, and by the simulation. Invariants:
+//! - the promise is durable, and a leader's gate shut, before the answer is made;
+//! - positions in an answer are read after its promise, so that they count from then on.
+
+use crate::error::{Error, Kind, Result};
+use crate::log::files::Promise;
+use crate::log::promises::Promises;
+use crate::position::{Epoch, Id};
+use crate::replica::{Gauge, Leader};
+
+use super::ask::{Ask, Standing};
+
+/// A node that can be asked, in its role.
+#[derive(Clone, Copy, Debug)]
+pub enum Voter<'a> {
+    /// It leads, or was replaced and does not follow yet.
+    Leads(&'a Leader),
+    /// It follows: what it shows, and what it has promised.
+    Follows(&'a Gauge, &'a Promises),
+}
+
+impl Voter<'_> {
+    /// The epoch that it has promised, and to whom.
+    pub fn promised(&self) -> Option<(Epoch, Id)> {
+        match self {
+            Voter::Leads(leader) => leader.promises().promised(),
+            Voter::Follows(_, promises) => promises.promised(),
+        }
+    }
+
+    /// How it stands, as far as its log says; names, addresses and what its operator allows are its host's
+    /// to add, and how far a leader's table is.
+    pub fn standing(&self) -> Standing {
+        // Before the positions: those that come with a promise count from then on.
+        let promised = self.promised();
+        let (mut report, sets, heard_ms) = match self {
+            Voter::Leads(leader) => (leader.report(), leader.sets(), None),
+            Voter::Follows(gauge, _) => {
+                let shown = gauge.read();
+                (shown.report, shown.sets, gauge.heard_ms())
+            }
+        };
+        report.promise = promised.map(|(epoch, _)| epoch);
+        Standing {
+            report,
+            owner: promised.map(|(_, owner)| owner),
+            leads: matches!(self, Voter::Leads(leader) if leader.fenced().is_none()),
+            sets,
+            heard_ms,
+            may_lead: true,
+            ..Standing::default()
+        }
+    }
+
+    /// Promises, durably, what is asked for unless something later is promised; how it stands then, and
+    /// whether that is a new promise.
+    pub fn answer(&self, ask: &Ask) -> Result<(Standing, bool)> {
+        let standing = self.standing();
+        if standing.report.log != Some(ask.log) {
+            let own = standing.report.log.unwrap_or_default();
+            return Err(Error::new(
+                Kind::WrongLog,
+                format!("expected a question about log {own}, found one about {}", ask.log),
+            ));
+        }
+        let Some(epoch) = ask.epoch else { return Ok((standing, false)) };
+        if ask.node == standing.node() {
+            return Err(Error::new(Kind::InvalidInput, "a node promises itself by itself"));
+        }
+        let wanted = Promise { epoch, owner: ask.node };
+        let before = self.promised();
+        let promised = match self {
+            Voter::Leads(leader) => leader.promise(wanted)?,
+            Voter::Follows(_, promises) => promises.raise(wanted)?,
+        };
+        let new = promised == wanted && before != Some((epoch, ask.node));
+        Ok((self.standing(), new))
+    }
+}
