@@ -9,6 +9,7 @@ macro_rules! mutants {
     ($($variant:ident $name:literal,)*) => {
         /// A planted bug, named for what it leaves out or does wrong.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(feature = "wire"), allow(dead_code, reason = "some are in what needs the feature"))]
         pub(crate) enum Mutant {
             $($variant,)*
         }

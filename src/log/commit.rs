@@ -18,6 +18,7 @@ use crate::position::{Epoch, LogByte, Offset};
 use crate::segment::{HEADER_BYTES, Index};
 
 use super::files::{Applied, Control, SetLine};
+#[cfg(feature = "wire")]
 use super::promises::Promises;
 use super::scan::{Known, Scan};
 use super::writer::Staged;
@@ -55,6 +56,7 @@ impl Home {
     }
 
     /// What this node has promised.
+    #[cfg(feature = "wire")]
     pub(crate) fn promises(&self) -> &Promises {
         &self.shared().promises
     }

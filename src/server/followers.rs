@@ -46,7 +46,6 @@ pub(super) struct Lags {
 
 impl Followers {
     /// Where those serve that said so.
-    #[cfg(feature = "client")]
     pub(super) fn addresses(&self) -> Vec<(Id, String)> {
         let known = self.lock();
         known.followers.iter().filter_map(|(id, seen)| Some((*id, seen.address.clone()?))).collect()

@@ -90,7 +90,6 @@ pub(super) struct Shown {
 
 impl Helm {
     /// That of a node which somebody runs.
-    #[cfg(feature = "client")]
     pub(super) fn manned(may_lead: bool, priority: u32) -> Self {
         Helm { manned: true, may_lead, priority, ..Helm::default() }
     }

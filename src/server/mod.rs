@@ -37,7 +37,6 @@ mod records;
 mod reply;
 mod retain;
 mod routes;
-#[cfg(feature = "client")]
 pub mod run;
 mod ship;
 mod slots;
@@ -381,7 +380,6 @@ impl Server {
 
     /// Stops following, and goes on serving what is here; the follower as it stands, and why it had stopped
     /// by itself, if it had.
-    #[cfg(feature = "client")]
     fn take_follower(&mut self) -> Option<Followed> {
         self.node.halt();
         let followed = self.following.take()?.join().ok();
@@ -390,13 +388,11 @@ impl Server {
     }
 
     /// Takes a follower back that is to follow no more: it is closed at the end.
-    #[cfg(feature = "client")]
     fn rest(&mut self, follower: Follower) {
         *self.resting.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(follower);
     }
 
     /// Follows again.
-    #[cfg(feature = "client")]
     fn give_follower(&mut self, follower: Follower) -> Result<()> {
         self.following = Some(node::follow(&self.node, follower)?);
         Ok(())
@@ -404,7 +400,6 @@ impl Server {
 
     /// Ends this role and closes what was served; the place to serve the next one at, where connections wait
     /// meanwhile.
-    #[cfg(feature = "client")]
     fn retire(mut self) -> (Result<()>, Result<Bound>) {
         let helm = Arc::clone(&self.node.helm);
         let listener = self.listener.try_clone().map_err(cannot_listen);

@@ -6,13 +6,9 @@
 //! may be told to lead once the lease is over. Members of a synchronous set are asked every time, and the
 //! archive decides for itself; there the lease is only a reason to stop trying.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::frame::Mode;
-use crate::log::files::{Promise, SetLine};
-use crate::log::promises::Promises;
 use crate::mutant::{self, Mutant};
-use crate::position::Epoch;
-use crate::ship::Report;
 
 use super::{Leader, Spell, State};
 
@@ -28,45 +24,10 @@ impl Leader {
         self.state().fenced.clone()
     }
 
-    /// Binds this node to another one's epoch, if that is a later one than its own: it acknowledges nothing
-    /// from then on. What it is bound to then.
-    pub(crate) fn promise(&self, promise: Promise) -> Result<Promise> {
-        let own = self.home.epoch();
-        if promise.epoch.number <= own.number {
-            let node = self.log.node();
-            return Ok(self.home.promises().get().unwrap_or(Promise { epoch: own, owner: node }));
-        }
-        self.fence(replaced(promise.epoch));
-        self.home.promises().raise(promise)
-    }
-
-    /// What this node has promised.
-    pub(crate) fn promises(&self) -> &Promises {
-        self.home.promises()
-    }
-
-    /// How far it is, as it says to candidates: what is durable here.
-    pub(crate) fn report(&self) -> Report {
-        let durable = self.log.durable_position();
-        Report {
-            log: Some(self.log.id()),
-            node: Some(self.log.node()),
-            received: durable,
-            durable,
-            committed: Some(self.home.committed().0),
-            ..Report::default()
-        }
-    }
-
     /// Lets appends wait before they begin.
     pub fn hold_appends(&self) -> HeldAppends<'_> {
         self.state().holding += 1;
         HeldAppends(self)
-    }
-
-    /// The synchronous sets of its log, the newest behind the one before.
-    pub(crate) fn sets(&self) -> Vec<SetLine> {
-        self.state().lines.clone()
     }
 
     /// Until when it may answer under the modes that a lease decides, by the clock that does not jump;
@@ -106,13 +67,4 @@ impl Drop for HeldAppends<'_> {
         self.0.state().holding -= 1;
         self.0.moved.notify_all();
     }
-}
-
-/// Another node leads, or is about to.
-fn replaced(by: Epoch) -> Error {
-    Error::new(
-        Kind::Fenced,
-        format!("expected this node to lead, found that it was replaced by epoch {by}"),
-    )
-    .help("ask the others who leads")
 }

@@ -27,6 +27,8 @@ mod last;
 mod outcome;
 mod rule;
 mod spell;
+#[cfg(feature = "wire")]
+mod voice;
 
 pub use append::Waiting;
 pub use archive::Due;

@@ -1,5 +1,5 @@
 //! A node through its roles: it follows, becomes a candidate, leads, is replaced, follows again; in one
-//! process, behind one address (features `server` and `client`).
+//! process, behind one address.
 //!
 //! ```text
 //!             ┌────────────── fenced, demoted, lease lost ──────────────┐
