@@ -124,7 +124,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The acknowledgement; an error otherwise, of the kind [`Kind::Unknown`] when that is what it is.
+    /// The acknowledgement; an error otherwise, of the kind [`Kind::Unknown`](crate::Kind::Unknown) when that is what it is.
     pub fn acked(self) -> Result<Acked> {
         match self {
             Outcome::Acked(acked) => Ok(acked),

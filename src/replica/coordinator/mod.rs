@@ -71,7 +71,7 @@ pub trait Coordinator: Debug + Send {
     fn resign(&mut self) -> Result<()>;
 
     /// Registers that less is promised from a log byte on, or that this is over. Only the holder can:
-    /// otherwise [`Kind::Fenced`](crate::Kind::Fenced), and nothing was registered. It stays when the
+    /// otherwise [`Kind::Fenced`], and nothing was registered. It stays when the
     /// holder dies.
     fn degrade(&mut self, from: Option<LogByte>) -> Result<()>;
 
