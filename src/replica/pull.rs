@@ -169,8 +169,17 @@ impl Round<'_> {
             Some(footer) if footer != mine && !self.repaired(&mine.hash, &footer.hash) => {
                 Err(self.diverged("has sealed it with other content", mine.base))
             }
+            None if self.goes_on_behind(&mine) => {
+                Err(self.diverged("goes on there, where it is sealed here", mine.base))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the source, which has not sealed a segment that is sealed here, has more of it.
+    fn goes_on_behind(&self, mine: &Footer) -> bool {
+        let newest = self.offer.segments.last() == Some(&SegmentName(mine.base));
+        newest && self.durable.0 > mine.header().log_byte(mine.frames_end())
     }
 
     /// The hash of the segment before, as the source's footer names it: this copy's own, unless

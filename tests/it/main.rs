@@ -15,7 +15,7 @@ mod crash;
 #[cfg(feature = "sim")]
 mod damage;
 mod engine;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", feature = "sim"))]
 mod failover;
 #[cfg(feature = "sim")]
 mod faults;

@@ -101,7 +101,18 @@ pub(super) fn meet(
             Ok(Fork::Shorter { .. }) => return Err(shorter(copy, source)),
             Ok(Fork::Same) => match refetch(copy, source)? {
                 Some(finding) => met.report.findings.push(finding),
-                None => break,
+                None => match sealed_early(copy, source)? {
+                    Some(tail) => {
+                        let finding = format!(
+                            "{} goes on in the segment that was sealed here at log byte {}: it grows again",
+                            source.place(),
+                            tail.at
+                        );
+                        cut::cut(copy, &tail)?;
+                        met.report.findings.push(finding);
+                    }
+                    None => break,
+                },
             },
             Err(e) if e.kind() == Kind::Io || e.kind() == Kind::NotLeader => break,
             Err(e) => return Err(e),
@@ -272,6 +283,21 @@ fn behind(copy: &Copy, source: &dyn Source, at: LogByte, offset: u64) -> Error {
     )
     .in_file(&copy.layout.root)
     .help("it is waited for; follow the leader, or one that is as far")
+}
+
+/// A candidate that had sealed what it inherited, and never began its epoch, has a SEAL where the others have
+/// more frames: where it is to be cut then, with nothing above that.
+fn sealed_early(copy: &Copy, source: &mut dyn Source) -> Result<Option<Tail>> {
+    let (Some(mine), None, Some(newest)) = (copy.sealed, &copy.active, copy.epochs.0.last()) else {
+        return Ok(None);
+    };
+    let theirs = source.segment(SegmentName(mine.base))?;
+    if theirs.footer.is_some_and(|footer| footer.frames_end() <= mine.frames_end()) {
+        return Ok(None);
+    }
+    let at = LogByte(mine.header().log_byte(mine.frames_end()));
+    let parting = Parting { common: *newest, at, offset: None, begun_by: None };
+    cut::above(copy, &parting).map(Some)
 }
 
 const OTHER_BYTES: &str =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::frame::{Mode, SyncSet};
-use crate::fs::sim::{Crash, Fault, Sim};
+use crate::fs::sim::{Crash, Fault, OpKind, Sim};
 use crate::log::files::{Layout, SetLine};
 use crate::log::{Log, MIN_SEGMENT_BYTES, Options, Retention};
 use crate::position::{Id, Offset};
@@ -321,6 +321,29 @@ fn epochs_that_only_this_node_had_are_cut_and_the_end_of_what_both_have_is_the_s
     same(&a, &b, "three epochs");
     let all = ["one", "two", "three"].into_iter().flat_map(|label| values(label, 2, 8000));
     assert_eq!(kept(&a), all.collect::<Vec<_>>());
+}
+
+/// Found by the simulation: a candidate that had sealed the tail it inherited, and failed before its epoch
+/// began, waited for ever for a segment behind its SEAL, while the others had more frames in its place.
+#[test]
+fn a_candidate_that_sealed_and_never_began_goes_on_with_the_others() {
+    for (taken_over, more) in [(false, 1), (false, 9), (true, 1), (true, 9)] {
+        let (a, b) = (Sim::new(1), Sim::new(2));
+        let a = lead(&a, "shared", 2, 3000, true);
+        follow(&b, &a).unwrap();
+        promote(&b);
+        b.fail(Fault::on(OpKind::Create).at("/PROMISE.tmp"));
+        options(&b).open(NODE).unwrap_err();
+        b.heal();
+        let what = format!("{more} batches, taken over: {taken_over}");
+        let mut a = lead(&a, "more", more, 3000, !taken_over);
+        if taken_over {
+            a = lead(&a, "later", 1, 3000, true);
+        }
+        let report = follow(&b, &a).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(!report.unclean && report.rejoined.is_none(), "{what}: {report:?}");
+        same(&b, &a, &what);
+    }
 }
 
 /// Everything below a directory, by path.
