@@ -2,6 +2,8 @@
 //!
 //! Everything it says is measured or checked while it runs; a claim that does not hold is an error.
 
+mod failover;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,11 +42,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 A leader and three followers, each in a directory of its own: near pulls from the leader's \
 directory, far over HTTP from the leader as a node on a free port of this machine, late from an \
-archive that the log was pushed to. Takes seconds and no network. The logs stay, to be explored.")]
+archive that the log was pushed to. Takes seconds and no network. The logs stay, to be explored. With --failover: three nodes \
+in processes of their own, of which the leader is killed, and comes back.")]
 pub(crate) struct Demo {
     /// A new directory, which stays
     #[arg(default_value = "demo")]
     dir: PathBuf,
+    /// Kill a leader of three nodes while records come in, instead
+    #[arg(long)]
+    failover: bool,
 }
 
 impl Demo {
@@ -59,6 +65,9 @@ impl Demo {
         }
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::io(&format!("create {}", dir.display()), &e))?;
+        if self.failover {
+            return failover::run(dir);
+        }
         let [leader_dir, near_dir, far_dir, late_dir, archive_dir] =
             ["leader", "near", "far", "late", "archive"].map(|name| dir.join(name));
         let records = sample()?;

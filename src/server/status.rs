@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::frame::Mode;
 use crate::log::Claim;
 use crate::position::{Id, Position};
 use crate::replica::Leader;
@@ -12,6 +13,7 @@ use crate::text::slot_row;
 
 use super::apply;
 use super::archive::View;
+use super::helm;
 use super::members;
 use super::node::Node;
 
@@ -38,6 +40,9 @@ pub(super) struct Status {
     /// Of a leader that publishes its log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) archive: Option<View>,
+    /// Of a node that may change its role: the seat, why nobody leads, what a failover now would cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) failover: Option<Failover>,
     pub(super) applied: u64,
     pub(super) log_byte: u64,
     pub(super) log_bytes: u64,
@@ -108,6 +113,15 @@ pub(super) struct Row {
     pub(super) source: Option<String>,
 }
 
+/// What a failover now would cost, and who has a say.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Failover {
+    #[serde(flatten)]
+    stands: helm::Shown,
+    /// Acknowledged records that nobody else is known to have; `None` when nobody knows.
+    loss_records: Option<u64>,
+}
+
 /// One of several sources.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Link {
@@ -144,6 +158,7 @@ impl Status {
         let role = if node.leads() { "leader" } else { "follower" };
         let standing = node.leader.as_ref().map(Leader::standing);
         let degraded = standing.as_ref().is_some_and(|standing| standing.degraded.is_some());
+        let stands = node.helm.shown();
         let state = if stats.poisoned {
             "poisoned"
         } else if stats.disk_full {
@@ -156,6 +171,8 @@ impl Status {
             "paused"
         } else if degraded {
             "degraded"
+        } else if let Some(undecided) = stands.state.filter(|_| !node.leads()) {
+            undecided
         } else if node.leads() {
             "leading"
         } else {
@@ -210,6 +227,14 @@ impl Status {
             is_member.then(|| "member".to_owned())
         };
         let heard: BTreeSet<Id> = followers.iter().map(|(id, ..)| *id).collect();
+        let loss_records = match (&standing, &shown) {
+            (Some(standing), _) if matches!(standing.mode, Mode::Sync { .. } | Mode::Archive) => {
+                Some(0)
+            }
+            (Some(_), _) => followers.iter().map(|(_, _, lags)| lags.records).min(),
+            (None, shown) => shown.as_ref().map(|shown| shown.lag.records),
+        };
+        let failover = node.helm.manned.then(|| Failover { stands, loss_records });
         let slot_of = |id| slots.iter().find(|slot| slot.claim.node == id);
         let followers = followers.into_iter().map(|(id, seen, lags)| {
             let offset = |at: Position| at.offset.0;
@@ -285,6 +310,7 @@ impl Status {
             committed: node.home.committed().1.0,
             replication: node.leader.as_ref().map(members::shown),
             archive: node.archive.as_ref().map(|archive| archive.view(node, durable)),
+            failover,
             applied,
             log_byte: position.log_byte.0,
             log_bytes: listed.iter().map(|segment| segment.bytes).sum(),

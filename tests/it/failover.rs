@@ -279,6 +279,9 @@ fn a_dead_leader_is_replaced_and_rejoins_with_its_own_tail_kept() {
     for i in 0..5 {
         assert!(nodes.append(0, &format!("lost {i}"), "5s").is_some());
     }
+    // The leader knows what would be lost with it.
+    let known = nodes.status(0).unwrap()["failover"]["loss_records"].as_u64().unwrap();
+    assert!((1..=5).contains(&known), "{known}");
     nodes.kill(0);
     nodes.signal(1, rustix::process::Signal::CONT);
     // Nobody is asked by mistake: it has to be said that the leader is stopped, and that it is meant.
