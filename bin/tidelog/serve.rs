@@ -245,7 +245,8 @@ impl Serve {
         let name = source::name(self.name.as_deref(), &self.at.dir);
         let bound = self.options(&name)?.bind()?;
         let options = Config::load(Some(&self.at.dir))?.options(None, None)?;
-        let log = options.identity(self.node.identity()).create(self.create);
+        let options = options.identity(self.node.identity()).create(self.create);
+        let log = self.source.options(options);
         let token = self.source_token_file.as_deref();
         let url = bound.url();
         let open = self.source.opener(token, &name, Some(url.clone()))?;

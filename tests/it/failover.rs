@@ -337,6 +337,23 @@ fn who_was_replaced_takes_no_appends_from_the_command_line_either() {
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A directory that leads is not given up by a slip: to follow somebody it must be told so.
+#[test]
+fn a_directory_that_leads_follows_only_when_it_is_told_to() {
+    let mut nodes = two();
+    nodes.append_somewhere("a");
+    waits_for("the follower has it", || nodes.status(1).unwrap()["applied"] == 1);
+    let other = nodes.dir.path().join("other");
+    let other = other.to_str().unwrap();
+    assert!(tidelog(&["init", other]).status.success());
+    let url = nodes.url(0);
+    let output = tidelog(&["serve", other, "--follow", &url, "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--rejoin"));
+    assert!(tidelog(&["append", other, "k", "v"]).status.success(), "it leads as before");
+    nodes.same();
+}
+
 /// Under a synchronous set too few promises stop a promotion, with the reason; the missing member makes it
 /// possible.
 #[test]

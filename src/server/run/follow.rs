@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::frame::Mode;
+use crate::log::files::{Control, Layout, LogFile};
 use crate::position::{Epoch, LogByte};
 use crate::replica::coordinator::{Claim, Seat, Take};
 use crate::replica::failover::{Move, Peers, Promotion, Sight, Stage, Standing, survey};
@@ -13,7 +14,7 @@ use crate::ship::{Chain, Led, Source};
 use super::super::helm::Order;
 use super::super::{Bound, Server};
 use super::peers::{is_gone, may_pass};
-use super::{AGAIN, ASK, LOOK, Moment, Next, Role, Run};
+use super::{AGAIN, ASK, LOOK, Moment, NOBODY, Next, Role, Run};
 
 /// A candidate that lacks promises asks for them again after this, and gives up after that.
 const REST: Duration = Duration::from_millis(200);
@@ -88,10 +89,11 @@ impl Run<'_> {
 
     /// Opens the copy; while there is none and nobody leads, it tries again. `None`: it was told to stop.
     fn open(&mut self) -> Result<Option<Follower>> {
-        let layout = crate::log::files::Layout::new(&self.dir);
+        let layout = Layout::new(&self.dir);
         let fs = std::sync::Arc::clone(&self.log.fs);
-        if crate::log::files::LogFile::read(&*fs, &layout).is_ok() {
-            demote(&fs, &self.dir, &self.url)?;
+        let leads = Control::read(&*fs, &layout)?.is_some_and(|control| control.follows.is_none());
+        if self.gives_way && leads && LogFile::read(&*fs, &layout).is_ok() {
+            demote(&fs, &self.dir, NOBODY)?;
         }
         loop {
             let opened = self.source().and_then(|source| {

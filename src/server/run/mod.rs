@@ -48,6 +48,8 @@ const ASK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Answers of other nodes are at most this large.
 const MOST_ANSWER_BYTES: usize = 64 << 10;
+/// Whom a directory follows before it is known who leads.
+const NOBODY: &str = "the leader";
 /// Why something failed is told again after this long.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -117,6 +119,9 @@ struct Run<'a> {
     tell: &'a mut dyn FnMut(Moment<'_>),
     /// What was told last, and when.
     told: Option<(String, Instant)>,
+    /// Whether a directory that leads is made a follower's: a node of a cluster, and one that was replaced, follows; any
+    /// other is led, or refused.
+    gives_way: bool,
     /// Whether it may lead again what it led, though others may know better: they are asked first.
     undecided: bool,
     /// What stood at the coordinator the last time that it answered, and when it was asked.
@@ -148,6 +153,7 @@ pub fn run(
     let helm = Arc::new(Helm::manned(!policy.never_lead, policy.priority));
     bound.helm = Arc::clone(&helm);
     helm.show(|shown| shown.coordinator = coordinator.as_ref().map(|known| known.place()));
+    let gives_way = coordinator.is_some() || !peers.is_empty() || log.rejoin;
     let mut run = Run {
         dir,
         log,
@@ -162,6 +168,7 @@ pub fn run(
         stop,
         tell,
         told: None,
+        gives_way,
         undecided: false,
         seat: None,
         asked: None,
@@ -174,7 +181,10 @@ pub fn run(
         };
         match next {
             Next::Stop => return Ok(()),
-            Next::Role(next) => role = next,
+            Next::Role(next) => {
+                run.gives_way |= matches!(role, Role::Lead(_));
+                role = next;
+            }
         }
         bound = place?;
     }
@@ -227,7 +237,7 @@ impl Run<'_> {
             return Ok(Role::Follow);
         }
         let options =
-            Options { log_id: Some(ours), follows: Some(self.url.clone()), ..self.log.clone() };
+            Options { log_id: Some(ours), follows: Some(NOBODY.to_owned()), ..self.log.clone() };
         drop(Log::open_with(options, &self.dir)?);
         self.tell(format!("made log {ours}"));
         Ok(Role::Follow)
