@@ -234,7 +234,7 @@ impl Status {
             (Some(_), _) => followers.iter().map(|(_, _, lags)| lags.records).min(),
             (None, shown) => shown.as_ref().map(|shown| shown.lag.records),
         };
-        let failover = node.helm.manned.then(|| Failover { stands, loss_records });
+        let failover = node.helm.manned.then_some(Failover { stands, loss_records });
         let slot_of = |id| slots.iter().find(|slot| slot.claim.node == id);
         let followers = followers.into_iter().map(|(id, seen, lags)| {
             let offset = |at: Position| at.offset.0;
