@@ -29,6 +29,24 @@ pub(crate) struct TokenArgs {
     pub(crate) token_file: Option<PathBuf>,
 }
 
+/// A node that runs, and who asks it.
+#[derive(Args)]
+pub(crate) struct NodeTarget {
+    /// The node's address
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: NodeAccess,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+}
+
+impl NodeTarget {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        self.access.client(&self.url, &self.token)
+    }
+}
+
 impl NodeAccess {
     pub(crate) fn credentials(&self, token_file: Option<&Path>) -> Result<Credentials, Failure> {
         let credentials = self.certificates()?;

@@ -4,27 +4,14 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tidelog::ship::Client;
 
-use crate::access::{NodeAccess, TokenArgs};
+use crate::access::NodeTarget;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, say};
 use crate::progress;
 
 /// How often it looks whether the node leads by now.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// A node.
-#[derive(Args)]
-struct Target {
-    /// The node's address
-    #[arg(value_name = "URL")]
-    url: String,
-    #[command(flatten)]
-    access: NodeAccess,
-    #[command(flatten)]
-    token: TokenArgs,
-}
 
 /// Let a follower lead: print what that means, or with --yes do it
 #[derive(Args)]
@@ -37,7 +24,7 @@ make sure, and say so with --old-leader-is-stopped; to change a leader that runs
 The old one becomes a follower by itself when it comes back with --peer or --coordinator.")]
 pub(crate) struct Promote {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// The leader until now is stopped and does not come back by itself
     #[arg(long)]
     old_leader_is_stopped: bool,
@@ -63,7 +50,7 @@ pub(crate) struct Promote {
 Appends wait while the follower fetches the rest and takes over; the leader then follows it.")]
 pub(crate) struct Switchover {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// The follower, by address or node id; the furthest that may lead unless given
     #[arg(long, value_name = "URL,NODE")]
     to: Option<String>,
@@ -86,7 +73,7 @@ pub(crate) struct Switchover {
 Nobody leads then until a node is promoted, by its coordinator or by `tidelog promote`.")]
 pub(crate) struct Demote {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// Print what would be done, and change nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
@@ -117,14 +104,10 @@ enum Verb {
 What is paused stands at the coordinator and holds for all nodes.")]
 struct Look {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
 }
 
-impl Target {
-    fn client(&self) -> Result<Client, Failure> {
-        self.access.client(&self.url, &self.token)
-    }
-
+impl NodeTarget {
     fn status(&self) -> Result<Value, Failure> {
         Ok(self.client()?.get("/v1/status", &[], Duration::ZERO)?.ok()?.json()?)
     }

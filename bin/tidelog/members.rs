@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidelog::Id;
 
-use crate::access::{NodeAccess, TokenArgs};
+use crate::access::NodeTarget;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, say};
 
@@ -22,18 +22,6 @@ enum Verb {
     List(List),
     Add(Add),
     Remove(Remove),
-}
-
-/// A leader.
-#[derive(Args)]
-struct Target {
-    /// The leader's address
-    #[arg(value_name = "URL")]
-    url: String,
-    #[command(flatten)]
-    access: NodeAccess,
-    #[command(flatten)]
-    token: TokenArgs,
 }
 
 /// How a change goes.
@@ -53,7 +41,7 @@ struct Change {
   tidelog members list http://127.0.0.1:7400")]
 struct List {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
 }
 
 /// Add members, and perhaps change the mode
@@ -64,7 +52,7 @@ old one must hold the same: with a member that does not answer, a change waits."
 )]
 struct Add {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// Node ids; none, to change the mode alone
     #[arg(value_name = "NODE", value_parser = node)]
     nodes: Vec<Id>,
@@ -76,7 +64,7 @@ struct Add {
 #[derive(Args)]
 struct Remove {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// Node ids
     #[arg(value_name = "NODE", required = true, value_parser = node)]
     nodes: Vec<Id>,
@@ -95,13 +83,13 @@ pub(crate) fn node(text: &str) -> Result<Id, String> {
 impl Members {
     pub(crate) fn run(self) -> Outcome {
         match self.verb {
-            Verb::List(List { target }) => output::line(target.list()?),
-            Verb::Add(Add { target, nodes, change }) => target.change(&change, &nodes, &[]),
+            Verb::List(List { target }) => output::line(target.list_set()?),
+            Verb::Add(Add { target, nodes, change }) => target.change_set(&change, &nodes, &[]),
             Verb::Remove(Remove { target, nodes, change, yes }) => {
                 if yes {
-                    return target.change(&change, &[], &nodes);
+                    return target.change_set(&change, &[], &nodes);
                 }
-                let set = target.list()?;
+                let set = target.list_set()?;
                 let mode = change.mode.clone().map_or_else(|| set["mode"].clone(), Value::from);
                 let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
                 say(format_args!("plan: remove {} from the set, mode {mode}", ids.join(", ")));
@@ -112,14 +100,14 @@ impl Members {
     }
 }
 
-impl Target {
-    fn list(&self) -> Result<Value, Failure> {
-        let client = self.access.client(&self.url, &self.token)?;
+impl NodeTarget {
+    fn list_set(&self) -> Result<Value, Failure> {
+        let client = self.client()?;
         Ok(client.get("/v1/members", &[], Duration::ZERO)?.ok()?.json()?)
     }
 
-    fn change(&self, change: &Change, add: &[Id], remove: &[Id]) -> Outcome {
-        let client = self.access.client(&self.url, &self.token)?;
+    fn change_set(&self, change: &Change, add: &[Id], remove: &[Id]) -> Outcome {
+        let client = self.client()?;
         let ids = |ids: &[Id]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
         let body = json!({ "mode": change.mode, "add": ids(add), "remove": ids(remove) });
         let path = format!("/v1/members?timeout={}ms", change.timeout.as_millis());

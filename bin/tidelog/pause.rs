@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidelog::text::{Bound, parse_at};
 
-use crate::access::{NodeAccess, TokenArgs};
+use crate::access::NodeTarget;
 use crate::exit::Outcome;
 use crate::output;
 
@@ -20,7 +20,7 @@ Nothing at or behind the point is applied, and a batch that reaches over it is l
 already holds nothing up: `pause_at` in `tidelog status` is gone then.")]
 pub(crate) struct Pause {
     #[command(flatten)]
-    target: Target,
+    target: NodeTarget,
     /// An offset, or a time such as @2026-11-23T04:00:00Z: only what lies before it is applied
     #[arg(long, value_name = "OFFSET,TIME", value_parser = point)]
     at: Bound,
@@ -32,18 +32,7 @@ pub(crate) struct Pause {
   tidelog resume http://127.0.0.1:7401")]
 pub(crate) struct Resume {
     #[command(flatten)]
-    target: Target,
-}
-
-#[derive(Args)]
-struct Target {
-    /// The follower's address
-    #[arg(value_name = "URL")]
-    url: String,
-    #[command(flatten)]
-    access: NodeAccess,
-    #[command(flatten)]
-    token: TokenArgs,
+    target: NodeTarget,
 }
 
 /// Reads a point of a log.
@@ -52,9 +41,9 @@ pub(crate) fn point(text: &str) -> Result<Bound, String> {
     parse_at(text, now)
 }
 
-impl Target {
-    fn change(&self, body: &Value) -> Outcome {
-        let client = self.access.client(&self.url, &self.token)?;
+impl NodeTarget {
+    fn tell_apply(&self, body: &Value) -> Outcome {
+        let client = self.client()?;
         let headers = [("content-type", "application/json")];
         let reply =
             client.post("/v1/apply", &headers, body.to_string().as_bytes(), Duration::ZERO)?;
@@ -64,12 +53,12 @@ impl Target {
 
 impl Pause {
     pub(crate) fn run(self) -> Outcome {
-        self.target.change(&json!({ "pause_at": self.at.to_string() }))
+        self.target.tell_apply(&json!({ "pause_at": self.at.to_string() }))
     }
 }
 
 impl Resume {
     pub(crate) fn run(self) -> Outcome {
-        self.target.change(&json!({ "resume": true }))
+        self.target.tell_apply(&json!({ "resume": true }))
     }
 }

@@ -14,6 +14,8 @@ mod corpora;
 mod crash;
 #[cfg(feature = "sim")]
 mod damage;
+#[cfg(feature = "cli")]
+mod demo;
 mod engine;
 #[cfg(all(feature = "cli", feature = "sim"))]
 mod failover;
