@@ -445,8 +445,11 @@ fn wrong_log(mine: Id, theirs: Id) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::fs::sim::Sim;
+    use crate::log::files::{Control, Layout};
     use crate::position::{Fingerprint, Position};
     use crate::record::Record;
     use crate::ship::LastFrame;
@@ -479,6 +482,49 @@ mod tests {
             let answer = shelf.answer(&report, 1 << 20, None).unwrap().answer;
             let here = byte + 32 <= durable.log_byte.0;
             assert!(!here || matches!(answer, Answer::Diverged { .. }), "byte {byte}");
+        }
+    }
+
+    /// Found by the model: a follower whose last frame lies behind this node's end was answered as if it were
+    /// only ahead, though its epoch had ended here before that: it counted for nothing, and waited for ever.
+    #[test]
+    fn who_is_ahead_in_an_epoch_that_has_ended_here_is_told_to_go_back() {
+        let sim = Sim::new(1);
+        let open = || {
+            let options = Log::options().fs(sim.shared()).create(true).worker(false);
+            options.open("/log").unwrap()
+        };
+        let log = open();
+        log.append(&Record::put(b"key", b"value")).unwrap();
+        let old = log.durable_position();
+        drop(log);
+        // Another epoch begins behind that.
+        let mut control =
+            Control::read(&*sim.shared(), &Layout::new(Path::new("/log"))).unwrap().unwrap();
+        control.clean = None;
+        control.write(&*sim.shared(), &Layout::new(Path::new("/log"))).unwrap();
+        let log = Arc::new(open());
+        log.append(&Record::put(b"key", b"later")).unwrap();
+        let now = log.durable_position();
+        assert!(now.epoch.number > old.epoch.number);
+        let shelf = Shelf::new(Arc::clone(&log));
+        let ahead = now.log_byte.plus(1000);
+        for (epoch, gone_back) in [(old.epoch, true), (now.epoch, false)] {
+            let position = Position { epoch, log_byte: ahead.plus(40), ..now };
+            let last = LastFrame {
+                start: ahead,
+                growing: Some(LogByte(0)),
+                fingerprint: Fingerprint::default(),
+            };
+            let report = Report {
+                log: Some(log.id()),
+                durable: position,
+                received: position,
+                last: Some(last),
+                ..Report::default()
+            };
+            let answer = shelf.answer(&report, 1 << 20, None).unwrap().answer;
+            assert_eq!(matches!(answer, Answer::Diverged { .. }), gone_back, "{epoch}: {answer:?}");
         }
     }
 }
