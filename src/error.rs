@@ -107,47 +107,76 @@ impl Kind {
     }
 }
 
-/// The kinds as one word each: for programs, where [`Kind::as_str`] is for people.
+/// Those that have a word: all of them.
 #[cfg(feature = "wire")]
-const WORDS: [(Kind, &str); 26] = [
-    (Kind::InvalidInput, "invalid_input"),
-    (Kind::NotFound, "not_found"),
-    (Kind::AlreadyExists, "already_exists"),
-    (Kind::NotALog, "not_a_log"),
-    (Kind::WrongLog, "wrong_log"),
-    (Kind::NewerVersion, "newer_version"),
-    (Kind::Locked, "locked"),
-    (Kind::ReadOnly, "read_only"),
-    (Kind::CopiedDirectory, "copied_directory"),
-    (Kind::NotLeader, "not_leader"),
-    (Kind::DiskFull, "disk_full"),
-    (Kind::Io, "io"),
-    (Kind::Poisoned, "poisoned"),
-    (Kind::Unknown, "unknown"),
-    (Kind::Corrupt, "corrupt"),
-    (Kind::Lost, "lost"),
-    (Kind::Gone, "gone"),
-    (Kind::NotInHistory, "not_in_history"),
-    (Kind::Diverged, "diverged"),
-    (Kind::CommittedDataLoss, "committed_data_loss"),
-    (Kind::Stale, "stale"),
-    (Kind::Rejected, "rejected"),
-    (Kind::Fenced, "fenced"),
-    (Kind::Unclean, "unclean"),
-    (Kind::Closed, "closed"),
-    (Kind::Interrupted, "interrupted"),
+const ALL: [Kind; 27] = [
+    Kind::InvalidInput,
+    Kind::NotFound,
+    Kind::AlreadyExists,
+    Kind::NotALog,
+    Kind::WrongLog,
+    Kind::NewerVersion,
+    Kind::Locked,
+    Kind::ReadOnly,
+    Kind::CopiedDirectory,
+    Kind::NotLeader,
+    Kind::DiskFull,
+    Kind::Io,
+    Kind::Poisoned,
+    Kind::Unknown,
+    Kind::Corrupt,
+    Kind::Lost,
+    Kind::Gone,
+    Kind::NotInHistory,
+    Kind::Diverged,
+    Kind::CommittedDataLoss,
+    Kind::Stale,
+    Kind::Rejected,
+    Kind::Fenced,
+    Kind::Unclean,
+    Kind::StoreNotAtomic,
+    Kind::Closed,
+    Kind::Interrupted,
 ];
 
 #[cfg(feature = "wire")]
 impl Kind {
-    /// The kind as one word, as it stands in answers over HTTP.
+    /// The kind as one word, as it stands in answers over HTTP: for programs, where [`Kind::as_str`] is for people.
     pub fn word(self) -> &'static str {
-        WORDS.iter().find(|(kind, _)| *kind == self).map_or("io", |(_, word)| word)
+        match self {
+            Kind::InvalidInput => "invalid_input",
+            Kind::NotFound => "not_found",
+            Kind::AlreadyExists => "already_exists",
+            Kind::NotALog => "not_a_log",
+            Kind::WrongLog => "wrong_log",
+            Kind::NewerVersion => "newer_version",
+            Kind::Locked => "locked",
+            Kind::ReadOnly => "read_only",
+            Kind::CopiedDirectory => "copied_directory",
+            Kind::NotLeader => "not_leader",
+            Kind::DiskFull => "disk_full",
+            Kind::Io => "io",
+            Kind::Poisoned => "poisoned",
+            Kind::Unknown => "unknown",
+            Kind::Corrupt => "corrupt",
+            Kind::Lost => "lost",
+            Kind::Gone => "gone",
+            Kind::NotInHistory => "not_in_history",
+            Kind::Diverged => "diverged",
+            Kind::CommittedDataLoss => "committed_data_loss",
+            Kind::Stale => "stale",
+            Kind::Rejected => "rejected",
+            Kind::Fenced => "fenced",
+            Kind::Unclean => "unclean",
+            Kind::StoreNotAtomic => "store_not_atomic",
+            Kind::Closed => "closed",
+            Kind::Interrupted => "interrupted",
+        }
     }
 
     /// Reads such a word.
     pub fn from_word(word: &str) -> Option<Self> {
-        WORDS.iter().find(|(_, known)| *known == word).map(|(kind, _)| *kind)
+        ALL.into_iter().find(|kind| kind.word() == word)
     }
 }
 
@@ -321,6 +350,16 @@ mod tests {
             "corrupt: expected a frame, found zeros (file segments/0.seg, byte 4096, offset 7); \
              run `tidelog repair`"
         );
+    }
+
+    #[cfg(feature = "wire")]
+    #[test]
+    fn every_kind_has_a_word_of_its_own() {
+        for kind in ALL {
+            assert_eq!(Kind::from_word(kind.word()), Some(kind));
+        }
+        assert_eq!(ALL.len(), Kind::Interrupted as usize + 1, "one is missing");
+        assert_eq!(Kind::from_word("no_such_word"), None);
     }
 
     #[test]

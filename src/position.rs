@@ -108,14 +108,21 @@ pub struct Id(pub [u8; 16]);
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Written many times with each fetch and into every small file: not digit by digit.
+        let (mut text, mut at) = ([b'-'; 36], 0);
         for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
+            at += usize::from(matches!(i, 4 | 6 | 8 | 10));
+            text[at..at + 2].copy_from_slice(&hex_digits(*byte));
+            at += 2;
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).expect("digits"))
     }
+}
+
+/// The two lower-case hexadecimal digits of a byte.
+pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 impl fmt::Debug for Id {
@@ -127,16 +134,23 @@ impl fmt::Debug for Id {
 impl FromStr for Id {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let hex: Vec<u8> = text.bytes().filter(|&b| b != b'-').collect();
-        if hex.len() != 32 || text.len() != 36 {
+        if text.len() != 36 {
             return Err(());
         }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(hex.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(drop)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(drop)?;
+        let (mut id, mut digits) = ([0; 16], 0);
+        for byte in text.bytes() {
+            let digit = match byte {
+                b'-' => continue,
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                b'A'..=b'F' => byte - b'A' + 10,
+                _ => return Err(()),
+            };
+            let place: &mut u8 = id.get_mut(digits / 2).ok_or(())?;
+            *place = *place << 4 | digit;
+            digits += 1;
         }
-        Ok(Id(id))
+        if digits == 32 { Ok(Id(id)) } else { Err(()) }
     }
 }
 

@@ -15,6 +15,7 @@ use tidelog::ship::archive::{
 use tidelog::text::{format_bytes, format_time};
 
 use crate::args::directory;
+use crate::config::Config;
 use crate::exit::{Failure, Outcome};
 use crate::members;
 use crate::output::{self, Format, count, say};
@@ -62,8 +63,8 @@ enum What {
         /// The archive
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
-        /// How to print it
-        #[arg(short = 'o', value_name = "FORMAT")]
+        /// How to print: a table on a terminal, NDJSON when piped
+        #[arg(short, long, value_enum)]
         output: Option<Format>,
     },
     /// Read every byte and hold it against its hash; exit 1 with a list when something is damaged
@@ -98,8 +99,8 @@ enum What {
         /// The archive
         #[arg(value_name = "URL", value_parser = Place::parse_archive)]
         url: Place,
-        /// How to print them
-        #[arg(short = 'o', value_name = "FORMAT")]
+        /// How to print: a table on a terminal, NDJSON when piped
+        #[arg(short, long, value_enum)]
         output: Option<Format>,
     },
     /// Print what nobody needs any more; with --yes, free it
@@ -210,7 +211,7 @@ fn list(url: &Place, format: Option<Format>) -> Outcome {
         };
         rows.push(row("cut by a fence", base, offsets, epoch, bytes, object));
     }
-    output::print_rows(format.unwrap_or_else(output::default_format), &rows)?;
+    output::print_rows(Config::load(None)?.format(format)?, &rows)?;
     say(format_args!(
         "log {}, offsets {} to {}, epoch {}, {}",
         state.log,
@@ -342,7 +343,7 @@ fn list_pins(url: &Place, format: Option<Format>) -> Outcome {
     state(url)?;
     let all = pins(&*url.store()?)?;
     let rows: Vec<_> = all.iter().map(|(id, pin)| told(*id, pin.as_ref())).collect();
-    output::print_rows(format.unwrap_or_else(output::default_format), &rows)
+    output::print_rows(Config::load(None)?.format(format)?, &rows)
 }
 
 fn take_away(url: &Place, keep_snapshots: Option<u32>, yes: bool) -> Outcome {

@@ -54,3 +54,16 @@ impl NodeArgs {
         }
     }
 }
+
+/// Of verbs that do what they say and can be undone or asked first: `--dry-run`.
+// Those that destroy, `repair`, `retain`, `archive prune`, `promote` and `diverged replay`, ask the other way round: they
+// change nothing without `--yes`. That is taken here, too, so that a script need not know which is which.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Trial {
+    /// Print what would be done, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// It is done without, too
+    #[arg(long, hide = true)]
+    yes: bool,
+}

@@ -110,6 +110,9 @@ impl List {
                 Err(e) => failed = Some(e),
             }
         }
+        if rows.is_empty() && failed.is_none() {
+            say(format_args!("{}: no rejoin has kept anything aside", self.at.dir.display()));
+        }
         output::print_rows(format, &rows)?;
         match failed {
             Some(e) => Err(e.into()),

@@ -1,7 +1,7 @@
 //! Exit codes: what a script learns without reading a word.
 //!
 //! 0 ok · 1 ran, and the answer is no · 2 usage · 3 I/O or network · 4 corruption stopped the
-//! work · 5 locked by another process · 6 not the leader, or outcome unknown · 130 interrupted
+//! work · 5 locked by another process · 6 not the leader, fenced, unclean, or outcome unknown · 130 interrupted
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -77,6 +77,7 @@ impl From<Error> for Failure {
             | Kind::Fenced
             | Kind::Unknown
             | Kind::Poisoned
+            | Kind::Unclean
             | Kind::CopiedDirectory => 6,
             _ => 3,
         };

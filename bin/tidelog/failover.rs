@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::access::NodeTarget;
+use crate::args::Trial;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, say};
 use crate::progress;
@@ -42,7 +43,7 @@ pub(crate) struct Promote {
     yes: bool,
 }
 
-/// Hand the leadership to a follower without losing a record: print the plan, or with --yes do it
+/// Hand the leadership to a follower without losing a record
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog switchover http://127.0.0.1:7400 --dry-run
@@ -57,29 +58,26 @@ pub(crate) struct Switchover {
     /// How long to wait until it leads
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = tidelog::text::parse_duration)]
     timeout: Duration,
-    /// Print what would be done, and change nothing
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    trial: Trial,
 }
 
-/// Let a leader lead no more: print the plan, or with --yes do it
+/// Let a leader lead no more
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog demote http://127.0.0.1:7400 --dry-run
 
-Nobody leads then until a node is promoted, by its coordinator or by `tidelog promote`.")]
+With a coordinator another node is elected then, and this one stays out of it until one leads, or until it is \
+promoted; refused where no other node could lead, unless failover is paused. Without a coordinator nobody leads until \
+`tidelog promote`.")]
 pub(crate) struct Demote {
     #[command(flatten)]
     target: NodeTarget,
-    /// Print what would be done, and change nothing
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
+    /// How long to wait until it leads no more
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = tidelog::text::parse_duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    trial: Trial,
 }
 
 /// Show how a node stands in its cluster; keep nodes from becoming leader by themselves
@@ -91,12 +89,14 @@ pub(crate) struct Failover {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Print how a node stands: who holds the seat, and why nobody leads
     Status(Look),
+    /// Keep all nodes from becoming leader by themselves, until `failover resume`
     Pause(Look),
+    /// Let them again
     Resume(Look),
 }
 
-/// A node that has a coordinator
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog failover status http://127.0.0.1:7400
@@ -119,8 +119,26 @@ impl NodeTarget {
         Ok(reply.ok()?.json()?)
     }
 
-    /// Waits until a node leads by a later epoch than `epoch`, as far as this one knows.
-    fn until_led(&self, at: &str, epoch: u64, timeout: Duration) -> Result<Value, Failure> {
+    /// Why a node did not do what it was asked by this answer, once it says so.
+    fn refusal(&self, answer: &Value) -> Option<Failure> {
+        let number = answer["order"].as_u64()?;
+        let reply = self.client().ok()?.get("/v1/failover", &[], Duration::ZERO).ok()?;
+        let order = &reply.ok().ok()?.json::<Value>().ok()?["order"];
+        let refused = order["number"] == number && order["done"] == false;
+        let help = order["help"].as_str().map(|help| format!("; {help}")).unwrap_or_default();
+        let why = order["why"].as_str().unwrap_or_default();
+        refused.then(|| Failure::no(format!("{} refused: {why}{help}", self.url)))
+    }
+
+    /// Waits until a node leads by a later epoch than `epoch`, as far as this one knows; `asked` is what this node
+    /// answered to what it was asked to do for that.
+    fn until_led(
+        &self,
+        at: &str,
+        epoch: u64,
+        timeout: Duration,
+        asked: &Value,
+    ) -> Result<Value, Failure> {
         let client = self.access.client(at, &self.token)?;
         let until = Instant::now() + timeout;
         loop {
@@ -132,6 +150,9 @@ impl NodeTarget {
                 if status["role"] == "leader" && newer {
                     return Ok(status);
                 }
+            }
+            if let Some(refused) = self.refusal(asked) {
+                return Err(refused);
             }
             if Instant::now() >= until {
                 return Err(Failure::no(format!(
@@ -164,13 +185,27 @@ fn not_done(plan: Value) -> Outcome {
     Err(Failure::no("nothing was changed; --yes does it"))
 }
 
+fn planned(plan: Value) -> Outcome {
+    output::line(plan)?;
+    Err(Failure::no("nothing was changed; without --dry-run it is"))
+}
+
 impl Promote {
     pub(crate) fn run(self) -> Outcome {
         let before = self.target.status()?;
         let epoch = before["epoch"].as_u64().unwrap_or(0);
+        let failover: Value =
+            self.target.client()?.get("/v1/failover", &[], Duration::ZERO)?.ok()?.json()?;
+        if let Some(unseen) = failover["unseen"].as_str() {
+            say(format_args!("note: {unseen}"));
+        }
+        if let Some(from) = failover["degraded"]["from"].as_u64() {
+            say(format_args!(
+                "note: a degraded spell is registered, from log byte {from} on; what was acknowledged as durable \
+                 since then may be lost, which takes --accept-loss"
+            ));
+        }
         if !self.yes {
-            let failover: Value =
-                self.target.client()?.get("/v1/failover", &[], Duration::ZERO)?.ok()?.json()?;
             say(format_args!("plan: {} leads from epoch {} on", self.target.url, epoch + 1));
             return not_done(
                 json!({ "promote": brief(&before), "failover": failover, "done": false }),
@@ -180,8 +215,8 @@ impl Promote {
             "old_leader_is_stopped": self.old_leader_is_stopped,
             "accept_loss": self.accept_loss,
         });
-        self.target.post("/v1/promote", &body)?;
-        let after = self.target.until_led(&self.target.url, epoch, self.timeout)?;
+        let asked = self.target.post("/v1/promote", &body)?;
+        let after = self.target.until_led(&self.target.url, epoch, self.timeout, &asked)?;
         output::line(json!({ "promote": brief(&after), "done": true }))
     }
 }
@@ -190,9 +225,9 @@ impl Switchover {
     pub(crate) fn run(self) -> Outcome {
         let before = self.target.status()?;
         let epoch = before["epoch"].as_u64().unwrap_or(0);
-        if !self.yes {
+        if self.trial.dry_run {
             say(format_args!("plan: {} hands over", self.target.url));
-            return not_done(json!({ "switchover": brief(&before), "to": self.to, "done": false }));
+            return planned(json!({ "switchover": brief(&before), "to": self.to, "done": false }));
         }
         let began = Instant::now();
         let answer = self.target.post("/v1/switchover", &json!({ "to": self.to }))?;
@@ -206,6 +241,9 @@ impl Switchover {
                     let leader = now["leader"].as_str()?.to_owned();
                     (now["role"] == "follower").then_some(leader)
                 });
+                if let Some(refused) = self.target.refusal(&answer) {
+                    return Err(refused);
+                }
                 match known {
                     Some(leader) => break leader,
                     None if Instant::now() >= until => {
@@ -219,7 +257,7 @@ impl Switchover {
             },
         };
         let left = until.saturating_duration_since(Instant::now());
-        let after = self.target.until_led(&next, epoch, left)?;
+        let after = self.target.until_led(&next, epoch, left, &answer)?;
         let seconds = progress::rounded(began.elapsed());
         output::line(json!({ "switchover": brief(&after), "seconds": seconds, "done": true }))
     }
@@ -227,15 +265,36 @@ impl Switchover {
 
 impl Demote {
     pub(crate) fn run(self) -> Outcome {
-        if !self.yes {
+        if self.trial.dry_run {
             let before = self.target.status()?;
             say(format_args!(
-                "plan: {} leads no more, and nobody does until one is promoted",
+                "plan: {} leads no more, and nobody does until one is elected or promoted",
                 self.target.url
             ));
-            return not_done(json!({ "demote": brief(&before), "done": false }));
+            return planned(json!({ "demote": brief(&before), "done": false }));
         }
-        output::line(self.target.post("/v1/demote", &json!({}))?)
+        let answer = self.target.post("/v1/demote", &json!({}))?;
+        let until = Instant::now() + self.timeout;
+        // It may be at it still when it answers.
+        loop {
+            if let Some(refused) = self.target.refusal(&answer) {
+                return Err(refused);
+            }
+            if self.target.status().is_ok_and(|now| now["role"] == "follower") {
+                return output::line(json!({ "done": true, "what": "it leads no more" }));
+            }
+            if Instant::now() >= until {
+                let url = &self.target.url;
+                return Err(Failure::no(format!(
+                    "{url} still leads after {:?}; `tidelog failover status {url}` says why",
+                    self.timeout
+                )));
+            }
+            if progress::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

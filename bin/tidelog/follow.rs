@@ -1,6 +1,6 @@
 //! `follow`: keeps a copy of another log and applies it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -15,6 +15,9 @@ use crate::exit::{Failure, Outcome};
 use crate::output::{self, count, say};
 use crate::progress;
 use crate::source::{self, Place, SourceArgs};
+
+/// How often progress is shown anew.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Keep a byte-identical copy of a log and apply it
 #[derive(Args)]
@@ -79,8 +82,8 @@ impl Follow {
         }
         let opened = follower.report().findings.len();
         let outcome = if self.once {
-            follower
-                .catch_up()
+            let gauge = follower.gauge();
+            shown(&gauge, || follower.catch_up())
                 .map_err(|e| match progress::interrupted() {
                     true => Failure::interrupted(),
                     false => Failure::from(e),
@@ -132,6 +135,39 @@ impl Follow {
         })?;
         if reached { outcome } else { outcome.and(Err(Failure::interrupted())) }
     }
+}
+
+/// Shows people how far a copy is while `work` brings it up to its source.
+fn shown<T>(gauge: &Gauge, work: impl FnOnce() -> T) -> T {
+    /// Ends the thread that looks, also when the work panics.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    let bar = progress::bytes(Some(0));
+    if bar.is_hidden() {
+        return work();
+    }
+    let done = AtomicBool::new(false);
+    let look = || {
+        while !done.load(Ordering::Acquire) {
+            let shown = gauge.read();
+            bar.set_length(shown.bytes + shown.lag.bytes);
+            bar.set_position(shown.bytes);
+            bar.set_message(format!("{} behind", count(shown.lag.records, "record")));
+            std::thread::sleep(LOOK);
+        }
+        bar.finish_and_clear();
+    };
+    std::thread::scope(|scope| {
+        // Without it the work is done all the same.
+        let _ = std::thread::Builder::new().name("progress".into()).spawn_scoped(scope, look);
+        let _ends = Ends(&done);
+        work()
+    })
 }
 
 /// Why another source is followed, if the one before said anything.

@@ -7,6 +7,7 @@ mod append;
 mod archive;
 mod args;
 mod bench;
+mod command;
 mod config;
 mod demo;
 mod diverged;
@@ -46,7 +47,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 /// An append-only log with followers: ingest, read, check, repair.
 #[derive(Parser)]
@@ -105,7 +106,11 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command::command().try_get_matches().and_then(|matches| {
+        output::set_format(command::format(&matches));
+        Cli::from_arg_matches(&matches)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
             // Help that goes into a closed pipe is nobody's problem.
@@ -163,7 +168,7 @@ fn main() -> ExitCode {
         Verb::Man(verb) => verb.run(),
         Verb::Version(verb) => verb.run(),
     };
-    match outcome {
+    match output::end_lines().and(outcome) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

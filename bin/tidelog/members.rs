@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tidelog::Id;
 
 use crate::access::NodeTarget;
+use crate::args::Trial;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, say};
 
@@ -58,9 +59,11 @@ struct Add {
     nodes: Vec<Id>,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    trial: Trial,
 }
 
-/// Remove members: print the plan, or with --yes follow it
+/// Remove members
 #[derive(Args)]
 struct Remove {
     #[command(flatten)]
@@ -70,9 +73,8 @@ struct Remove {
     nodes: Vec<Id>,
     #[command(flatten)]
     change: Change,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    trial: Trial,
 }
 
 pub(crate) fn node(text: &str) -> Result<Id, String> {
@@ -84,18 +86,14 @@ impl Members {
     pub(crate) fn run(self) -> Outcome {
         match self.verb {
             Verb::List(List { target }) => output::line(target.list_set()?),
-            Verb::Add(Add { target, nodes, change }) => target.change_set(&change, &nodes, &[]),
-            Verb::Remove(Remove { target, nodes, change, yes }) => {
-                if yes {
-                    return target.change_set(&change, &[], &nodes);
-                }
-                let set = target.list_set()?;
-                let mode = change.mode.clone().map_or_else(|| set["mode"].clone(), Value::from);
-                let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                say(format_args!("plan: remove {} from the set, mode {mode}", ids.join(", ")));
-                output::line(json!({ "set": set, "remove": ids, "mode": mode, "done": false }))?;
-                Err(Failure::no("nothing was changed; --yes does it"))
-            }
+            Verb::Add(Add { target, nodes, change, trial }) => match trial.dry_run {
+                true => target.plan(&change, "add", &nodes),
+                false => target.change_set(&change, &nodes, &[]),
+            },
+            Verb::Remove(Remove { target, nodes, change, trial }) => match trial.dry_run {
+                true => target.plan(&change, "remove", &nodes),
+                false => target.change_set(&change, &[], &nodes),
+            },
         }
     }
 }
@@ -104,6 +102,16 @@ impl NodeTarget {
     fn list_set(&self) -> Result<Value, Failure> {
         let client = self.client()?;
         Ok(client.get("/v1/members", &[], Duration::ZERO)?.ok()?.json()?)
+    }
+
+    /// Prints what a change would be.
+    fn plan(&self, change: &Change, what: &str, nodes: &[Id]) -> Outcome {
+        let set = self.list_set()?;
+        let mode = change.mode.clone().map_or_else(|| set["mode"].clone(), Value::from);
+        let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        say(format_args!("plan: {what} {}, mode {mode}", ids.join(", ")));
+        output::line(json!({ "set": set, what: ids, "mode": mode, "done": false }))?;
+        Err(Failure::no("nothing was changed; without --dry-run it is"))
     }
 
     fn change_set(&self, change: &Change, add: &[Id], remove: &[Id]) -> Outcome {

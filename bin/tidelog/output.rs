@@ -1,17 +1,36 @@
 //! stdout and stderr: which format, single lines, tables of named values.
 //!
+//! Verbs that answer with a few objects print each as a line of JSON, on a terminal, too: they are for
+//! scripts, and people read the remarks beside them. `-o` has them in the other formats.
+//!
 //! stdout is data only. Nothing here panics when a pipe is closed: on stdout that ends the verb
 //! quietly, on stderr nobody listens any more.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use serde_json::{Map, Value};
 
 use crate::exit::Outcome;
+
+/// How [`line`] prints, and what it has printed. Guards nothing but that.
+static LINES: Mutex<Lines> = Mutex::new(Lines { format: None, printed: 0, header: Vec::new() });
+
+struct Lines {
+    /// What `-o` said.
+    format: Option<Format>,
+    printed: u64,
+    /// The names in the last CSV header.
+    header: Vec<String>,
+}
+
+fn lines() -> MutexGuard<'static, Lines> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// How things are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,12 +52,66 @@ pub(crate) fn default_format() -> Format {
     if io::stdout().is_terminal() { Format::Table } else { Format::Ndjson }
 }
 
-/// One line of data.
-pub(crate) fn line(data: impl Display) -> Outcome {
+/// Tells [`line`] what `-o` said.
+pub(crate) fn set_format(format: Option<Format>) {
+    lines().format = format;
+}
+
+/// One line of data: an object, or a number.
+pub(crate) fn line(data: impl Into<Value>) -> Outcome {
+    let data = data.into();
+    let mut lines = lines();
     let mut out = io::stdout().lock();
-    writeln!(out, "{data}")?;
+    match (lines.format, &data) {
+        (Some(Format::Json), _) => {
+            let before = if lines.printed == 0 { "[" } else { ",\n" };
+            write!(out, "{before}{data}")?;
+        }
+        (Some(Format::Table), Value::Object(row)) => {
+            let before = if lines.printed == 0 { "" } else { "\n" };
+            write!(out, "{before}{}", named(row))?;
+        }
+        (Some(Format::Csv), Value::Object(row)) => {
+            let mut text = Vec::new();
+            if !lines.header.iter().eq(row.keys()) {
+                lines.header = row.keys().cloned().collect();
+                csv_line(row.keys().map(|name| Cow::Borrowed(name.as_str())), &mut text);
+            }
+            csv_line(row.values().map(|value| Cow::Owned(plain(value))), &mut text);
+            out.write_all(&text)?;
+        }
+        _ => writeln!(out, "{data}")?,
+    }
+    lines.printed += 1;
     out.flush()?;
     Ok(())
+}
+
+/// Ends what [`line`] began, when the verb is done.
+pub(crate) fn end_lines() -> Outcome {
+    let lines = lines();
+    if lines.format == Some(Format::Json) && lines.printed > 0 {
+        let mut out = io::stdout().lock();
+        out.write_all(b"]\n")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// A value in a cell.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// A value a line behind its name; without those that there are none of.
+fn named(row: &Map<String, Value>) -> String {
+    let there = || row.iter().filter(|(_, value)| !value.is_null());
+    let width = there().map(|(name, _)| name.len()).max().unwrap_or(0);
+    there().map(|(name, value)| format!("{name:width$}  {}\n", plain(value))).collect()
 }
 
 /// A remark, a warning or a summary, on stderr.
@@ -70,12 +143,18 @@ const CELL_CHARS: usize = 120;
 
 /// Text for a cell: one line, not too long, nothing that moves the cursor.
 pub(crate) fn cell(text: &str) -> String {
-    let mut chars = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    let text = harmless(text);
+    let mut chars = text.chars();
     let mut cut: String = chars.by_ref().take(CELL_CHARS).collect();
     if chars.next().is_some() {
         cut.push('…');
     }
     cut
+}
+
+/// Text in one line, with nothing that moves the cursor.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A time without the zeros at its end.
@@ -101,28 +180,12 @@ pub(crate) fn new_table(header: &[&str]) -> Table {
 /// Prints rows of named values, each with the same names.
 pub(crate) fn print_rows(format: Format, rows: &[Map<String, Value>]) -> Outcome {
     let mut out = BufWriter::new(io::stdout().lock());
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    };
     let header: Vec<&str> = rows.first().map_or(vec![], |r| r.keys().map(String::as_str).collect());
     match format {
         Format::Json => writeln!(out, "{}", Value::from(rows.to_vec()))?,
         _ if rows.is_empty() => {}
-        Format::Table if rows.len() == 1 => {
-            let width = header.iter().map(|name| name.len()).max().unwrap_or(0);
-            for (name, value) in &rows[0] {
-                writeln!(out, "{name:width$}  {}", text(value))?;
-            }
-        }
-        Format::Table => {
-            let mut table = new_table(&header);
-            for row in rows {
-                table.add_row(row.values().map(|value| cell(&text(value))));
-            }
-            writeln!(out, "{}", table.trim_fmt())?;
-        }
+        Format::Table if rows.len() == 1 => out.write_all(named(&rows[0]).as_bytes())?,
+        Format::Table => out.write_all(tabled(&header, rows).as_bytes())?,
         Format::Ndjson | Format::Raw => {
             for row in rows {
                 writeln!(out, "{}", Value::Object(row.clone()))?;
@@ -132,13 +195,40 @@ pub(crate) fn print_rows(format: Format, rows: &[Map<String, Value>]) -> Outcome
             let mut line = Vec::new();
             csv_line(header.iter().map(|name| Cow::Borrowed(*name)), &mut line);
             for row in rows {
-                csv_line(row.values().map(|value| Cow::Owned(text(value))), &mut line);
+                csv_line(row.values().map(|value| Cow::Owned(plain(value))), &mut line);
             }
             out.write_all(&line)?;
         }
     }
     out.flush()?;
     Ok(())
+}
+
+/// A table without its empty columns; on a terminal that is too narrow for it, one row below the other.
+fn tabled(header: &[&str], rows: &[Map<String, Value>]) -> String {
+    let is_there = |name: &&str| {
+        rows.iter().any(|row| row.get(*name).is_some_and(|value| !plain(value).is_empty()))
+    };
+    let header: Vec<&str> = header.iter().copied().filter(is_there).collect();
+    let cells = |row: &Map<String, Value>| -> Vec<String> {
+        header.iter().map(|name| cell(&row.get(*name).map(plain).unwrap_or_default())).collect()
+    };
+    let mut table = new_table(&header);
+    let mut widths: Vec<usize> = header.iter().map(|name| name.len()).collect();
+    for row in rows {
+        let cells = cells(row);
+        for (width, cell) in widths.iter_mut().zip(&cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+        table.add_row(cells);
+    }
+    // A space before each cell, two behind it.
+    let width: usize = widths.iter().map(|width| width + 3).sum();
+    if table.width().is_some_and(|most| width > usize::from(most)) {
+        let rows: Vec<String> = rows.iter().map(named).collect();
+        return rows.join("\n");
+    }
+    format!("{}\n", table.trim_fmt())
 }
 
 /// Appends a CSV record; fields are quoted only where they must be.

@@ -25,7 +25,8 @@ pub(crate) struct PrintArgs {
     /// Columns to add in CSV, before the fields
     #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN,…")]
     with: Vec<With>,
-    /// What follows each value in raw output; '' for nothing [default: a newline]
+    /// What follows each value in raw output; '' for nothing, and \n, \t, \r, \0 for what they mean
+    /// elsewhere [default: a newline]
     #[arg(long, value_name = "TEXT", default_value = "\n", hide_default_value = true)]
     delimiter: String,
 }
@@ -50,6 +51,8 @@ pub(crate) struct Printer {
     delimiter: Vec<u8>,
     line: Vec<u8>,
     rows: Vec<[String; 5]>,
+    /// The value of the first record, uncut: alone it is shown so.
+    first: String,
     /// CSV columns in the order in which records showed them.
     columns: Vec<String>,
     /// Whether the CSV header was printed: from then on the columns are fixed.
@@ -64,14 +67,21 @@ impl PrintArgs {
             out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
             format: config.format(self.output)?,
             with: self.with.clone(),
-            delimiter: self.delimiter.clone().into_bytes(),
+            delimiter: unescaped(&self.delimiter).into_bytes(),
             line: Vec::new(),
             rows: Vec::new(),
+            first: String::new(),
             columns: Vec::new(),
             fixed: false,
             printed: 0,
         })
     }
+}
+
+/// A delimiter as it is meant: a shell hands on `\n` as two characters, and can hand on no zero byte.
+fn unescaped(text: &str) -> String {
+    let known = [("\\n", "\n"), ("\\t", "\t"), ("\\r", "\r"), ("\\0", "\0")];
+    known.iter().fold(text.to_owned(), |text, (written, meant)| text.replace(written, meant))
 }
 
 impl Printer {
@@ -114,6 +124,9 @@ impl Printer {
             Format::Csv => self.csv(entry)?,
             Format::Table => {
                 let text = |bytes: &[u8]| cell(&String::from_utf8_lossy(bytes));
+                if self.printed == 0 {
+                    self.first = output::harmless(&String::from_utf8_lossy(entry.record.value));
+                }
                 self.rows.push([
                     entry.offset.to_string(),
                     short_time(&format_time(entry.timestamp)),
@@ -212,6 +225,17 @@ impl Printer {
     pub(crate) fn finish(mut self) -> Outcome {
         if self.format == Format::Json {
             self.out.write_all(if self.printed == 0 { b"[]\n" } else { b"]\n" })?;
+        }
+        match &self.rows[..] {
+            [[offset, time, op, key, _]] if self.printed == 1 => {
+                let names = ["offset", "time", "op", "key", "value"];
+                let values = [offset, time, op, key, &self.first];
+                for (name, value) in names.iter().zip(values) {
+                    writeln!(self.out, "{name:6}  {value}")?;
+                }
+                self.rows.clear();
+            }
+            _ => {}
         }
         self.flush()
     }

@@ -18,7 +18,8 @@ use crate::output::{Format, print_rows, short_time};
   tidelog segments mylog
   tidelog segments mylog -o csv
 
-`hash` covers everything in a sealed segment: equal hashes, equal files.")]
+`hash` covers everything in a sealed segment: equal hashes, equal files. `oldest` and `newest` are times of \
+batches; that of a batch is its newest record's.")]
 pub(crate) struct Segments {
     #[command(flatten)]
     at: LogDir,

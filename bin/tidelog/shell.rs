@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Subcommand};
+use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
-use crate::Cli;
+use crate::command;
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, Format};
@@ -60,7 +60,7 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> Outcome {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "tidelog", &mut script);
+        clap_complete::generate(self.shell, &mut command::command(), "tidelog", &mut script);
         Ok(std::io::stdout().write_all(&script)?)
     }
 }
@@ -69,24 +69,27 @@ impl Completions {
 #[derive(Args)]
 #[command(after_help = "Examples:
   tidelog man
-  tidelog man ingest")]
+  tidelog man ingest
+  tidelog man archive push")]
 pub(crate) struct Man {
-    /// A verb; without one, the page of the program
-    verb: Option<String>,
+    /// A verb, of a group its own, too; without one, the page of the program
+    verb: Vec<String>,
 }
 
 impl Man {
     pub(crate) fn run(self) -> Outcome {
-        let program = Cli::command();
-        let command = match &self.verb {
-            None => program,
-            Some(verb) => {
-                let found = program.find_subcommand(verb).cloned().ok_or_else(|| {
-                    Failure::usage(format!("expected a verb, found {verb:?}; see `tidelog help`"))
-                })?;
-                found.version(env!("CARGO_PKG_VERSION")).display_name(format!("tidelog-{verb}"))
-            }
-        };
+        let mut command = command::command();
+        for (i, verb) in self.verb.iter().enumerate() {
+            let found = command.find_subcommand(verb).cloned().ok_or_else(|| {
+                Failure::usage(format!("expected a verb, found {verb:?}; see `tidelog help`"))
+            })?;
+            let words =
+                || std::iter::once("tidelog").chain(self.verb[..=i].iter().map(String::as_str));
+            command = found
+                .version(env!("CARGO_PKG_VERSION"))
+                .display_name(words().collect::<Vec<_>>().join("-"))
+                .bin_name(words().collect::<Vec<_>>().join(" "));
+        }
         let mut page = Vec::new();
         clap_mangen::Man::new(command).render(&mut page)?;
         Ok(std::io::stdout().write_all(&page)?)

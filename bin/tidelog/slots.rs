@@ -9,6 +9,7 @@ use tidelog::log::Hold;
 use tidelog::text::{SLOT_COLUMNS, cursor_row, slot_row};
 use tidelog::{Kind, Log};
 
+use crate::args::Trial;
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
 use crate::origin::{At, OriginArgs};
@@ -44,7 +45,7 @@ struct List {
     output: Option<Format>,
 }
 
-/// Remove a slot or a named cursor: print the plan, or with --yes follow it
+/// Remove a slot or a named cursor
 #[derive(Args)]
 #[command(
     after_help = "What it held, the next retention may drop. A follower that still fetches has a \
@@ -56,9 +57,8 @@ struct Drop {
     /// A node id, what a follower is called, or a cursor's name
     #[arg(value_name = "NODE")]
     name: String,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    trial: Trial,
 }
 
 impl Slots {
@@ -73,6 +73,9 @@ impl Slots {
                         rows(reply.ok()?.json()?).ok_or_else(|| strange(client.url()))?
                     }
                 };
+                if rows.is_empty() {
+                    say(format_args!("{at}: no follower has a slot, and there is no named cursor"));
+                }
                 output::print_rows(format, &rows)
             }
             Verb::Drop(drop) => drop.run(),
@@ -113,7 +116,7 @@ impl Drop {
         let row = match self.at.at()? {
             At::Directory(dir) => self.in_directory(dir)?,
             At::Node(client) => {
-                let body = json!({ "drop": self.name, "dry_run": !self.yes }).to_string();
+                let body = json!({ "drop": self.name, "dry_run": self.trial.dry_run }).to_string();
                 let headers = [("content-type", "application/json")];
                 let reply = client.post("/v1/slots", &headers, body.as_bytes(), Duration::ZERO)?;
                 match reply.status {
@@ -130,13 +133,13 @@ impl Drop {
         };
         let done = row["done"] == true;
         output::line(row)?;
-        match (done, self.yes) {
+        match (done, self.trial.dry_run) {
             (true, _) => {
                 say(format_args!("dropped {}", self.name));
                 Ok(())
             }
-            (false, true) => Err(Failure::no(format!("{} is gone already", self.name))),
-            (false, false) => Err(Failure::no("nothing was dropped; --yes does it")),
+            (false, false) => Err(Failure::no(format!("{} is gone already", self.name))),
+            (false, true) => Err(Failure::no("nothing was dropped; without --dry-run it is")),
         }
     }
 
@@ -144,7 +147,7 @@ impl Drop {
         let log = read_only(dir)?;
         let Some(hold) = log.hold(&self.name)? else { return Ok(None) };
         let done = match &hold {
-            _ if !self.yes => false,
+            _ if self.trial.dry_run => false,
             // Its own lock says whether somebody has it.
             Hold::Cursor(_) => log.release(&hold)?,
             Hold::Slot(_) => {

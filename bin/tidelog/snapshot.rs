@@ -15,6 +15,7 @@ use tidelog::table::{OpenSnapshot, Snapshot, Snapshots};
 use tidelog::text::{format_bytes, format_time};
 
 use crate::args::LogDir;
+use crate::config::Config;
 use crate::exit::{Failure, Outcome};
 use crate::origin;
 use crate::output::{self, Format, count, say};
@@ -64,8 +65,8 @@ enum What {
         /// A directory of snapshots, a log's directory, or an archive
         #[arg(value_name = "STORE")]
         store: String,
-        /// How to print them
-        #[arg(short = 'o', value_name = "FORMAT")]
+        /// How to print: a table on a terminal, NDJSON when piped
+        #[arg(short, long, value_enum)]
         output: Option<Format>,
     },
     /// Read every byte and hold it against its hash; exit 1 with a list when something is damaged
@@ -84,6 +85,17 @@ fn store(dir: &Path) -> Snapshots {
         true => Snapshots::at(dir.join("snapshots")),
         false => Snapshots::at(dir),
     }
+}
+
+/// Nothing is where snapshots were to be.
+fn no_store(at: &Path) -> Failure {
+    tidelog::Error::new(
+        Kind::NotFound,
+        "expected a directory of snapshots, a log's or an archive, found nothing",
+    )
+    .in_file(at)
+    .help("`tidelog snapshot create DIR --to STORE` makes one")
+    .into()
 }
 
 /// A snapshot as named values.
@@ -117,7 +129,17 @@ impl SnapshotArgs {
                     }
                     None => store(Path::new(&at)).list()?.iter().map(describe).collect(),
                 };
-                output::print_rows(output.unwrap_or_else(output::default_format), &rows)
+                if rows.is_empty() {
+                    let at = Path::new(&at);
+                    if !at.exists() && !crate::source::is_url(&at.to_string_lossy()) {
+                        return Err(no_store(at));
+                    }
+                    say(format_args!(
+                        "{}: no snapshots yet; `tidelog snapshot create` makes one",
+                        at.display()
+                    ));
+                }
+                output::print_rows(Config::load(None)?.format(output)?, &rows)
             }
             What::Verify { store: at, name } => match archive(&at)? {
                 Some(place) => verify_in(&place, name.as_deref()),
@@ -159,7 +181,7 @@ pub(crate) fn publish(dir: &Path, to: &Place, digest: bool) -> Result<Placed, Fa
     let spinner = progress::spinner("publishing");
     let take = || match OpenSnapshot::take(&table, digest) {
         // A process that serves the log keeps its table: what that has on disk does.
-        Err(e) if e.kind() == Kind::InvalidInput && !digest => {
+        Err(e) if matches!(e.kind(), Kind::Locked | Kind::InvalidInput) && !digest => {
             OpenSnapshot::newest_in(dir)?.ok_or(e)
         }
         taken => taken,
@@ -218,10 +240,18 @@ fn verify_in(place: &Place, name: Option<&str>) -> Outcome {
 
 fn create(dir: &Path, to: Option<PathBuf>, digest: bool) -> Outcome {
     let started = Instant::now();
-    let (_log, table) = origin::open_kept(dir)?;
+    let (log, table) = origin::open_kept(dir)?;
     let spinner = progress::spinner("publishing");
     let store = Snapshots::at(to.unwrap_or_else(|| dir.join("snapshots")));
-    let published = store.publish(&table, digest);
+    let mut behind = false;
+    let published = match store.publish(&table, digest) {
+        // A process that serves the log keeps its table: what that has on disk does.
+        Err(e) if e.kind() == Kind::Locked && !digest => {
+            behind = true;
+            store.publish_newest(dir)?.ok_or(e)
+        }
+        published => published,
+    };
     spinner.finish_and_clear();
     let published = published?;
     let mut line = describe(&published.snapshot);
@@ -229,6 +259,15 @@ fn create(dir: &Path, to: Option<PathBuf>, digest: bool) -> Outcome {
     line.insert("copied_bytes".into(), published.copied_bytes.into());
     line.insert("seconds".into(), progress::seconds(started).into());
     output::line(Value::from(line))?;
+    if behind {
+        say(format_args!(
+            "another process keeps the table: this is its newest checkpoint, {} behind the log's end; the log has the rest",
+            count(
+                log.confirmed_end().0.saturating_sub(published.snapshot.position.offset.0),
+                "record"
+            )
+        ));
+    }
     say(format_args!(
         "published everything before offset {}: {} copied, {}",
         published.snapshot.position.offset,

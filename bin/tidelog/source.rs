@@ -24,6 +24,8 @@ use crate::progress;
 
 /// A leader that says nothing for so long is looked for anew.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The same of one that was named, by a node that may be promoted: it cannot lead before it has let go of who hangs.
+const NAMED_SILENCE: Duration = Duration::from_secs(2);
 /// A copy that went on for so long is counted from the beginning again.
 const SPELL: Duration = Duration::from_secs(60);
 /// How often a copy whose log is gone is begun anew before that is an error.
@@ -81,9 +83,10 @@ pub(crate) struct SourceArgs {
     /// again, and so does a start without it
     #[arg(long, value_name = "OFFSET,TIME", value_parser = pause::point)]
     pause_at: Option<Bound>,
-    /// What a new copy begins with: log (the first record), needed (a snapshot where that is gone),
-    /// cheaper (and where it costs much less), snapshot (wherever there is one)
-    #[arg(long, value_name = "WHAT", default_value = "cheaper", value_parser = beginning)]
+    /// What a new copy begins with: log (the first record, or not at all), needed (a snapshot where that is
+    /// gone), cheaper (and where it costs much less; what lies before is not copied), snapshot (wherever
+    /// there is one)
+    #[arg(long, value_name = "WHAT", default_value = "needed", value_parser = beginning)]
     begin: Beginning,
     /// Let a directory that led follow from now on: what the source does not have is kept in diverged/
     #[arg(long)]
@@ -132,13 +135,18 @@ impl Place {
 
     fn open(&self, how: &How) -> tidelog::Result<Box<dyn Source>> {
         Ok(match self {
-            Place::Node(url) => Box::new(
-                Http::open(url, how.credentials.clone())?
+            Place::Node(url) => {
+                let node = Http::open(url, how.credentials.clone())?
                     .name(&how.name)
                     .address(how.address.clone())
                     .limit_bytes_per_s(how.limit_bytes_per_s)
-                    .stop_when(progress::interrupted),
-            ),
+                    .stop_when(progress::interrupted);
+                // Who serves others has an address, and may be promoted.
+                match how.address {
+                    Some(_) => Box::new(node.silence(NAMED_SILENCE)),
+                    None => Box::new(node),
+                }
+            }
             Place::Local(path) if !is_archive(path) => {
                 Box::new(Directory::open(path)?.name(&how.name))
             }

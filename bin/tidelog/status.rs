@@ -28,7 +28,8 @@ const STEP: Duration = Duration::from_secs(2);
   tidelog status mylog
   tidelog status http://127.0.0.1:7400 --watch
 
-A directory shows itself and whoever it knows to pull from it, by their slots and by what followers of the \
+`loss_records` is what a failover now would lose, as far as the node that is asked knows, \
+`recovery_seconds` how long one takes with its coordinator. A directory shows itself and whoever it knows to pull from it, by their slots and by what followers of the \
 directory left in followers/; a node shows everyone who pulls from it, and those that have a slot and have not come back \
 (away).")]
 pub(crate) struct Status {
@@ -65,15 +66,15 @@ pub(crate) struct Check {
   tidelog wait mylog --offset 1
   tidelog wait http://127.0.0.1:7401 --token TOKEN --timeout 30s
 
-A node has the record when its table does.")]
+A node has the record when its table does.", group = clap::ArgGroup::new("until").required(true))]
 pub(crate) struct Wait {
     #[command(flatten)]
     at: OriginArgs,
     /// Until the record at this offset is there
-    #[arg(long, value_name = "OFFSET", required_unless_present = "until_token")]
+    #[arg(long, value_name = "OFFSET", group = "until")]
     offset: Option<u64>,
     /// Until the write that this token stands for is there; appends print tokens
-    #[arg(long = "token", id = "until_token", value_name = "TOKEN", conflicts_with = "offset", value_parser = token)]
+    #[arg(long = "token", id = "until_token", value_name = "TOKEN", group = "until", value_parser = token)]
     until: Option<Token>,
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = tidelog::text::parse_duration)]
@@ -118,12 +119,12 @@ impl MaxLag {
             return Some(format!("{seconds} s behind, at most {most:?} allowed"));
         }
         let most = self.records.filter(|most| records > *most)?;
-        Some(format!("{records} records behind, at most {most} allowed"))
+        Some(format!("{} behind, at most {most} allowed", output::count(records, "record")))
     }
 }
 
 /// The columns of a node, in their order.
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 22] = [
     "name",
     "role",
     "state",
@@ -144,6 +145,8 @@ const COLUMNS: [&str; 20] = [
     "staleness_seconds",
     "pause_at",
     "source",
+    "loss_records",
+    "recovery_seconds",
 ];
 
 /// What was found: a row per node.
@@ -162,9 +165,17 @@ impl Found {
     /// Reads what a node says of itself; `None` when that is something else.
     pub(crate) fn read(status: &Value) -> Option<Self> {
         let nodes = status.get("nodes")?.as_array()?;
+        // What a failover would lose and take is told of the node that was asked, not of each.
+        let failover = |node: &Value| match node.get("node") == status.get("node") {
+            true => status.get("failover").cloned().unwrap_or(Value::Null),
+            false => Value::Null,
+        };
         let row = |node: &Value| {
-            let pick =
-                |name: &&str| ((*name).to_owned(), node.get(*name).cloned().unwrap_or(Value::Null));
+            let failover = failover(node);
+            let pick = |name: &&str| {
+                let value = node.get(*name).or_else(|| failover.get(*name));
+                ((*name).to_owned(), value.cloned().unwrap_or(Value::Null))
+            };
             COLUMNS.iter().map(pick).collect()
         };
         let text = |of: &Value, name: &str| {
@@ -277,6 +288,8 @@ fn directory(dir: &Path, log: &Log) -> Result<Map<String, Value>, Failure> {
         "staleness_seconds": null,
         "pause_at": null,
         "source": follows,
+        "loss_records": null,
+        "recovery_seconds": null,
     });
     match row {
         Value::Object(row) => Ok(row),

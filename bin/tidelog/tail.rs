@@ -25,8 +25,8 @@ use crate::progress;
   tidelog tail mylog --cursor mailer
   tidelog tail http://127.0.0.1:7400 -n 10
 
-Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @-48h:-24h; the end is not part \
-of it. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.
+Ranges: 10:20, :20, 10:, -100 (the last 100), @2026-11-23T04:00:00Z:, @2026-11-23:, @-48h:-24h; the end is \
+not part of it. Of times, all records whose time lies there, wherever they stand. `tidelog tail A | tidelog ingest B - --input envelope` copies records without loss.
 A cursor remembers in the directory what was printed, and goes on there the next time; retention keeps \
 what it has not read. After a kill the last second may come again.")]
 pub(crate) struct TailArgs {
@@ -52,6 +52,9 @@ pub(crate) struct TailArgs {
     cursor: Option<String>,
     #[command(flatten)]
     print: PrintArgs,
+    /// What `range` says.
+    #[arg(skip = Range::ALL)]
+    asked: Range,
 }
 
 /// A cursor is remembered at least so often while records are read.
@@ -67,15 +70,17 @@ pub(crate) fn parse_range(text: Option<&str>) -> Result<Range, Failure> {
 impl TailArgs {
     fn wants(&self, entry: &Entry<'_>) -> bool {
         let key = entry.record.key;
-        match (&self.key, &self.prefix) {
-            (Some(wanted), _) => key == Some(wanted.as_bytes()),
-            (_, Some(prefix)) => key.is_some_and(|key| key.starts_with(prefix.as_bytes())),
-            _ => true,
-        }
+        self.asked.admits(entry.timestamp)
+            && match (&self.key, &self.prefix) {
+                (Some(wanted), _) => key == Some(wanted.as_bytes()),
+                (_, Some(prefix)) => key.is_some_and(|key| key.starts_with(prefix.as_bytes())),
+                _ => true,
+            }
     }
 
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(mut self) -> Outcome {
         let range = parse_range(self.range.as_deref())?;
+        self.asked = range;
         let config = self.at.config()?;
         let log = &*self.at.open()?;
         let cursor = self.cursor.as_deref().map(|name| log.cursor(name)).transpose()?;

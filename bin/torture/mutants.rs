@@ -68,6 +68,16 @@ const BY_ROLES: &[&str] = &[
     "furthest-by-bytes",
     "zombie-acks",
     "follow-older",
+    "skip-replay",
+    "skip-archive",
+    "ignore-lease",
+    "ignore-max-loss",
+    "ignore-veto",
+    "ignore-pause",
+    "ignore-gap",
+    "forget-seen",
+    "hide-spell",
+    "throw-tail-away",
 ];
 const ROLES: &[&str] = &["--only", "roles", "--seeds", "1600", "--steps", "1000", "--first"];
 /// Planted bugs of the contested sequence.

@@ -1,8 +1,8 @@
 //! A proxy that misbehaves as it is told: late, cut off, altered, one-way.
 //!
 //! Between real processes in `chaos`, before a real store in `fence`, and in the integration tests,
-//! which include this file. Invariant: what is asked always arrives; only answers suffer, so whoever
-//! asked cannot know what became of it.
+//! which include this file. Invariant: unless it is closed, what is asked always arrives; only answers suffer,
+//! so whoever asked cannot know what became of it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) flip_at: Option<u64>,
     /// Answers are swallowed.
     pub(crate) one_way: bool,
+    /// Nothing arrives either: connections end as they are made.
+    pub(crate) closed: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,9 @@ impl Proxy {
                     break;
                 }
                 let Ok(client) = client else { continue };
+                if inside.faults.lock().unwrap().closed {
+                    continue;
+                }
                 let target = *inside.target.lock().unwrap();
                 // A leader that is away: the client sees its connection end.
                 let Ok(server) = TcpStream::connect(target) else { continue };
@@ -85,6 +90,11 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Where connections lead.

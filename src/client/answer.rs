@@ -113,6 +113,13 @@ impl<T> Said<T> {
     }
 }
 
+/// Who leads, as an answer says that sends on to it.
+pub(super) fn leader(answer: &Answer) -> Option<String> {
+    let said: Wrapped = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let named = said.error.and_then(|word| word.leader);
+    named.or_else(|| answer.location.as_deref().and_then(origin))
+}
+
 /// The address in front of a path.
 fn origin(location: &str) -> Option<String> {
     let (scheme, rest) = location.split_once("://")?;

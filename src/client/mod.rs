@@ -12,7 +12,8 @@
 //! - a batch has one key, however often it is sent: it is in the log once, also after a failover;
 //! - what may have been appended is never reported as rejected, and never as done without an
 //!   acknowledgement by an epoch that is no older than any seen;
-//! - reads show what this client wrote and what it has read, from any node, or say that it was lost;
+//! - reads show what this client wrote and what it has read, from any node, or say that it was lost; linearizable
+//!   ones show what anybody was acknowledged before, from a leader that has found out that it leads;
 //! - nothing takes longer than it was given, but for one answer's time.
 
 mod answer;
@@ -38,7 +39,7 @@ use crate::ship::{Credentials, answered};
 use crate::table::Scan;
 use crate::text::{parse_entry, write_record};
 
-use answer::{Led, Said, acked, addresses, produced};
+use answer::{Led, Said, acked, addresses, leader, produced};
 use route::Route;
 use session::Session;
 use trust::Trust;
@@ -52,6 +53,17 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const LAGGING: Duration = Duration::from_millis(500);
 /// Rows or records of one answer unless told otherwise.
 const DEFAULT_ROWS: usize = 1000;
+
+/// What a read shows at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// What this client has written and read, from any node.
+    #[default]
+    Session,
+    /// All that was acknowledged to anybody before the read began, too: the leader's, once that has found out that it
+    /// still leads. Where it cannot (the mode `async` or `archive` without a coordinator) the read is refused.
+    Linearizable,
+}
 
 /// Why a search for the leader ended without one.
 struct GaveUp {
@@ -88,6 +100,7 @@ pub struct Cluster {
     id: Option<Id>,
     drawn: u64,
     timeout: Duration,
+    consistency: Consistency,
     /// Who answered the last read.
     reader: Option<String>,
     /// The leader whose status was read.
@@ -132,6 +145,7 @@ impl Cluster {
             id: None,
             drawn: 0,
             timeout: DEFAULT_TIMEOUT,
+            consistency: Consistency::default(),
             reader: None,
             surveyed: None,
         }
@@ -142,6 +156,11 @@ impl Cluster {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// What reads show at least, from here on. Default: what this client has written and read.
+    pub fn consistency(&mut self, consistency: Consistency) {
+        self.consistency = consistency;
     }
 
     /// Who is believed to lead.
@@ -415,6 +434,9 @@ impl Cluster {
         let deadline = self.world.now().saturating_add(self.timeout).saturating_add(wait);
         self.route.begin();
         let mut why = None;
+        let linearizable = self.consistency == Consistency::Linearizable;
+        // A leader asks others before it answers.
+        let most = if linearizable { ATTEMPT } else { LAGGING };
         loop {
             if let Some(lost) = self.session.lost() {
                 return Err(not_in_history(&lost));
@@ -431,10 +453,13 @@ impl Cluster {
                 if left.is_zero() {
                     break;
                 }
-                let patience = left.min(LAGGING);
+                let patience = left.min(most);
                 let mut asked = format!("{path}timeout={}ms", patience.as_millis());
                 if let Some(token) = self.session.shown() {
                     let _ = write!(asked, "&at_least={token}");
+                }
+                if linearizable {
+                    asked.push_str("&consistency=linearizable");
                 }
                 let answer = match self.world.ask(&url, &Question::get(&asked, patience + wait)) {
                     Ok(answer) => answer,
@@ -450,12 +475,19 @@ impl Cluster {
                     || answer.status == 404 && answer.token.is_some();
                 if found && token.is_none_or(|token| self.shows(token, shows_all)) {
                     let read = understand(&answer)?;
+                    if linearizable {
+                        self.route.leads(&url);
+                    }
                     self.reader = Some(url);
                     return Ok(read);
                 }
                 let location = answer.location.as_deref();
                 let error = answered(&answer.place, answer.status, location, &answer.body);
                 match (answer.status, error.kind()) {
+                    (300..400, _) => {
+                        self.route.follows(&url, leader(&answer).as_deref());
+                        why = Some(error);
+                    }
                     (409, Kind::NotInHistory) => against = Some(error),
                     (409, _) => why = Some(error),
                     (400..500, _) if answer.status != 429 && answer.status != 408 => {
@@ -488,10 +520,14 @@ impl Cluster {
         self.session.read(token) || !all
     }
 
-    /// Whom to ask for a read: who answered the last one, then the others.
+    /// Whom to ask for a read: who leads, or who answered the last one; then the others.
     fn readers(&self) -> Vec<String> {
         let mut nodes = self.route.known();
-        if let Some(at) = nodes.iter().position(|url| self.reader.as_ref() == Some(url)) {
+        let first = match self.consistency {
+            Consistency::Session => self.reader.as_deref(),
+            Consistency::Linearizable => self.route.leader(),
+        };
+        if let Some(at) = nodes.iter().position(|url| first == Some(url)) {
             nodes[..=at].rotate_right(1);
         }
         nodes

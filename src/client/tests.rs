@@ -344,6 +344,28 @@ fn a_read_that_steps_back_is_not_shown() {
 }
 
 #[test]
+fn a_linearizable_read_goes_to_whoever_leads_and_ends_where_nobody_can_give_it() {
+    let nodes = |url: &str, question: &Question<'_>| match (url, question.path) {
+        (_, "/v1/status") => gone(false),
+        (_, path) if !path.contains("consistency=linearizable") => panic!("{path}"),
+        (A, _) => redirect(C),
+        (B, _) => error(503, "not_leader"),
+        _ => shows(token(2, 9), &row(9)),
+    };
+    let (mut one, asked) = cluster(&[A, B], false, nodes);
+    one.consistency(Consistency::Linearizable);
+    assert_eq!(one.get(b"k").unwrap().unwrap().offset, Offset(9));
+    assert_eq!(one.leader(), Some(C));
+    asked.lock().unwrap().clear();
+    assert_eq!(one.get(b"k").unwrap().unwrap().offset, Offset(9));
+    assert_eq!(*asked.lock().unwrap(), [C], "whoever led is asked first");
+    let (mut two, asked) = cluster(&[A, B], false, |_, _| error(400, "invalid_input"));
+    two.consistency(Consistency::Linearizable);
+    assert_eq!(two.get(b"k").unwrap_err().kind(), Kind::InvalidInput);
+    assert_eq!(asked.lock().unwrap().len(), 1, "at once");
+}
+
+#[test]
 fn a_write_that_a_failover_lost_is_told_until_it_is_forgotten() {
     let mut appends = 0;
     let (mut cluster, _) = cluster(&[A], false, move |_, question| {

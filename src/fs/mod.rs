@@ -75,6 +75,20 @@ pub trait Fs: Send + Sync + Debug {
 pub trait File: Send + Sync + Debug {
     /// Reads at `byte`; fewer bytes than asked for mean the end of the file.
     fn read_at(&self, buf: &mut [u8], byte: u64) -> io::Result<usize>;
+    /// Reads so many `bytes` at `byte`, into memory that need not be filled with zeros before; fewer mean
+    /// the end of the file.
+    fn read_new(&self, bytes: usize, byte: u64) -> io::Result<Vec<u8>> {
+        let mut read = vec![0; bytes];
+        let mut len = 0;
+        while len < bytes {
+            match self.read_at(&mut read[len..], byte + len as u64)? {
+                0 => break,
+                n => len += n,
+            }
+        }
+        read.truncate(len);
+        Ok(read)
+    }
     /// Writes at `byte`; may write less than asked for.
     fn write_at(&self, buf: &[u8], byte: u64) -> io::Result<usize>;
     /// Length in bytes.

@@ -170,6 +170,21 @@ impl File for fs::File {
         }
     }
 
+    fn read_new(&self, bytes: usize, byte: u64) -> io::Result<Vec<u8>> {
+        let mut read = Vec::with_capacity(bytes);
+        while read.len() < bytes {
+            let at = byte + read.len() as u64;
+            match rustix::io::pread(self, rustix::buffer::spare_capacity(&mut read), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // There may be more room than was asked for.
+        read.truncate(bytes);
+        Ok(read)
+    }
+
     fn write_at(&self, buf: &[u8], byte: u64) -> io::Result<usize> {
         loop {
             match FileExt::write_at(self, buf, byte) {

@@ -17,7 +17,7 @@ use crate::frame::{Draft, Fault, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER,
 use crate::position::{Epoch, LogByte, Offset};
 use crate::segment::{HEADER_BYTES, Index};
 
-use super::files::{Applied, Control, SetLine};
+use super::files::{Control, SetLine};
 #[cfg(feature = "wire")]
 use super::promises::Promises;
 use super::scan::{Known, Scan};
@@ -41,7 +41,7 @@ impl Known<'_> {
         if let Some(state) = self.state {
             raise(state.epoch, (state.committed, state.committed_offset));
         }
-        for applied in Applied::read_all(&**self.fs, self.layout, self.log.id) {
+        for applied in &scan.applied {
             raise(applied.epoch, (applied.end, applied.offset));
         }
         best
@@ -97,13 +97,13 @@ impl Home {
     /// Durable is enough to be shown.
     pub(crate) fn release_commits(&self) {
         self.shared().ends.release();
-        self.shared().visible_wake.all();
+        self.shared().grew();
     }
 
     /// Raises the committed end.
     pub(crate) fn commit(&self, end: End) {
         if self.shared().ends.commit(end.0, end.1) {
-            self.shared().visible_wake.all();
+            self.shared().grew();
             self.shared().hint_state(false);
         }
     }
@@ -153,7 +153,8 @@ impl Home {
         if control.sets == sets && control.degraded == degraded {
             return Ok(());
         }
-        let mut changed = Control { sets: sets.to_vec(), degraded, ..control.clone() };
+        let mut changed = Control { degraded, ..control.clone() };
+        changed.rule_by(sets.to_vec());
         changed.write(&*shared.fs, &shared.layout)?;
         *control = changed;
         Ok(())

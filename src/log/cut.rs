@@ -9,7 +9,8 @@
 //! 3. segments that begin at or above it go, newest first;
 //! 4. the segment that holds it, sealed or not, is replaced by its frames before it;
 //! 5. STATE goes: it speaks of what was cut;
-//! 6. CONTROL: no cut, no clean end; sets, degraded spells and losses above it are forgotten.
+//! 6. CONTROL: no cut, no clean end; sets, degraded spells and losses above it are forgotten, and the set that
+//!    rules below it does so again.
 //!
 //! Invariants:
 //! - nothing is written behind the cut before step 6 is durable; until then `scan` takes everything
@@ -48,7 +49,7 @@ pub(crate) fn finish(fs: &dyn Fs, layout: &Layout, control: &mut Control) -> Res
     fs.sync_dir(&layout.root).map_err(|e| Error::io("sync", &layout.root, e))?;
     let mut done = control.clone();
     (done.cut, done.clean) = (None, None);
-    done.sets.retain(|line| line.end <= at);
+    done.cut_sets(at);
     done.degraded = done.degraded.filter(|from| *from < at);
     done.lost_below = done.lost_below.map(|lost| lost.min(at));
     done.write(fs, layout)?;

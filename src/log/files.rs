@@ -89,10 +89,17 @@ pub(crate) struct LogFile {
 impl LogFile {
     /// Reads it; a directory without one is no log.
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
-        match Meta::read(fs, &layout.log(), "log")? {
+        let found = Meta::read(fs, &layout.log(), "log");
+        let is_file =
+            |e: &Error| e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotADirectory);
+        match found {
+            Err(e) if is_file(&e) => return Err(not_a_log(fs, &layout.root)),
+            found => found,
+        }
+        .and_then(|found| match found {
             Some(meta) => Ok(LogFile { id: meta.need("id")?, created: meta.need("created")? }),
             None => Err(not_a_log(fs, &layout.root)),
-        }
+        })
     }
 
     pub(crate) fn write(&self, fs: &dyn Fs, layout: &Layout) -> Result<()> {
@@ -102,16 +109,27 @@ impl LogFile {
     }
 }
 
-fn not_a_log(fs: &dyn Fs, root: &Path) -> Error {
+/// The error of a place where a log was expected and is none.
+pub(crate) fn not_a_log(fs: &dyn Fs, root: &Path) -> Error {
     match fs.list(root) {
-        Ok(_) => Error::new(Kind::NotALog, "expected a log's directory, found no LOG file in it"),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Error::new(Kind::NotFound, "expected a log's directory, found nothing")
-        }
-        Err(e) => return Error::io("open the directory", root, e),
+        Ok(_) => no_log(root, Kind::NotALog, "no LOG file in it"),
+        Err(e) => no_directory(root, e),
     }
-    .in_file(root)
-    .help("create a log with `tidelog init` or `Options::create`")
+}
+
+/// The same of a place that could not be listed, which by itself says nothing about a log.
+pub(crate) fn no_directory(root: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => no_log(root, Kind::NotFound, "nothing"),
+        std::io::ErrorKind::NotADirectory => no_log(root, Kind::NotALog, "a file"),
+        _ => Error::io("open the directory", root, error),
+    }
+}
+
+fn no_log(root: &Path, kind: Kind, found: &str) -> Error {
+    Error::new(kind, format!("expected a log's directory, found {found}"))
+        .in_file(root)
+        .help("create a log with `tidelog init` or `Options::create`")
 }
 
 /// The error of a small file that every log has and this one has not.
@@ -225,6 +243,18 @@ impl FromStr for SetLine {
     }
 }
 
+/// 32 bytes from their 64 hexadecimal digits.
+fn unhex(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
 /// `CONTROL`: what must be known before the segments are looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Control {
@@ -237,6 +267,9 @@ pub(crate) struct Control {
     pub(crate) floor: LogByte,
     /// Offset of the first record at the floor.
     pub(crate) floor_offset: Offset,
+    /// The hash in the footer of the segment that ended at the floor, for the footer of the one behind it: that
+    /// may be sealed after the other is gone. Unknown where the log was begun behind it.
+    pub(crate) floor_seal: Option<[u8; 32]>,
     /// The node this one copies from; a follower takes no appends.
     pub(crate) follows: Option<String>,
     /// A deliberate cut that is under way: what lies above it and bears one of these nonces is void
@@ -245,6 +278,8 @@ pub(crate) struct Control {
     pub(crate) repairs: Vec<Repaired>,
     /// The newest synchronous set, behind the one before while the newest may be lost.
     pub(crate) sets: Vec<SetLine>,
+    /// Sets that those have replaced, oldest first: a cut brings them back (`sets`).
+    pub(crate) past: Vec<SetLine>,
     /// Acknowledgements may have said `durable` only, from this log byte on.
     pub(crate) degraded: Option<LogByte>,
     /// What was durable here reached so far, was lost, and has not all been fetched again: a
@@ -259,22 +294,27 @@ impl Control {
             .get::<u64>("cut_to")
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
         // A set that cannot be read must not be taken for none: it says what may be shown.
-        let sets = meta.all::<String>("sync_set").map(|line| line.parse());
-        let sets = sets.collect::<Result<Vec<SetLine>, ()>>().map_err(|()| {
-            Error::new(Kind::NewerVersion, "expected synchronous sets that can be read")
-                .in_file(&layout.control())
-                .help("use the version of tidelog that wrote them")
-        })?;
+        let sets = |key| {
+            let sets = meta.values(key).map(str::parse);
+            sets.collect::<Result<Vec<SetLine>, ()>>().map_err(|()| {
+                Error::new(Kind::NewerVersion, "expected synchronous sets that can be read")
+                    .in_file(&layout.control())
+                    .help("use the version of tidelog that wrote them")
+            })
+        };
+        let (sets, past) = (sets("sync_set")?, sets("past_set")?);
         Ok(Some(Control {
             seq: meta.need("seq")?,
             log: meta.get("log"),
             clean: meta.get("clean"),
             floor: LogByte(meta.need("floor")?),
             floor_offset: Offset(meta.need("floor_offset")?),
+            floor_seal: meta.get::<String>("floor_seal").and_then(|hex| unhex(&hex)),
             follows: meta.get("follows"),
             cut,
             repairs: meta.all("repaired").collect(),
             sets,
+            past,
             degraded: meta.get("degraded").map(LogByte),
             lost_below: meta.get("lost_below").map(LogByte),
         }))
@@ -308,6 +348,9 @@ impl Control {
             meta.set("clean", format_args!("{} {} {} {}", c.end, c.offset, c.nonce, c.fingerprint));
         }
         meta.set("floor", self.floor).set("floor_offset", self.floor_offset);
+        if let Some(seal) = &self.floor_seal {
+            meta.set("floor_seal", super::scan::hex(seal));
+        }
         if let Some(source) = &self.follows {
             meta.set("follows", source.replace('\n', "?"));
         }
@@ -322,6 +365,9 @@ impl Control {
         }
         for line in &self.sets {
             meta.set("sync_set", line);
+        }
+        for line in &self.past {
+            meta.set("past_set", line);
         }
         if let Some(from) = self.degraded {
             meta.set("degraded", from);
@@ -462,15 +508,15 @@ impl std::fmt::Display for EpochEntry {
 impl FromStr for EpochEntry {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let words: Vec<&str> = text.split(' ').collect();
-        let [number, nonce, start, offset, node] = words[..] else { return Err(()) };
-        let n = |word: &str| word.parse::<u64>().map_err(drop);
-        Ok(EpochEntry {
-            epoch: Epoch { number: n(number)?, nonce: n(nonce)? },
-            start: LogByte(n(start)?),
-            start_offset: Offset(n(offset)?),
-            node: node.parse()?,
-        })
+        let mut words = text.split(' ');
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).ok_or(());
+        let epoch = Epoch { number: number()?, nonce: number()? };
+        let (start, start_offset) = (LogByte(number()?), Offset(number()?));
+        let node = words.next().ok_or(())?.parse()?;
+        match words.next() {
+            None => Ok(EpochEntry { epoch, start, start_offset, node }),
+            Some(_) => Err(()),
+        }
     }
 }
 
@@ -553,6 +599,7 @@ mod tests {
             }),
             floor: LogByte(4),
             floor_offset: Offset(2),
+            floor_seal: Some(std::array::from_fn(|i| u8::try_from(i * 7).unwrap())),
             follows: Some("/some where".into()),
             cut: Some((LogByte(9), vec![1, 2])),
             repairs: vec![Repaired { old: "aa".into(), new: "bb".into() }],
@@ -564,6 +611,7 @@ mod tests {
                     set: SyncSet::new(Mode::Sync { k: 1 }, [Id([1; 16]), Id([2; 16])]).unwrap(),
                 },
             ],
+            past: vec![SetLine { end: LogByte(2), there: true, set: SyncSet::default() }],
             degraded: Some(LogByte(6)),
             ..Control::default()
         };

@@ -66,6 +66,11 @@ impl Home {
         Ok(self.confirmed() >= position.offset)
     }
 
+    /// Whether its epoch was won before it was opened.
+    pub(crate) fn was_won(&self) -> bool {
+        self.0.options.lead.is_some()
+    }
+
     /// The epochs that began at or below `end`, oldest first.
     pub(crate) fn history(&self, end: LogByte) -> Result<Vec<EpochEntry>> {
         let Epochs(mut epochs) = Epochs::read(&**self.fs(), &self.0.layout)?;
@@ -75,8 +80,9 @@ impl Home {
 
     /// The newest synchronous sets whose frames stand at or below `end`.
     pub(crate) fn sets_below(&self, end: LogByte) -> Result<Vec<SetLine>> {
-        let control = Control::read(&**self.fs(), &self.0.layout)?.unwrap_or_default();
-        Ok(control.sets.into_iter().filter(|line| line.there && line.end <= end).collect())
+        let mut control = Control::read(&**self.fs(), &self.0.layout)?.unwrap_or_default();
+        control.cut_sets(end);
+        Ok(control.sets.into_iter().filter(|line| line.there).collect())
     }
 
     /// The segment that holds the frame before `end`: its log byte, and the byte of the file
@@ -99,6 +105,11 @@ impl Home {
     pub(crate) fn segments(&self) -> super::catalog::List {
         self.0.catalog.list()
     }
+
+    /// Log byte and offset that reads see.
+    pub(crate) fn visible(&self) -> (LogByte, Offset) {
+        self.0.visible()
+    }
 }
 
 /// What who offers a log's files needs of it.
@@ -106,6 +117,10 @@ impl Home {
 impl Home {
     /// Segments that a repair replaced, here or where they were copied from.
     pub(crate) fn repairs(&self) -> Result<Vec<super::files::Repaired>> {
+        if self.may_write() {
+            // Only an opening repairs: what CONTROL said then holds, and every fetch asks.
+            return Ok(self.0.control().repairs.clone());
+        }
         let control = super::files::Control::read(&**self.fs(), &self.0.layout)?;
         Ok(control.unwrap_or_default().repairs)
     }
@@ -129,11 +144,6 @@ impl Home {
         self.0.visible()
     }
 
-    /// Log byte and offset that reads see.
-    pub(crate) fn visible(&self) -> (LogByte, Offset) {
-        self.0.visible()
-    }
-
     /// Waits until more is durable or visible than was seen, at most `timeout`; returns both.
     pub(crate) fn wait_change(
         &self,
@@ -148,6 +158,11 @@ impl Home {
         }
         sleeper.sleep(Some(timeout));
         ends()
+    }
+
+    /// Sets who hears how far the log is durable and visible whenever that changes, at once: see `ear`.
+    pub(crate) fn set_ear(&self, hears: Box<super::ear::Hears>) {
+        self.0.ear.set(hears);
     }
 
     /// The log's directory.

@@ -12,6 +12,7 @@
 //! and the directory synced; a crash leaves the old file or the new one, never a mixture.
 
 use std::fmt::{Display, Write as _};
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -25,30 +26,58 @@ const MAX_BYTES: u64 = 4 << 20;
 const VERSION: u32 = 1;
 
 /// A small file being composed or read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Meta {
     name: &'static str,
-    lines: Vec<(String, String)>,
+    /// The lines between the first and the checksum. They are many where the history is long, and such files
+    /// are read whenever a log is opened: each is a place in the text, and nothing is allocated for it.
+    text: String,
+    lines: Vec<Line>,
+}
+
+/// Where a line is in the text.
+#[derive(Clone, Debug)]
+struct Line {
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+impl PartialEq for Meta {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.lines().eq(other.lines())
+    }
 }
 
 impl Meta {
     pub(crate) fn new(name: &'static str) -> Self {
-        Meta { name, lines: Vec::new() }
+        Meta { name, text: String::new(), lines: Vec::new() }
     }
 
     pub(crate) fn set(&mut self, key: &str, value: impl Display) -> &mut Self {
-        let value = value.to_string();
-        debug_assert!(!value.contains('\n'), "a value is one line");
-        self.lines.push((key.to_owned(), value));
+        let from = self.text.len();
+        write!(self.text, "{key} {value}").expect("writing to a string");
+        self.end_line(from, key.len());
         self
+    }
+
+    /// The text from `from` on is a line, but for its end.
+    fn end_line(&mut self, from: usize, key_bytes: usize) {
+        debug_assert!(!self.text[from..].contains('\n'), "a value is one line");
+        let key = from..from + key_bytes;
+        let value = key.end + 1..self.text.len();
+        self.text.push('\n');
+        self.lines.push(Line { key, value });
+    }
+
+    /// Key and value of each line.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lines.iter().map(|line| (&self.text[line.key.clone()], &self.text[line.value.clone()]))
     }
 
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = format!("tidelog {} {VERSION}\n", self.name);
-        for (key, value) in &self.lines {
-            writeln!(text, "{key} {value}").expect("writing to a string");
-        }
+        text.push_str(&self.text);
         let crc = crc::crc32c(text.as_bytes());
         writeln!(text, "crc {crc:08x}").expect("writing to a string");
         text.into_bytes()
@@ -82,18 +111,16 @@ impl Meta {
             )
             .help("use a tidelog that knows this format"));
         }
-        let lines = text[..at]
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split_once(' '))
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
-        Ok(Meta { name, lines })
-    }
-
-    /// Key and value of each line.
-    pub(crate) fn into_lines(self) -> Vec<(String, String)> {
-        self.lines
+        let mut meta = Meta::new(name);
+        let body = text[..at].split_once('\n').map_or("", |(_, body)| body);
+        meta.text.reserve_exact(body.len());
+        for line in body.lines() {
+            let Some(key_bytes) = line.find(' ') else { continue };
+            let from = meta.text.len();
+            meta.text.push_str(line);
+            meta.end_line(from, key_bytes);
+        }
+        Ok(meta)
     }
 
     /// The value of `key`, if it is there and well formed.
@@ -103,7 +130,12 @@ impl Meta {
 
     /// Every well-formed value of `key`.
     pub(crate) fn all<'a, T: FromStr>(&'a self, key: &'a str) -> impl Iterator<Item = T> + 'a {
-        self.lines.iter().filter(move |(k, _)| k == key).filter_map(|(_, v)| v.parse().ok())
+        self.values(key).filter_map(|value| value.parse().ok())
+    }
+
+    /// Every value of `key`, as it stands there.
+    pub(crate) fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.lines().filter(move |(k, _)| *k == key).map(|(_, value)| value)
     }
 
     /// The value of `key`, or an error that names it.

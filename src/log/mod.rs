@@ -18,6 +18,7 @@ pub(crate) mod commit;
 pub(crate) mod compress;
 mod cursors;
 pub(crate) mod cut;
+mod ear;
 mod ends;
 pub(crate) mod files;
 mod home;
@@ -37,6 +38,7 @@ mod restore;
 mod retain;
 mod rounds;
 pub(crate) mod scan;
+mod sets;
 mod slots;
 mod staging;
 mod stamp;
@@ -64,6 +66,7 @@ use crate::segment::ProducerState;
 
 use catalog::Catalog;
 use claims::Claims;
+use ear::Ear;
 use ends::Ends;
 use files::{CleanEnd, Control, Layout, LogFile};
 use intake::Intake;
@@ -133,6 +136,8 @@ pub(crate) struct Shared {
     /// Bytes of a durable group, lately. A hint.
     group_bytes: AtomicU64,
     visible_wake: Wake,
+    /// Who hears of it before that.
+    ear: Ear,
     worker: Worker,
     /// Guards CONTROL and its file.
     control: Mutex<Control>,

@@ -18,6 +18,7 @@ use super::catalog::{Catalog, Segment};
 use super::claims::Claims;
 use super::commit::End;
 use super::cut;
+use super::ear::Ear;
 use super::ends::Ends;
 use super::files::{BEGUN, Control, Epochs, Layout, LogFile, NodeFile, Promise, SetLine, State};
 use super::intake::Intake;
@@ -94,12 +95,21 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
     }
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
-    let known =
-        Known { fs: &fs, layout: &layout, log, node, control: &control, epochs: &epochs, state };
+    let mut options = options;
+    let footers = options.footers.take();
+    let known = Known {
+        fs: &fs,
+        layout: &layout,
+        log,
+        node,
+        control: &control,
+        epochs: &epochs,
+        state,
+        footers: footers.as_deref(),
+    };
     let mut scan = known.scan()?;
     // What was shown before must not be hidden, and what may not be committed must not be shown.
     let held = control.holds_commits().then(|| known.committed(&scan));
-    let mut options = options;
     let mut refuses = match (options.read_only, &control.follows) {
         (true, _) => Some(Error::new(Kind::ReadOnly, "the log was opened for reading")),
         (false, Some(source)) => Some(
@@ -117,6 +127,15 @@ pub(super) fn open(options: Options, path: &Path) -> Result<Arc<Shared>> {
             // It shows what lies before the damage, and says that this is not all.
             _ if options.read_only => scan.findings.push(corruption.to_string()),
             Recovery::Refuse | Recovery::Salvage => return Err(corruption),
+        }
+    }
+    if !options.read_only {
+        // A copy was told of sets whose frames did not come as far as this disk, or a leader was about to append one.
+        let known = control.sets.len();
+        control.cut_sets(scan.end);
+        if control.sets.len() != known {
+            // Left as it is, it says too much and is found out again at the next start.
+            let _ = control.write(&*fs, &layout);
         }
     }
     let writer_alive = options.read_only && lock.is_none() && is_locked(&*fs, &layout);
@@ -189,7 +208,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
     };
     let mut segments = Vec::new();
     let mut unsealed = Vec::new();
-    let mut previous_hash = [0; 32];
+    let mut previous_hash = control.floor_seal.unwrap_or_default();
     let mut previous = None;
     let last = scan.found.len().saturating_sub(1);
     // Of the segment just before, if it is sealed.
@@ -291,6 +310,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         names_unsynced: AtomicBool::new(false),
         group_bytes: AtomicU64::new(0),
         visible_wake: Wake::default(),
+        ear: Ear::default(),
         worker,
         control: Mutex::new(control),
         promises: parts.promises,

@@ -10,6 +10,7 @@ use crate::fs::{Fs, Os};
 use crate::position::{Epoch, Id, Offset};
 
 use super::Log;
+use super::scan::Footers;
 
 /// What must have happened before an append returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +125,8 @@ pub struct Options {
     pub(crate) rejoin: bool,
     pub(crate) accept_loss: bool,
     pub(crate) key_lookup: Option<KeyLookup>,
+    /// What a follower, which holds the lock, has just read: its log need not read it again.
+    pub(crate) footers: Option<Arc<Footers>>,
     pub(crate) fs: Arc<dyn Fs>,
 }
 
@@ -158,6 +161,7 @@ impl Default for Options {
             rejoin: false,
             accept_loss: false,
             key_lookup: None,
+            footers: None,
             fs: Os::shared(),
         }
     }

@@ -56,7 +56,7 @@ impl Shared {
             self.publish_recovered(state.durable, state.durable_offset);
         }
         // What is committed may have gone on alone.
-        self.visible_wake.all();
+        self.grew();
         Ok(())
     }
 

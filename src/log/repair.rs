@@ -26,7 +26,7 @@ use crate::segment::{
 };
 
 use super::cut;
-use super::files::{Control, Layout, Repaired, State};
+use super::files::{Control, Layout, Repaired, State, no_directory, not_a_log};
 use super::open::take_lock;
 use super::restore::readable;
 use super::scan::hex;
@@ -57,6 +57,11 @@ pub fn repair(path: impl AsRef<Path>, dry_run: bool) -> Result<RepairReport> {
 /// The same on any file system.
 pub fn repair_on(fs: &Arc<dyn Fs>, path: &Path, dry_run: bool) -> Result<RepairReport> {
     let layout = Layout::new(path);
+    let names = fs.list(&layout.root).map_err(|e| no_directory(&layout.root, e))?;
+    // Either of the two is enough to make something of.
+    if !names.iter().any(|name| name == "LOG" || name == "segments") {
+        return Err(not_a_log(&**fs, &layout.root));
+    }
     let _lock = take_lock(&**fs, &layout)?;
     repair_locked(fs, &layout, dry_run)
 }
@@ -153,7 +158,7 @@ impl Repair<'_> {
         let mut end = self.control.floor;
         let mut offset = self.control.floor_offset;
         let mut previous: Option<Link> = None;
-        let mut previous_hash = [0; 32];
+        let mut previous_hash = self.control.floor_seal.unwrap_or_default();
         let mut unreadable_end = false;
         let mut epoch = slots
             .iter()

@@ -169,12 +169,12 @@ impl Shared {
             retained.files.push(segment.path.clone());
             retained.bytes += footer.data_end;
             retained.start = footer.end_offset;
-            floor = Some((footer.end(), footer.end_offset));
+            floor = Some((footer.end(), footer.end_offset, footer.hash));
         }
         if !policy.dry_run && !nothing_asked {
             kept.passed(past.unwrap_or(LogByte(0)));
         }
-        let Some((floor, floor_offset)) = floor else { return Ok(retained) };
+        let Some((floor, floor_offset, seal)) = floor else { return Ok(retained) };
         let copied = policy.copied_below.is_some_and(|below| floor_offset <= below);
         if needed.is_some() && !copied && !policy.table_is_only_copy {
             return Err(Error::new(
@@ -205,6 +205,7 @@ impl Shared {
         }
         let mut changed = control.clone();
         (changed.floor, changed.floor_offset) = (floor, floor_offset);
+        changed.floor_seal = Some(seal);
         changed.write(&*self.fs, &self.layout)?;
         *control = changed;
         self.catalog.update(|segments| segments.retain(|s| s.header.base >= floor));

@@ -8,6 +8,7 @@
 //!
 //! That a valid frame follows P proves nothing: two unsynced writes may persist in either order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, Fault, FrameKind};
 use crate::fs::{File, Fs, Open};
 use crate::mutant::{self, Mutant};
-use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
+use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset, hex_digits};
 use crate::segment::{
     End, Footer, HEADER_BYTES, Link, Producers, SegmentHeader, SegmentName, Tally, Window, search,
     walk,
@@ -61,6 +62,32 @@ pub(crate) struct Break {
     pub(crate) what: String,
 }
 
+/// What proves that something is durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    Floor,
+    Footer(SegmentName),
+    Watermark(SegmentName),
+    FrameBehind,
+    Close,
+    State,
+    Checkpoint(u64),
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Proof::Floor => f.write_str("the retention floor"),
+            Proof::Footer(name) => write!(f, "the footer of {name}"),
+            Proof::Watermark(name) => write!(f, "a watermark in {name}"),
+            Proof::FrameBehind => f.write_str("a frame behind"),
+            Proof::Close => f.write_str("CONTROL, written at a clean close"),
+            Proof::State => f.write_str("STATE"),
+            Proof::Checkpoint(seq) => write!(f, "checkpoint {seq} of the table"),
+        }
+    }
+}
+
 /// What a directory holds.
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -75,7 +102,7 @@ pub(crate) struct Scan {
     pub(crate) fingerprint: Fingerprint,
     /// D: everything below is proven durable, and by what.
     pub(crate) durable: LogByte,
-    pub(crate) proof: String,
+    pub(crate) proof: Proof,
     pub(crate) broken: Option<Break>,
     /// Whether the log was closed cleanly, exactly here.
     pub(crate) clean: bool,
@@ -84,9 +111,14 @@ pub(crate) struct Scan {
     /// What the newest checkpoint of the table knows of producers: footers that retention dropped
     /// said so, too.
     pub(crate) producers: Producers,
+    /// What the checkpoints of the table say.
+    pub(crate) applied: Vec<Applied>,
     /// Things worth reporting that lose nothing.
     pub(crate) findings: Vec<String>,
 }
+
+/// Footers of sealed segments, by where these begin.
+pub(crate) type Footers = BTreeMap<LogByte, Footer>;
 
 /// What is known before the segments are looked at.
 pub(crate) struct Known<'a> {
@@ -97,6 +129,8 @@ pub(crate) struct Known<'a> {
     pub(crate) control: &'a Control,
     pub(crate) epochs: &'a Epochs,
     pub(crate) state: Option<State>,
+    /// Those that were read already by who holds the lock: nobody has changed their files since.
+    pub(crate) footers: Option<&'a Footers>,
 }
 
 impl Known<'_> {
@@ -119,11 +153,12 @@ impl Known<'_> {
             end_offset: self.control.floor_offset,
             fingerprint: Fingerprint::default(),
             durable: floor,
-            proof: "the retention floor".into(),
+            proof: Proof::Floor,
             broken: None,
             clean: false,
             epochs_seen: self.epochs.0.iter().map(|e| e.epoch.number).max().unwrap_or(0),
             producers: Producers::default(),
+            applied: Applied::read_all(&**self.fs, self.layout, self.log.id),
             findings: Vec::new(),
         };
         let segments = self.layout.segments();
@@ -178,14 +213,20 @@ impl Known<'_> {
                 what: format!("expected segment {}, found {name} next", SegmentName(scan.end)),
             });
         }
-        let file = self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+        let open = || self.fs.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e));
         let cut = self.control.cut.as_ref().map(|(at, _)| *at);
-        let footer = Footer::read(&*file).map_err(|e| e.in_file(&path))?;
+        let (footer, file) = match self.footers.and_then(|known| known.get(&name.0)) {
+            Some(known) => (Some(*known), None),
+            None => {
+                let file = open()?;
+                (Footer::read(&*file).map_err(|e| e.in_file(&path))?, Some(file))
+            }
+        };
         // One that reaches over a cut is walked up to there.
         if let Some(footer) = footer.filter(|f| cut.is_none_or(|at| f.end() <= at)) {
             self.check_identity(footer.log, footer.base, name, &path)?;
             scan.epochs_seen = scan.epochs_seen.max(footer.epoch.number);
-            scan.claim(footer.end(), || format!("the footer of {name}"));
+            scan.claim(footer.end(), Proof::Footer(name));
             if scan.broken.is_some() {
                 scan.beyond.push(Beyond { path, from: 0, bytes: footer.data_end });
                 return Ok(());
@@ -202,6 +243,7 @@ impl Known<'_> {
             });
             return Ok(());
         }
+        let file = file.map_or_else(open, Ok)?;
         self.look_unsealed(scan, name, next, path, file)
     }
 
@@ -258,10 +300,10 @@ impl Known<'_> {
             }
         }
         if let Some(claimed) = claimed.filter(|_| ours) {
-            scan.claim(LogByte(claimed), || format!("a watermark in {name}"));
+            scan.claim(LogByte(claimed), Proof::Watermark(name));
         }
         if follows > 0 && mutant::on(Mutant::RefuseFrameBehind) {
-            scan.claim(LogByte(header.log_byte(end.byte + 8)), || "a frame behind".into());
+            scan.claim(LogByte(header.log_byte(end.byte + 8)), Proof::FrameBehind);
         }
         if follows > 0 {
             scan.findings.push(format!("{follows} whole frames follow the end of {name}"));
@@ -348,6 +390,9 @@ impl Known<'_> {
         let Some(before) = scan.found.last().and_then(|found| found.footer.as_ref()) else {
             return Ok(());
         };
+        if before.hash == footer.previous_hash {
+            return Ok(());
+        }
         let hash = hex(&before.hash);
         let linked = hex(&footer.previous_hash);
         // A repair changes a segment's hash; the chain of repairs leads from old to new.
@@ -375,7 +420,7 @@ impl Known<'_> {
     /// Adds the evidence that lies outside the segments, and decides whether the end is clean.
     fn weigh(&self, scan: &mut Scan) {
         if let Some(clean) = self.control.clean {
-            scan.claim(clean.end, || "CONTROL, written at a clean close".into());
+            scan.claim(clean.end, Proof::Close);
             scan.clean = clean.end == scan.end
                 && scan.beyond.is_empty()
                 && clean.offset == scan.end_offset
@@ -385,15 +430,16 @@ impl Known<'_> {
         if let Some(state) = self.state.filter(|_| !mutant::on(Mutant::IgnoreState))
             && self.is_ours(scan, state.epoch, state.durable)
         {
-            scan.claim(state.durable, || "STATE".into());
+            scan.claim(state.durable, Proof::State);
         }
-        for applied in Applied::read_all(&**self.fs, self.layout, self.log.id) {
+        for applied in std::mem::take(&mut scan.applied) {
             if self.is_ours(scan, applied.epoch, applied.end) {
-                scan.claim(applied.end, || format!("checkpoint {} of the table", applied.seq));
+                scan.claim(applied.end, Proof::Checkpoint(applied.seq));
                 if applied.end <= scan.end {
-                    scan.producers = applied.producers;
+                    scan.producers.clone_from(&applied.producers);
                 }
             }
+            scan.applied.push(applied);
         }
     }
 
@@ -413,10 +459,9 @@ const REPAIR: &str =
     "restore the file from a verified copy, or see what `tidelog repair` would save";
 
 impl Scan {
-    fn claim(&mut self, durable: LogByte, proof: impl FnOnce() -> String) {
+    fn claim(&mut self, durable: LogByte, proof: Proof) {
         if durable > self.durable {
-            self.durable = durable;
-            self.proof = proof();
+            (self.durable, self.proof) = (durable, proof);
         }
     }
 
@@ -468,11 +513,13 @@ fn check_predecessor(
     let fingerprint = scan.fingerprint;
     // A repair may have put a `lost` frame at its end, or one segment in place of two whose border
     // nobody knows any more. Where it ends was held against the next one's name.
-    let repaired = before.footer.is_some_and(|footer| {
-        let hash = hex(&footer.hash);
-        control.repairs.iter().any(|repaired| repaired.new == hash)
-    });
-    if repaired || link.base == before.header.base && link.fingerprint == fingerprint {
+    let repaired = || {
+        before.footer.is_some_and(|footer| {
+            let hash = hex(&footer.hash);
+            control.repairs.iter().any(|repaired| repaired.new == hash)
+        })
+    };
+    if link.base == before.header.base && link.fingerprint == fingerprint || repaired() {
         return Ok(());
     }
     Err(Error::new(
@@ -520,5 +567,5 @@ pub(crate) fn chunk(from: u64, to: u64, most: usize) -> usize {
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().flat_map(|byte| hex_digits(*byte)).map(char::from).collect()
 }

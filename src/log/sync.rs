@@ -85,6 +85,12 @@ impl Shared {
     pub(crate) fn publish_recovered(&self, byte: LogByte, offset: Offset) {
         self.ends.set_written(byte, offset);
         self.ends.set_durable(byte, offset);
+        self.grew();
+    }
+
+    /// Tells everybody that more may be durable or visible.
+    pub(crate) fn grew(&self) {
+        self.ear.tell(|| (self.ends.durable(), self.visible()));
         self.visible_wake.all();
     }
 
@@ -208,7 +214,7 @@ impl Shared {
             _ => self.poisoned(e),
         })?;
         self.ends.set_durable(set.end, set.end_offset);
-        self.visible_wake.all();
+        self.grew();
         self.hint_state(paused);
         self.round_ended.store(self.fs.now(), Relaxed);
         if !self.options.worker {

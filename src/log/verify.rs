@@ -115,6 +115,7 @@ pub fn verify_on(fs: &Arc<dyn Fs>, path: &Path, level: Level) -> Result<VerifyRe
         control: &control,
         epochs: &epochs,
         state: State::read(&**fs, &layout),
+        footers: None,
     };
     match known.scan() {
         Ok(scan) => {

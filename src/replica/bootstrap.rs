@@ -458,13 +458,14 @@ pub(super) fn another_may_do(kind: Kind) -> bool {
     )
 }
 
-/// Whether a snapshot costs less than half of the log that a new copy would fetch instead.
-pub(super) fn is_cheaper(offer: &Offer, ask: impl FnOnce() -> Vec<SnapshotOffer>) -> bool {
+/// Whether a snapshot costs less than half of the log that a new copy would fetch instead: `ask` hears
+/// what half is.
+pub(super) fn is_cheaper(offer: &Offer, ask: impl FnOnce(u64) -> Vec<SnapshotOffer>) -> bool {
     let log = offer.durable.0.saturating_sub(offer.floor.0);
     if log < LEAST_LOG_BYTES {
         return false;
     }
-    let snapshots = ask();
+    let snapshots = ask(log / 2);
     let way = |snapshot: &SnapshotOffer| {
         let rest = offer.durable.0.checked_sub(snapshot.log_byte.0)?;
         snapshot.bytes.checked_add(rest)

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 
 use super::bootstrap_tests::{Leader, archive, follow, publish, runs};
 use crate::error::{Error, Kind, Result};
-use crate::fs::Fs;
 use crate::fs::sim::Sim;
 use crate::position::{LogByte, Offset};
 use crate::segment::SegmentName;
@@ -38,6 +37,12 @@ impl<F: FnMut() -> Result<()> + Send> Source for Hooked<F> {
     fn place(&self) -> String {
         self.inner.place()
     }
+    fn inner(&self) -> Option<&dyn Source> {
+        Some(&*self.inner)
+    }
+    fn inner_mut(&mut self) -> Option<&mut dyn Source> {
+        Some(&mut *self.inner)
+    }
     fn file(&self, segment: SegmentName) -> std::path::PathBuf {
         self.inner.file(segment)
     }
@@ -50,12 +55,6 @@ impl<F: FnMut() -> Result<()> + Send> Source for Hooked<F> {
     fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
         self.inner.read(segment, byte, buf)
     }
-    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
-        self.inner.snapshots()
-    }
-    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
-        self.inner.manifest(offer)
-    }
     fn read_run(
         &mut self,
         offer: &SnapshotOffer,
@@ -65,12 +64,6 @@ impl<F: FnMut() -> Result<()> + Send> Source for Hooked<F> {
     ) -> Result<()> {
         (self.hook)()?;
         self.inner.read_run(offer, run, byte, buf)
-    }
-    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
-        self.inner.hold(offer, fs);
-    }
-    fn release(&mut self) {
-        self.inner.release();
     }
     fn wait(&mut self, report: &Report, timeout: std::time::Duration) {
         self.inner.wait(report, timeout);

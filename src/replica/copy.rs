@@ -21,6 +21,7 @@ use crate::fs::{File, Fs, Open};
 use crate::log::commit::End;
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State};
 use crate::log::promises::Promises;
+use crate::log::scan::Footers;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{
@@ -43,6 +44,8 @@ pub(super) struct Copy {
     pub(super) promises: Promises,
     /// The newest sealed segment.
     pub(super) sealed: Option<Footer>,
+    /// Of the segments that were sealed when it was opened.
+    pub(super) footers: Arc<Footers>,
     /// The segment that grows, behind the sealed ones.
     pub(super) active: Option<Active>,
     /// What may be shown of it: at most what is here, and at most what the leader has committed.
@@ -53,11 +56,15 @@ pub(super) struct Copy {
     pub(super) state_file: Option<Arc<dyn File>>,
     /// Whether it may have threads,
     pub(super) threads: bool,
-    /// and the one that writes out early.
+    /// and the one that writes out early,
     pub(super) early: Option<WriteOut>,
+    /// with what is durable once the piece under way is.
+    pub(super) under_way: Option<Mark>,
     pub(super) hasher: HashBeside,
-    /// What the next piece is fetched into.
+    /// What the next piece is fetched into,
     pub(super) buffer: Vec<u8>,
+    /// and those behind it.
+    pub(super) spare: Vec<Vec<u8>>,
 }
 
 /// The segment that grows.
@@ -74,8 +81,17 @@ pub(super) struct Active {
     /// The seal hash so far.
     pub(super) hash: SoFar,
     pub(super) unsynced: bool,
+    /// What is synced of a copy that has more.
+    pub(super) synced: Mark,
     /// Bytes written since the last sync, early ones included.
     pub(super) dirty: u64,
+}
+
+/// A place in the copy: everything before it, and the last frame there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    pub(super) end: Position,
+    pub(super) last: Option<LastFrame>,
 }
 
 /// Whole frames that were checked against the segment they come from.
@@ -87,6 +103,8 @@ pub(super) struct Fetched {
     pub(super) len: usize,
     /// Where the last one starts, relative to the first.
     pub(super) last_frame: u64,
+    /// The offset behind them, relative to the segment's first.
+    pub(super) rel_end: u32,
     /// Whether a synchronous set is among them.
     pub(super) sets: bool,
 }
@@ -95,6 +113,17 @@ impl Fetched {
     /// The frames.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
+    }
+
+    /// The same, with zeros to the end of the last page, when the first one stands at `at`: see
+    /// [`write_pages`].
+    fn pages(&mut self, at: u64) -> &[u8] {
+        let end = self.len + padding(at + self.len as u64);
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        self.buffer[self.len..end].fill(0);
+        &self.buffer[..end]
     }
 }
 
@@ -133,6 +162,18 @@ impl Copy {
                 fingerprint: footer.fingerprint,
             }),
             (None, None) => None,
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { end: self.end(), last: self.last_frame() }
+    }
+
+    /// How far it is synced.
+    pub(super) fn synced(&self) -> Mark {
+        match &self.active {
+            Some(active) if active.unsynced => active.synced,
+            _ => self.mark(),
         }
     }
 
@@ -196,6 +237,7 @@ impl Copy {
             last_frame,
             hash: SoFar::Here(Box::new(hashing)),
             unsynced: false,
+            synced: Mark::default(),
             dirty: 0,
         });
         Ok(())
@@ -220,18 +262,19 @@ impl Copy {
     }
 
     /// Appends frames behind the last one.
-    pub(super) fn append(&mut self, frames: Fetched) -> Result<()> {
+    pub(super) fn append(&mut self, mut frames: Fetched) -> Result<()> {
         let active = self.active.as_ref().expect("a segment is open");
         let (header, at) = (active.header, active.tally.end);
         self.adopt_sets(&header, &frames, at)?;
+        let synced = self.synced();
         let active = self.active.as_mut().expect("a segment is open");
         // A full disk leaves part of it behind the end; the next try writes over that.
-        let written = write_pages(&*active.file, frames.bytes(), at)
-            .map_err(|e| Error::io("write", &active.path, e).at_byte(at));
+        let written = active.file.write_all_at(frames.pages(at), at);
+        let written = written.map_err(|e| Error::io("write", &active.path, e).at_byte(at));
         if written.is_ok() {
             note(&mut active.tally, &active.header, frames.bytes());
             active.last_frame = at + frames.last_frame;
-            active.unsynced = true;
+            (active.unsynced, active.synced) = (true, synced);
             active.dirty += frames.len as u64;
             self.buffer = self.hasher.add(&mut active.hash, frames);
         }
@@ -241,23 +284,43 @@ impl Copy {
 
     /// Has what was written lately written out, beside the copying.
     fn write_out(&mut self) -> Result<()> {
-        let Some(active) = self.active.as_mut().filter(|a| a.dirty >= writeout::EVERY_BYTES) else {
-            return Ok(());
-        };
+        let every = self.early.as_ref().map_or(writeout::MOST_BYTES, WriteOut::every_bytes);
+        match self.active.as_ref().is_some_and(|active| active.dirty >= every) {
+            true => self.begin_early().map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// Has everything here written out, beside what comes next; `false` if there is no thread for that.
+    fn begin_early(&mut self) -> Result<bool> {
         if self.early.is_none() && self.threads {
             // Without the thread everything is left to the sync.
-            self.early = WriteOut::start().ok();
+            self.early = WriteOut::start(Arc::clone(&self.fs)).ok();
         }
-        let Some(early) = &mut self.early else { return Ok(()) };
+        self.finish_early()?;
+        let mark = self.mark();
+        let (Some(early), Some(active)) = (&mut self.early, &mut self.active) else {
+            return Ok(false);
+        };
         active.dirty = 0;
         let begun = early.begin(&active.file).map_err(|e| Error::io("sync", &active.path, e));
-        self.trust(begun.map_err(|e| e.with_kind(Kind::Io)))
+        self.trust(begun.map_err(|e| e.with_kind(Kind::Io)))?;
+        self.under_way = Some(mark);
+        Ok(true)
     }
 
     /// Waits for what is being written out early: an error there is this segment's.
     fn finish_early(&mut self) -> Result<()> {
-        let (Some(early), Some(active)) = (&mut self.early, &self.active) else { return Ok(()) };
+        let mark = self.under_way.take();
+        let end = self.end();
+        let (Some(early), Some(active)) = (&mut self.early, &mut self.active) else {
+            return Ok(());
+        };
         let finished = early.finish().map_err(|e| Error::io("sync", &active.path, e));
+        if let (Ok(()), Some(mark)) = (&finished, mark) {
+            active.synced = mark;
+            active.unsynced = mark.end != end;
+        }
         self.trust(finished.map_err(|e| e.with_kind(Kind::Io)))
     }
 
@@ -268,6 +331,8 @@ impl Copy {
             return Ok(());
         }
         let mut control = self.control.clone();
+        // Those of an earlier try whose frames did not come as far as the disk.
+        control.cut_sets(LogByte(header.log_byte(from)));
         let mut at = 0;
         while at < frames.bytes().len() {
             let head = frames.bytes()[at..].first_chunk::<FRAME_HEADER>().expect("whole frames");
@@ -277,9 +342,8 @@ impl Copy {
                 let frame = Frame::trusted(&frames.bytes()[at..], head).expect("whole frames");
                 let set = SyncSet::decode(frame.body).expect("checked when it was fetched");
                 let end = LogByte(header.log_byte(from + end as u64));
-                // The newest, and the one before: that one counts while the newest may be lost.
-                let newest = SetLine { end, there: true, set };
-                control.sets = control.sets.pop().into_iter().chain([newest]).collect();
+                // The one before counts, too, while the newest may be lost.
+                control.add_set(SetLine { end, there: true, set });
             }
             at = end;
         }
@@ -291,7 +355,7 @@ impl Copy {
     /// Raises the committed end to what the source says, as far as it is durable here; whether it
     /// rose.
     pub(super) fn learn_committed(&mut self, told: End) -> bool {
-        let end = self.end();
+        let end = self.synced().end;
         let here = if told.0 < end.log_byte { told } else { (end.log_byte, end.offset) };
         let rises = here.0 > self.committed.0 && here.1 >= self.committed.1;
         if rises {
@@ -308,7 +372,7 @@ impl Copy {
 
     /// Forgets what was lost once it is here again, durably.
     pub(super) fn mend(&mut self) -> Result<()> {
-        if self.control.lost_below.is_none_or(|lost| self.end().log_byte < lost) {
+        if self.control.lost_below.is_none_or(|lost| self.synced().end.log_byte < lost) {
             return Ok(());
         }
         let mut control = Control { lost_below: None, ..self.control.clone() };
@@ -363,6 +427,26 @@ impl Copy {
 
     /// Makes everything here durable, then says so in STATE; returns what it says.
     pub(super) fn sync(&mut self) -> Result<State> {
+        self.settle()?;
+        Ok(self.hint())
+    }
+
+    /// Makes durable what was here a while ago, and goes on with the rest beside what comes next: for who
+    /// has more to copy at once. [`synced`](Self::synced) says how far that is.
+    pub(super) fn settle_behind(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        // All of it may be under way already.
+        let begun = self.under_way.is_some_and(|mark| mark.end == self.end());
+        match begun || self.begin_early()? {
+            true => Ok(()),
+            false => self.settle(),
+        }
+    }
+
+    /// Makes everything here durable.
+    pub(super) fn settle(&mut self) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -376,12 +460,12 @@ impl Copy {
             (active.unsynced, active.dirty) = (false, 0);
             self.trust(synced.map_err(|e| e.with_kind(Kind::Io)))?;
         }
-        Ok(self.hint())
+        Ok(())
     }
 
     /// What STATE says of this copy, next.
     fn state(&mut self) -> State {
-        let end = self.end();
+        let end = self.synced().end;
         self.state_seq += 1;
         State {
             seq: self.state_seq,
@@ -395,7 +479,7 @@ impl Copy {
     }
 
     /// Rewrites STATE, unsynced.
-    fn hint(&mut self) -> State {
+    pub(super) fn hint(&mut self) -> State {
         if self.state_file.is_none() {
             self.state_file = State::file(&*self.fs, &self.layout).ok();
         }
@@ -449,9 +533,12 @@ impl Copy {
 pub(super) fn write_pages(file: &dyn File, frames: &[u8], at: u64) -> std::io::Result<()> {
     file.write_all_at(frames, at)?;
     let end = at + frames.len() as u64;
-    let padding = end.next_multiple_of(PAGE_BYTES) - end;
-    let padding = usize::try_from(padding).expect("less than a page");
-    file.write_all_at(&[0; 4096][..padding], end)
+    file.write_all_at(&[0; 4096][..padding(end)], end)
+}
+
+/// From `end` to the end of its page.
+fn padding(end: u64) -> usize {
+    usize::try_from(end.next_multiple_of(PAGE_BYTES) - end).expect("less than a page")
 }
 
 /// Tallies frames that were checked and written.

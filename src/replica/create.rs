@@ -37,7 +37,9 @@ pub(super) fn create(
         Beginning::Snapshot => true,
         Beginning::Cheaper => {
             // A source that cannot say has none, as far as that goes.
-            gone || bootstrap::is_cheaper(&offer, || source.snapshots().unwrap_or_default())
+            gone || bootstrap::is_cheaper(&offer, |within| {
+                source.snapshots_within(within).unwrap_or_default()
+            })
         }
     };
     // Where there is none, nothing is made here.

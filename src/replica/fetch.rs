@@ -66,7 +66,7 @@ pub(super) fn fetch(
         let cut_off = fault.is_none() && read > 0 && done < have && want > done + FRAME_HEADER;
         if done > 0 && !(cut_off && want < index(2 * CHUNK_BYTES)) {
             // What follows these, good or bad, is for the next fetch.
-            return Ok(Fetched { buffer, len: done, last_frame, sets });
+            return Ok(Fetched { buffer, len: done, last_frame, rel_end: rel_offset, sets });
         }
         if let Some(fault) = fault.filter(|fault| *fault != Fault::End) {
             return Err(damaged(source, header, (at, rel_offset), fault));

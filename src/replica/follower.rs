@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+#[cfg(feature = "wire")]
+use crate::fs::Fs;
 use crate::fs::Lock;
 #[cfg(feature = "wire")]
 use crate::log::commit::End;
@@ -15,6 +17,10 @@ use crate::log::files::{Control, Layout, LogFile, State};
 use crate::log::promises::Promises;
 use crate::log::{Log, Options, Recovery, open};
 use crate::position::{Id, Offset, Position};
+#[cfg(feature = "wire")]
+use crate::segment::SegmentName;
+#[cfg(feature = "wire")]
+use crate::ship::archive::History;
 use crate::ship::{Report, Source};
 use crate::table::{Applier, Beginning, RestoreAt, Table, TableOptions};
 
@@ -215,6 +221,7 @@ impl Follower {
         options.create = false;
         options.read_only = true;
         options.recovery = Recovery::ReadOnly;
+        options.footers = Some(std::mem::take(&mut copy.footers));
         let (poll_every, threads) = (options.poll_every, options.worker);
         let (delay, pause_at) = (table.apply_delay, table.pause_at);
         let (log, table, applier) = loop {
@@ -224,6 +231,7 @@ impl Follower {
                 Err(damage) => {
                     report.findings.push(heal(&copy, &mut *source, damage)?);
                     report.unclean = true;
+                    options.footers = None;
                 }
             }
         };
@@ -391,17 +399,46 @@ impl Follower {
 
     /// The synchronous sets of its log: the newest, behind the one before.
     #[cfg(feature = "wire")]
-    pub(super) fn sets(&self) -> Vec<SetLine> {
+    pub(crate) fn sets(&self) -> Vec<SetLine> {
         self.receiver.copy.control.sets.clone()
     }
 
     /// How far it is, as it would say to its source now.
-    #[cfg(feature = "wire")]
+    #[cfg(any(feature = "wire", test))]
     pub(super) fn report_now(&self) -> Report {
         self.receiver.report()
     }
 
-    /// Fetches what a node holds behind this copy that has promised the same candidate's epoch: this node's.
+    /// Its log's history, and how far that is durable.
+    #[cfg(feature = "wire")]
+    pub(super) fn history<'a>(&'a self, segments: &'a [SegmentName]) -> History<'a> {
+        let durable = self.receiver.durable.end.log_byte;
+        History { epochs: &self.receiver.copy.epochs.0, segments, durable }
+    }
+
+    /// The segments that are here, in order.
+    #[cfg(feature = "wire")]
+    pub(super) fn segments(&self) -> Result<Vec<SegmentName>> {
+        let segments = self.receiver.copy.layout.segments();
+        let names = self.fs().list(&segments).map_err(|e| Error::io("list", &segments, e))?;
+        Ok(names.iter().filter_map(|name| SegmentName::parse(name)).collect())
+    }
+
+    /// Where its log begins.
+    #[cfg(feature = "wire")]
+    pub(super) fn floor(&self) -> End {
+        let control = &self.receiver.copy.control;
+        (control.floor, control.floor_offset)
+    }
+
+    /// Where it lives.
+    #[cfg(feature = "wire")]
+    pub(super) fn fs(&self) -> &Arc<dyn Fs> {
+        &self.receiver.copy.fs
+    }
+
+    /// Fetches what a node holds behind this copy that has promised the same candidate's epoch: this node's; or what
+    /// the archive holds.
     #[cfg(feature = "wire")]
     pub(super) fn inherit(&mut self, source: Box<dyn Source>) -> Result<()> {
         let before = std::mem::replace(&mut self.receiver.source, source);

@@ -62,7 +62,7 @@ pub struct Shown {
     pub max_lag_seconds: f64,
     /// When the source last answered, by this machine's clock, in nanoseconds since 1970.
     pub contact: Option<i64>,
-    /// The same on the clock that never jumps.
+    /// When the leader was last alive, as far as the source knows, on the clock that never jumps.
     pub(crate) heard: Option<u64>,
     /// The synchronous sets of its log.
     #[cfg(feature = "wire")]
@@ -127,7 +127,7 @@ impl Gauge {
         .help("ask again later, ask the leader, or allow more"))
     }
 
-    /// When the source last answered, in milliseconds before now.
+    /// When the leader was last alive, as far as the source knows, in milliseconds before now.
     #[cfg(feature = "wire")]
     pub(super) fn heard_ms(&self) -> Option<u64> {
         let heard = self.lock().heard?;
@@ -178,7 +178,11 @@ impl Gauge {
         shown.durable = offer.durable;
         shown.durable_offset = offer.durable_offset;
         shown.contact = Some(now);
-        shown.heard = Some(self.0.fs.elapsed());
+        // Of a follower's answer: when that one heard the leader. Two that follow each other hear nobody.
+        let now = self.0.fs.elapsed();
+        let age = |age: Duration| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        let alive = offer.stale.map(|stale| now.saturating_sub(age(stale)));
+        shown.heard = shown.heard.max(alive);
         shown.tells_age = offer.stale.is_some();
     }
 

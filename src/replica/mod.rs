@@ -15,6 +15,7 @@
 //! - of a history that differs nothing is overwritten; what is cut from it, when it opens, is kept first
 //!   (`rejoin`).
 
+mod ahead;
 mod apply;
 mod bootstrap;
 #[cfg(test)]

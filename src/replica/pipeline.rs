@@ -88,7 +88,7 @@ impl Handover {
     fn give(&self, receiver: &Receiver, received: &Received, trouble: Option<Error>) {
         let news = News {
             state: received.state,
-            end: receiver.copy.end().offset,
+            end: receiver.durable.end.offset,
             bytes: received.moved.bytes,
             segments: received.moved.segments,
             shown: received.shown,
@@ -163,7 +163,7 @@ pub(super) fn catch_up(
     progress: &mut Progress,
 ) -> Result<()> {
     let receive = |receiver: &mut Receiver, handover: &Handover| {
-        receiver.catch_up(poll_every, |receiver| {
+        let caught = receiver.catch_up(poll_every, |receiver| {
             if handover.is_halted() {
                 return Err(halted());
             }
@@ -172,7 +172,8 @@ pub(super) fn catch_up(
             handover.give(receiver, &received, None);
             handover.wait_near(receiver.copy.end().log_byte);
             outcome
-        })
+        });
+        caught.and(settle(receiver, handover))
     };
     let apply = |applying: &mut Applying, handover: &Handover| {
         let mut more = false;
@@ -202,8 +203,10 @@ pub(super) fn run(
     stop: &AtomicBool,
     on_progress: &mut dyn FnMut(&Result<Progress>),
 ) -> Result<()> {
-    let receive =
-        |receiver: &mut Receiver, handover: &Handover| follow(receiver, handover, poll_every, stop);
+    let receive = |receiver: &mut Receiver, handover: &Handover| {
+        let followed = follow(receiver, handover, poll_every, stop);
+        followed.and(settle(receiver, handover))
+    };
     let (mut from, mut lag) = (receiver.copy.end().offset, receiver.lag());
     let apply = |applying: &mut Applying, handover: &Handover| {
         let mut more = false;
@@ -311,6 +314,16 @@ fn follow(
     Ok(())
 }
 
+/// Leaves nothing behind that is not synced.
+fn settle(receiver: &mut Receiver, handover: &Handover) -> Result<()> {
+    let mut received = Received::default();
+    let settled = receiver.settle(&mut received);
+    if received.is_some() {
+        handover.give(receiver, &received, None);
+    }
+    settled
+}
+
 /// Runs the two sides until both are over. What went wrong with apply comes first: it ends the other.
 fn beside(
     receiver: &mut Receiver,
@@ -323,7 +336,10 @@ fn beside(
     let outcome = std::thread::scope(|scope| {
         let side = || {
             let _over = Leaves(&handover, |passed| passed.ended = true);
-            receive(receiver, &handover)
+            receiver.may_lag = true;
+            let received = receive(receiver, &handover);
+            receiver.may_lag = false;
+            received
         };
         let thread = std::thread::Builder::new().name("tidelog-receive".into());
         let thread = thread.spawn_scoped(scope, side).map_err(|e| {

@@ -270,3 +270,42 @@ fn a_failed_early_sync_poisons_and_what_it_lost_is_fetched_again() {
         complete(&left, &stage, acknowledged, &format!("sync {nth}"));
     }
 }
+
+/// While much comes, the end of a round is synced beside the next one: what is said to be durable meanwhile is,
+/// and nothing is left over.
+#[test]
+fn a_round_that_another_follows_acknowledges_what_is_synced_and_no_more() {
+    let sim = Sim::new(8);
+    let options = Log::options().fs(sim.shared()).create(true).worker(false);
+    let log = options.open(LEADER).unwrap();
+    for n in 0..40_u8 {
+        log.append(&Record::put(&[n], &vec![n; 1 << 20])).unwrap();
+    }
+    let (end, digest) = (log.durable_end(), Table::from_log(&log).unwrap().digest().unwrap());
+    log.close().unwrap();
+    let stage = Stage { disk: sim, end, digest };
+    let disk = Sim::new(1008);
+    let looks: Arc<Mutex<Vec<_>>> = Arc::default();
+    let (seen, of) = (Arc::clone(&looks), disk.clone());
+    let hook = move |report: &Report| {
+        let left = of.crash(&Crash::DropAll);
+        seen.lock().unwrap().push((
+            report.received.offset,
+            report.durable.offset,
+            report.last,
+            left,
+        ));
+        Ok(())
+    };
+    let (mut follower, _) = open(&disk, &stage, Table::options(), hook);
+    assert_eq!(follower.catch_up().unwrap().to, end);
+    assert_eq!(follower.receiver.report().durable.offset, end);
+    drop(follower);
+    let looks = std::mem::take(&mut *looks.lock().unwrap());
+    assert!(looks.iter().any(|look| look.1 > Offset(0) && look.1 < look.0), "none went on");
+    for (received, durable, last, left) in &looks {
+        assert_eq!(last.is_some(), *durable > Offset(0));
+        complete(left, &stage, *durable, &format!("{durable} of {received}"));
+    }
+    complete(&disk.crash(&Crash::DropAll), &stage, end, "caught up");
+}

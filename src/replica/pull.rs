@@ -11,11 +11,12 @@ use crate::position::LogByte;
 use crate::segment::{Footer, HEADER_BYTES, Link, SEAL_BYTES, SegmentHeader, SegmentName};
 use crate::ship::{DIVERGED, Offer, Shipped, Source};
 
+use super::ahead::{Stretch, WORTH_A_THREAD, fetch_ahead};
 use super::copy::{Active, Copy, Fetched};
 use super::fetch::fetch;
 
 /// Bytes that one round fetches, about: what a sync covers.
-const ROUND_BYTES: u64 = 32 << 20;
+pub(super) const ROUND_BYTES: u64 = 16 << 20;
 
 /// What a round has copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,17 +116,23 @@ impl Round<'_> {
             .in_file(&self.copy.layout.root)
             .help("follow it in a directory of its own"));
         }
+        // Whoever leads next may still pull from here, and who led last may still be named: for a moment.
+        let circle = match self.source.follows_leader() {
+            true => Kind::NotLeader,
+            false => Kind::InvalidInput,
+        };
         if offer.node == Some(self.copy.node) {
             return Err(Error::new(
-                Kind::InvalidInput,
+                circle,
                 format!("{place} is this follower itself, or a copy of its directory"),
             )
             .in_file(&self.copy.layout.root)
             .help("name the leader's directory"));
         }
-        if offer.upstream.contains(&self.copy.node) {
+        // A candidate takes what its own follower has: whoever promised it follows it already.
+        if offer.upstream.contains(&self.copy.node) && !self.inherits {
             return Err(Error::new(
-                Kind::InvalidInput,
+                circle,
                 format!("{place} pulls from this follower, directly or not: that goes in circles"),
             )
             .in_file(&self.copy.layout.root)
@@ -247,6 +254,21 @@ impl Round<'_> {
         };
         if end < limit {
             let rel = active.tally.records;
+            let enough = end.saturating_add(ROUND_BYTES.saturating_sub(moved.bytes));
+            if self.copy.threads && limit.min(enough) - end >= WORTH_A_THREAD {
+                let stretch = Stretch { at: end, limit, enough, rel_offset: rel };
+                let copy = &mut *self.copy;
+                let mut spare = std::mem::take(&mut copy.spare);
+                let took = |frames: Fetched| {
+                    let len = frames.len as u64;
+                    copy.append(frames)?;
+                    moved.bytes += len;
+                    Ok(std::mem::take(&mut copy.buffer))
+                };
+                let fetched = fetch_ahead(&mut *self.source, &header, stretch, &mut spare, took);
+                self.copy.spare = spare;
+                return fetched.map(|()| true);
+            }
             let buffer = std::mem::take(&mut self.copy.buffer);
             let frames = fetch(&mut *self.source, &header, end, limit, rel, buffer)?;
             let len = frames.len as u64;

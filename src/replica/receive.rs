@@ -5,7 +5,8 @@
 //! for the source to know.
 //!
 //! Invariants:
-//! - what is acknowledged is synced: `durable` moves behind a sync, and only `durable` is reported;
+//! - what is acknowledged is synced: `durable` moves behind a sync, and only `durable` is reported. It is
+//!   where the copy ends, but while much comes beside apply: then a piece is synced while the next is copied;
 //! - what the source has committed counts only once the two histories were found to be one, and only as
 //!   far as it is durable here.
 
@@ -15,11 +16,11 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::log::files::State;
 use crate::mutant::{self, Mutant};
-use crate::position::{LogByte, Position};
+use crate::position::LogByte;
 use crate::ship::{Offer, Report, Source};
 use crate::table::Table;
 
-use super::copy::Copy;
+use super::copy::{Copy, Mark};
 use super::follower::{Lag, may_pass};
 use super::gauge::Gauge;
 use super::pull::{self, Moved};
@@ -35,7 +36,9 @@ pub(super) struct Receiver {
     pub(super) source: Box<dyn Source>,
     pub(super) copy: Copy,
     /// What is synced here, and so acknowledged.
-    pub(super) durable: Position,
+    pub(super) durable: Mark,
+    /// Whether the end of a round that is followed by another may be synced beside that one.
+    pub(super) may_lag: bool,
     pub(super) offered: Option<Offer>,
     /// What it pulls was promised to the same candidate: it may be of an older epoch than that.
     pub(super) inherits: bool,
@@ -74,7 +77,7 @@ pub(super) struct Received {
 impl Received {
     /// Whether anything came, or may be shown.
     pub(super) fn is_some(&self) -> bool {
-        self.moved.bytes > 0 || self.moved.segments > 0 || self.shown
+        self.moved.bytes > 0 || self.moved.segments > 0 || self.state.is_some()
     }
 }
 
@@ -88,7 +91,8 @@ impl Receiver {
     ) -> Self {
         Receiver {
             source,
-            durable: copy.end(),
+            durable: Mark { end: copy.end(), last: copy.last_frame() },
+            may_lag: false,
             copy,
             offered: None,
             inherits: false,
@@ -104,6 +108,10 @@ impl Receiver {
     /// `received` all the same.
     pub(super) fn round(&mut self, received: &mut Received) -> Result<()> {
         let outcome = self.try_round(received);
+        if outcome.is_err() {
+            // The next round may be long in coming. What fails here has poisoned this copy, and is told then.
+            let _ = self.settle(received);
+        }
         let now = self.copy.fs.now();
         let end = self.copy.end().offset;
         let behind = self.trail.behind(end, self.leader_time.map_or(now, |time| time.at(now)));
@@ -133,23 +141,43 @@ impl Receiver {
         self.gauge.offered(&offer, now);
         let moved = &mut received.moved;
         let pulled = pull::round(&mut self.copy, &mut *self.source, &offer, self.inherits, moved);
-        let told = (offer.committed, offer.committed_offset);
         let pulled = pulled.map_err(|e| match e.kind() {
             Kind::Corrupt if self.source.is_remote() => e.with_kind(Kind::Io),
             _ => self.judged(e),
         });
-        self.offered = Some(offer);
-        // What the source has committed says something about this copy only once the two
-        // histories were found to be one.
         let came = moved.bytes > 0 || moved.segments > 0;
-        let matched = pulled.is_ok() || came;
-        received.shown = matched && self.copy.learn_committed(told);
-        if came || received.shown {
-            received.state = Some(self.copy.sync()?);
-            self.durable = self.copy.end();
+        let goes_on = moved.bytes >= pull::ROUND_BYTES && self.copy.end().log_byte < offer.durable;
+        self.offered = Some(offer);
+        if self.may_lag && goes_on && pulled.is_ok() {
+            self.copy.settle_behind()?;
+        } else if came || self.durable.end != self.copy.end() {
+            self.copy.settle()?;
+        }
+        self.conclude(came, pulled.is_ok() || came, received)?;
+        pulled
+    }
+
+    /// Makes durable what a round has left for the next one.
+    pub(super) fn settle(&mut self, received: &mut Received) -> Result<()> {
+        if self.durable.end == self.copy.end() {
+            return Ok(());
+        }
+        self.copy.settle()?;
+        self.conclude(true, true, received)
+    }
+
+    /// Says in STATE what is synced by now and may be shown, when that is more than before. What the source
+    /// has committed says something about this copy only once the two histories were found to be one: `matched`.
+    fn conclude(&mut self, came: bool, matched: bool, received: &mut Received) -> Result<()> {
+        let synced = self.copy.synced();
+        let told = self.offered.as_ref().map(|o| (o.committed, o.committed_offset));
+        received.shown |= matched && told.is_some_and(|told| self.copy.learn_committed(told));
+        if came || received.shown || self.durable.end != synced.end {
+            received.state = Some(self.copy.hint());
+            self.durable = synced;
             self.copy.mend()?;
         }
-        pulled
+        Ok(())
     }
 
     /// Of a source whose history is another: whether this copy may rejoin, or what stands against it.
@@ -212,12 +240,12 @@ impl Receiver {
             received: self.copy.end(),
             durable: match mutant::on(Mutant::CountReceived) {
                 true => self.copy.end(),
-                false => self.durable,
+                false => self.durable.end,
             },
             applied: self.table.applied().unwrap_or_default(),
             committed: Some(self.copy.committed.0),
-            last: self.copy.last_frame(),
-            unclean: self.copy.is_unclean(self.durable.log_byte),
+            last: self.durable.last,
+            unclean: self.copy.is_unclean(self.durable.end.log_byte),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::segment::{
 
 use crate::table::SnapshotName;
 
-use super::copy::{Active, Copy};
+use super::copy::{Active, Copy, Mark};
 use super::hashing::{HashBeside, SoFar};
 use super::rejoin::Rejoined;
 
@@ -66,8 +66,16 @@ pub(super) fn recover(
     let epochs = Epochs::read(&*fs, &layout)?;
     let state = State::read(&*fs, &layout);
     let before = control.clone();
-    let known =
-        Known { fs: &fs, layout: &layout, log, node, control: &before, epochs: &epochs, state };
+    let known = Known {
+        fs: &fs,
+        layout: &layout,
+        log,
+        node,
+        control: &before,
+        epochs: &epochs,
+        state,
+        footers: None,
+    };
     let mut scan = scan(&known, &mut control, &mut report)?;
     let committed = match before.holds_commits() {
         true => known.committed(&scan),
@@ -84,6 +92,8 @@ pub(super) fn recover(
         ));
     }
     drop_behind(&*fs, &layout, &mut scan, &mut report)?;
+    let sealed = scan.found.iter().filter_map(|found| Some((found.header.base, found.footer?)));
+    let footers = Arc::new(sealed.collect());
     let mut copy = Copy {
         log: log.id,
         promises: Promises::open(&fs, &layout)?,
@@ -91,6 +101,7 @@ pub(super) fn recover(
         control,
         epochs,
         sealed: None,
+        footers,
         active: None,
         committed,
         failed: None,
@@ -98,14 +109,16 @@ pub(super) fn recover(
         state_file: None,
         threads: false,
         early: None,
+        under_way: None,
         hasher: HashBeside::default(),
         buffer: Vec::new(),
+        spare: Vec::new(),
         fs,
         layout,
     };
     // A set whose frame did not come as far as this disk is fetched again with it.
     let end = scan.end;
-    copy.control.sets.retain(|line| line.end <= end);
+    copy.control.cut_sets(end);
     adopt(&mut copy, scan, state.map_or(LogByte(0), |state| state.durable))?;
     copy.mend()?;
     match copy.control.lost_below {
@@ -262,6 +275,7 @@ fn adopt(copy: &mut Copy, scan: Scan, told: LogByte) -> Result<()> {
             last_frame,
             hash: SoFar::Unknown,
             unsynced: false,
+            synced: Mark::default(),
             dirty: 0,
         });
     }

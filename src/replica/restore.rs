@@ -22,8 +22,8 @@ use crate::log::files::{Control, Layout, LogFile};
 use crate::log::{Options, open};
 use crate::position::{LogByte, Offset};
 use crate::segment::{Footer, SegmentHeader, SegmentName, Tally};
-use crate::ship::{Offer, Report, Shipped, SnapshotOffer, Source};
-use crate::table::{Beginning, RestoreAt, Restored, RunId, Table, unmake};
+use crate::ship::{Offer, Report, Shared, Shipped, Source};
+use crate::table::{Beginning, RestoreAt, Restored, Table, unmake};
 
 use super::Follower;
 use super::fetch::fetch;
@@ -199,6 +199,14 @@ impl Source for Until {
         format!("{RESTORES}{}", self.inner.place())
     }
 
+    fn inner(&self) -> Option<&dyn Source> {
+        Some(&*self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Source> {
+        Some(&mut *self.inner)
+    }
+
     fn file(&self, segment: SegmentName) -> PathBuf {
         self.inner.file(segment)
     }
@@ -217,6 +225,12 @@ impl Source for Until {
         Ok(offer)
     }
 
+    /// Not what the other one says: it ends behind this one's end.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        let offer = self.look(&Report { node: report.node, ..Report::default() })?;
+        Shared::of(&offer, report.durable.epoch.number, |name| Ok(self.segment(name)?.header))
+    }
+
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
         let shipped = self.inner.segment(segment)?;
         let whole = |footer: &Footer| self.end.is_none_or(|(end, _)| footer.end() <= end);
@@ -228,37 +242,7 @@ impl Source for Until {
         self.inner.read(segment, byte, buf)
     }
 
-    fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
-        self.inner.snapshots()
-    }
-
-    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
-        self.inner.manifest(offer)
-    }
-
-    fn read_run(
-        &mut self,
-        offer: &SnapshotOffer,
-        run: RunId,
-        byte: u64,
-        buf: &mut [u8],
-    ) -> Result<()> {
-        self.inner.read_run(offer, run, byte, buf)
-    }
-
-    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
-        self.inner.hold(offer, fs);
-    }
-
-    fn release(&mut self) {
-        self.inner.release();
-    }
-
     fn wait(&mut self, report: &Report, timeout: Duration) {
         self.inner.wait(report, timeout);
-    }
-
-    fn is_remote(&self) -> bool {
-        self.inner.is_remote()
     }
 }

@@ -22,13 +22,30 @@ impl SegmentName {
 
     /// The file in `segments`, the directory of segment files.
     pub fn path(self, segments: &Path) -> PathBuf {
-        segments.join(self.to_string())
+        let mut path = PathBuf::with_capacity(segments.as_os_str().len() + 1 + NAME_BYTES);
+        path.push(segments);
+        path.push(std::str::from_utf8(&self.text()).expect("digits"));
+        path
+    }
+
+    fn text(self) -> [u8; NAME_BYTES] {
+        let mut text = *b"00000000000000000000.seg";
+        let (mut left, mut at) = (self.0.0, NAME_BYTES - 4);
+        while left > 0 {
+            at -= 1;
+            text[at] += u8::try_from(left % 10).expect("a digit");
+            left /= 10;
+        }
+        text
     }
 }
 
+/// A `u64` has twenty digits at most.
+const NAME_BYTES: usize = 24;
+
 impl std::fmt::Display for SegmentName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:020}.seg", self.0.0)
+        f.write_str(std::str::from_utf8(&self.text()).expect("digits"))
     }
 }
 
@@ -39,7 +56,11 @@ mod tests {
     #[test]
     fn only_canonical_names_are_read() {
         let name = SegmentName(LogByte(123));
-        assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+        for name in [name, SegmentName(LogByte(0)), SegmentName(LogByte(u64::MAX))] {
+            assert_eq!(name.to_string(), format!("{:020}.seg", name.0.0));
+            assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+        }
+        assert_eq!(name.path(Path::new("/s")), Path::new("/s/00000000000000000123.seg"));
         for bad in [
             "",
             ".seg",

@@ -22,6 +22,8 @@ pub struct Window {
     /// Byte of the file at which `buffer` starts.
     start: u64,
     buffer: Vec<u8>,
+    /// Bytes of it that were read; what lies behind is room that is used again.
+    len: usize,
     /// Bytes to read next time.
     chunk: usize,
 }
@@ -44,7 +46,7 @@ impl Window {
     }
 
     fn new(source: Source) -> Self {
-        Window { source, start: 0, buffer: Vec::new(), chunk: FIRST_CHUNK_BYTES }
+        Window { source, start: 0, buffer: Vec::new(), len: 0, chunk: FIRST_CHUNK_BYTES }
     }
 
     /// The map underneath, if there is one.
@@ -64,18 +66,25 @@ impl Window {
                 Ok(&map[index(byte.min(end))..index(end)])
             }
             Source::File(file) => {
-                let have = self.start + self.buffer.len() as u64;
+                let have = self.start + self.len as u64;
                 let wanted = (byte + want as u64).min(limit);
                 if byte < self.start || wanted > have {
                     let room = index(limit.saturating_sub(byte).min(want.max(self.chunk) as u64));
                     self.chunk = CHUNK_BYTES;
-                    self.buffer.resize(room, 0);
+                    // What is here of it need not be read again: the header of a large frame, most often.
+                    let skip = byte.checked_sub(self.start).map_or(self.len, index).min(self.len);
+                    self.buffer.copy_within(skip..self.len, 0);
                     self.start = byte;
-                    let read = file.read_full_at(&mut self.buffer, byte);
-                    self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+                    self.len = (self.len - skip).min(room);
+                    if self.buffer.len() < room {
+                        self.buffer.resize(room, 0);
+                    }
+                    let (kept, rest) = self.buffer[..room].split_at_mut(self.len);
+                    let read = file.read_full_at(rest, byte + kept.len() as u64);
+                    self.len += *read.as_ref().unwrap_or(&0);
                     read?;
                 }
-                let end = (limit.saturating_sub(self.start)).min(self.buffer.len() as u64);
+                let end = (limit.saturating_sub(self.start)).min(self.len as u64);
                 let from = (byte.saturating_sub(self.start)).min(end);
                 Ok(&self.buffer[index(from)..index(end)])
             }
@@ -84,7 +93,7 @@ impl Window {
 
     /// Forgets what was read; for a file that grew.
     pub fn refresh(&mut self) {
-        self.buffer.clear();
+        self.len = 0;
     }
 }
 
@@ -103,9 +112,17 @@ mod tests {
         (&file as &dyn File).write_all_at(&data, 0).unwrap();
         let mut read = Window::file(Arc::new(file));
         let mut mapped = Window::map(Map::memory(data.clone()));
-        for (byte, want, limit) in
-            [(0, 10, 600_000), (5, 300_000, 600_000), (599_990, 32, 700_000), (100, 50, 120)]
-        {
+        // Forwards over the end of what was read, back, and to where nothing was.
+        for (byte, want, limit) in [
+            (0, 10, 600_000),
+            (5, 300_000, 600_000),
+            (599_990, 32, 700_000),
+            (100, 50, 120),
+            (110, 100_000, 600_000),
+            (90_000, 400_000, 600_000),
+            (480_000, 32, 600_000),
+            (20, 30, 600_000),
+        ] {
             let expected = &data[byte as usize..(limit.min(600_000)) as usize];
             let got = read.bytes(byte, want, limit).unwrap();
             assert!(got.len() >= want.min(expected.len()));

@@ -45,7 +45,7 @@ const TELLING: Duration = Duration::from_secs(60);
 /// Where a leader's log is published, and how often.
 #[derive(Clone, Debug)]
 pub struct ArchiveOptions {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     interval: Duration,
     snapshots: Option<u64>,
 }
@@ -58,6 +58,11 @@ impl ArchiveOptions {
             interval: DEFAULT_ARCHIVE_INTERVAL,
             snapshots: Some(DEFAULT_ARCHIVE_SNAPSHOT_BYTES),
         }
+    }
+
+    /// Where it is.
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
     }
 
     /// The longest time that something new waits before it is published. Appends that wait for the
@@ -455,6 +460,10 @@ impl Store for Counted {
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.count()?.delete(name)
+    }
+
+    fn width(&self) -> usize {
+        self.store.width()
     }
 
     fn back_off(&self, attempt: u32) {

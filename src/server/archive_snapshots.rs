@@ -204,6 +204,10 @@ impl Store for Stopping {
         self.store.list(prefix)
     }
 
+    fn width(&self) -> usize {
+        self.store.width()
+    }
+
     /// A pin is dropped all the same.
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.store.delete(name)

@@ -2,6 +2,7 @@
 //! `/v1/demote`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::frame::Mode;
 use crate::replica::failover::{Ask, Standing, Voter};
 
 use super::body;
@@ -62,7 +64,7 @@ impl Node {
             name: self.name.clone(),
             address: self.address.get().cloned(),
             leader: self.leader_address(),
-            may_lead: self.helm.may_lead,
+            may_lead: self.helm.may_lead && !self.helm.aside.load(Acquire),
             priority: self.helm.priority,
             ..standing
         }
@@ -78,6 +80,10 @@ pub(super) async fn promise(State(node): State<Arc<Node>>, uri: Uri, body: Body)
     Ok(reply::bytes(StatusCode::OK, "application/json", standing.encode()))
 }
 
+/// What nobody but the old leader knows without a coordinator.
+const UNSEEN: &str = "the mode is semi and there is no coordinator: a degraded spell would stand in the old leader's \
+                      CONTROL, which this node cannot see; what was acknowledged as durable alone may be lost";
+
 /// `GET /v1/failover`: how this node stands in its cluster.
 pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     Query::read(uri.query(), &[])?;
@@ -91,6 +97,14 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
         shown.insert("promised".into(), promise.map(|epoch| epoch.number).into());
         shown.insert("may_lead".into(), standing.may_lead.into());
         shown.insert("priority".into(), standing.priority.into());
+        if let Some(order) = node.helm.last_order() {
+            shown.insert("order".into(), order);
+        }
+        let semi =
+            standing.sets.last().is_some_and(|line| matches!(line.set.mode, Mode::Semi { .. }));
+        if semi && !standing.leads && !shown.contains_key("coordinator") {
+            shown.insert("unseen".into(), UNSEEN.into());
+        }
     }
     Ok(reply::json(StatusCode::OK, &shown))
 }
@@ -127,6 +141,9 @@ pub(super) async fn promote(State(node): State<Arc<Node>>, uri: Uri, body: Body)
             Kind::InvalidInput.word(),
             "expected a follower to promote, found that this node leads",
         ));
+    }
+    if node.helm.manned && !node.helm.may_lead {
+        return Err(refused(super::run::never_leads()));
     }
     let elects = node.helm.shown().coordinator.is_some();
     if !elects && !asked.old_leader_is_stopped && !asked.handed_over {
@@ -173,6 +190,14 @@ async fn read<T: DeserializeOwned>(uri: &Uri, body: Body) -> Result<T, Refusal> 
     serde_json::from_slice(&bytes).map_err(|e| Refusal::bad(format!("expected it in JSON: {e}")))
 }
 
+/// What an operator asked for was not done.
+fn refused(why: Error) -> Refusal {
+    let mut refusal = Refusal::from(why);
+    refusal.0.status = StatusCode::CONFLICT;
+    refusal.0.help.get_or_insert_with(|| "nothing was changed".into());
+    refusal
+}
+
 /// Gives the order and waits a moment for what becomes of it: 200 when it is done, 202 while it is under way.
 async fn order(node: Arc<Node>, order: Order) -> Answer {
     if !node.helm.manned {
@@ -188,11 +213,14 @@ async fn order(node: Arc<Node>, order: Order) -> Answer {
     let outcome = node.blocking(Work::Read, move || helm.outcome(number, PATIENCE)).await?;
     match outcome {
         Some(Ok(what)) => Ok(reply::json(StatusCode::OK, &json!({ "done": true, "what": what }))),
-        Some(Err(why)) => Err(Refusal::new(StatusCode::CONFLICT, Kind::Rejected.word(), why)
-            .help("nothing was changed")),
+        Some(Err(why)) => Err(refused(why)),
         None => Ok(reply::json(
             StatusCode::ACCEPTED,
-            &json!({ "done": false, "what": "it is under way; /v1/failover and /v1/status show it" }),
+            &json!({
+                "done": false,
+                "order": number,
+                "what": "it is under way; `order` in /v1/failover says what it comes to",
+            }),
         )),
     }
 }

@@ -4,15 +4,19 @@
 //! nobody runs so, because a program made it a leader or a follower for good, has one that nobody reads.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::error::Result;
 use crate::position::{Epoch, Id};
 use crate::ship::LeaderAt;
 
 use super::events::Events;
+use super::run::PeerBook;
 
 /// What somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +39,18 @@ pub(super) enum Order {
     Pause(bool),
 }
 
+impl Order {
+    fn word(&self) -> &'static str {
+        match self {
+            Order::Promote { .. } => "promote",
+            Order::Switchover { .. } => "switchover",
+            Order::Demote => "demote",
+            Order::Pause(true) => "pause",
+            Order::Pause(false) => "resume",
+        }
+    }
+}
+
 /// Requests and remarks.
 #[derive(Debug, Default)]
 pub struct Helm {
@@ -44,7 +60,11 @@ pub struct Helm {
     /// Somebody runs the node, and answers.
     pub(super) manned: bool,
     pub(super) may_lead: bool,
+    /// It was demoted, and lets another one lead first.
+    pub(super) aside: AtomicBool,
     pub(super) priority: u32,
+    /// The other nodes, as far as they are known, and how to ask them.
+    pub(super) book: Option<PeerBook>,
     state: Mutex<State>,
     moved: Condvar,
 }
@@ -52,10 +72,11 @@ pub struct Helm {
 #[derive(Debug, Default)]
 struct State {
     orders: VecDeque<(u64, Order)>,
-    /// Orders given so far.
+    /// Orders given so far, and what the last one asks for.
     given: u64,
+    word: &'static str,
     /// The last one that is over, and what it came to.
-    done: Option<(u64, Result<String, String>)>,
+    done: Option<(u64, Result<String>)>,
     /// To whom the newest promise was given, and for what.
     promised: Option<(Epoch, Id, Option<String>)>,
     shown: Shown,
@@ -64,7 +85,7 @@ struct State {
 /// How the node stands in its cluster, as the status shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Shown {
-    /// `undecided` or `candidate`, instead of following.
+    /// `undecided` or `candidate`, instead of following; or `outbid`, of a leader that others do not follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<&'static str>,
     /// Why nobody leads, or this node does not try to.
@@ -82,16 +103,36 @@ pub(super) struct Shown {
     /// Whether nobody is to become leader by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) paused: Option<bool>,
+    /// The spell registered at the coordinator in which less is promised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) degraded: Option<Spell>,
+    /// How long the seat is held without being renewed; the slowest renewal lately; the shortest lease that is long
+    /// enough for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lease_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) renewal_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) smallest_lease_seconds: Option<u64>,
     /// How long after the leader's death another one leads, about, in seconds: the lease, the patience, and a
     /// survey.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) recovery_seconds: Option<u64>,
 }
 
+/// A degraded spell, as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Spell {
+    /// The number of the epoch whose spell it is.
+    pub(super) epoch: u64,
+    /// It began behind this log byte.
+    pub(super) from: u64,
+}
+
 impl Helm {
     /// That of a node which somebody runs.
-    pub(super) fn manned(may_lead: bool, priority: u32) -> Self {
-        Helm { manned: true, may_lead, priority, ..Helm::default() }
+    pub(super) fn manned(may_lead: bool, priority: u32, book: PeerBook) -> Self {
+        Helm { manned: true, may_lead, priority, book: Some(book), ..Helm::default() }
     }
 
     /// Gives an order; its number.
@@ -99,6 +140,7 @@ impl Helm {
         let mut state = self.state();
         state.given += 1;
         let number = state.given;
+        state.word = order.word();
         state.orders.push_back((number, order));
         self.moved.notify_all();
         number
@@ -113,17 +155,36 @@ impl Helm {
     }
 
     /// What an order came to.
-    pub(super) fn done(&self, number: u64, outcome: Result<String, String>) {
+    pub(super) fn done(&self, number: u64, outcome: Result<String>) {
         self.state().done = Some((number, outcome));
         self.moved.notify_all();
     }
 
     /// Waits until an order is over, at most so long; what it came to.
-    pub(super) fn outcome(&self, number: u64, most: Duration) -> Option<Result<String, String>> {
+    pub(super) fn outcome(&self, number: u64, most: Duration) -> Option<Result<String>> {
         let open = |state: &mut State| state.done.as_ref().is_none_or(|(done, _)| *done < number);
         let waited = self.moved.wait_timeout_while(self.state(), most, open);
         let state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.done.as_ref().filter(|(done, _)| *done == number).map(|(_, what)| what.clone())
+    }
+
+    /// The last order that was given, and what it came to; `None` before the first.
+    pub(super) fn last_order(&self) -> Option<Value> {
+        let state = self.state();
+        let (number, order) = (state.given, state.word);
+        let over = state.done.as_ref().filter(|(done, _)| *done >= number).map(|(_, what)| what);
+        let mut shown =
+            json!({ "number": number, "order": order, "done": over.map(Result::is_ok) });
+        match over {
+            Some(Ok(what)) => shown["what"] = what.as_str().into(),
+            Some(Err(why)) => {
+                shown["kind"] = why.kind().word().into();
+                shown["why"] = why.message().into();
+                shown["help"] = why.advice().into();
+            }
+            None => {}
+        }
+        (number > 0).then_some(shown)
     }
 
     /// An epoch was promised to another node.

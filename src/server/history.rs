@@ -18,7 +18,7 @@ use crate::table::{HistoryQuery, history};
 use crate::text::{Range, write_envelope};
 
 use super::node::{Node, Work};
-use super::query::{Query, percent_decode};
+use super::query::{DEFAULT_TIMEOUT, Query, percent_decode};
 use super::reply::{self, Answer, Refusal};
 use super::stream::{Out, stream};
 
@@ -51,8 +51,12 @@ pub(super) async fn offsets(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/history/{key}`.
 pub(super) async fn of_key(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["range", "limit", "reverse", "max_staleness"])?;
-    node.check_staleness(&query)?;
+    let query = Query::read(
+        uri.query(),
+        &["range", "limit", "reverse", "timeout", "max_staleness", "consistency"],
+    )?;
+    let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
+    node.check_fresh(&query, &uri, timeout).await?;
     let path = uri.path().strip_prefix("/v1/history/").unwrap_or_default();
     let key = percent_decode(path, false)?;
     let range = range(&node, &query)?;
@@ -78,6 +82,7 @@ fn write(
 ) -> Result<()> {
     if let Some(range) = range {
         query.range = range.resolve(log)?;
+        (query.from_time, query.to_time) = (range.from_time(), range.to_time());
         // A range that starts before the log does is an error, not an empty answer.
         log.read(query.range.start.min(log.end()))?;
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -16,12 +15,11 @@ use crate::replica::Leader;
 
 use super::body;
 use super::node::{Node, Work};
-use super::query::Query;
+use super::query::{DEFAULT_TIMEOUT, Query};
 use super::records::elsewhere;
 use super::reply::{self, Answer, Refusal};
 
 const MOST_BODY_BYTES: usize = 16 << 10;
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a change says: what it does not name stays as it is.
 #[derive(Debug, Deserialize)]

@@ -24,6 +24,7 @@ mod body;
 mod events;
 mod failover;
 mod followers;
+mod fresh;
 mod health;
 mod helm;
 mod history;
@@ -62,6 +63,7 @@ use tokio::runtime::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::log::{Log, SlotLimits};
 use crate::replica::{Follower, Leader};
+use crate::ship::archive::Store;
 use crate::table::Table;
 
 use archive::Archiving;
@@ -183,6 +185,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Where it publishes once it leads.
+    fn archive_store(&self) -> Option<Arc<dyn Store>> {
+        self.options.archive.as_ref().map(ArchiveOptions::store)
+    }
+
     /// Its address, as others are told.
     pub fn url(&self) -> String {
         let scheme = if self.options.tls.is_some() { "https" } else { "http" };
@@ -204,7 +211,10 @@ impl Bound {
         let log = Arc::new(log);
         // Slots that cannot be read stop retention, not the node.
         let limited = log.limit_slots(&self.options.slots);
-        let leader = Leader::lead(Arc::clone(&log))?;
+        let leader = match self.lease {
+            Some(_) => Leader::lead_elected(Arc::clone(&log))?,
+            None => Leader::lead(Arc::clone(&log))?,
+        };
         leader.lease(self.lease);
         let archive = self.options.archive.clone();
         if archive.is_some() {
@@ -385,6 +395,18 @@ impl Server {
         let followed = self.following.take()?.join().ok();
         self.node.go_on();
         followed
+    }
+
+    /// Follows on, if it was only told to halt.
+    fn follow_on(&mut self) -> Result<()> {
+        if !self.node.is_halted() {
+            return Ok(());
+        }
+        // What it ended by, if it did, it ends by again.
+        match self.take_follower() {
+            Some((follower, _)) => self.give_follower(follower),
+            None => Ok(()),
+        }
     }
 
     /// Takes a follower back that is to follow no more: it is closed at the end.

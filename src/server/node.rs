@@ -1,7 +1,7 @@
 //! The node behind the interface: a leader's log with its table, or a follower that runs.
 //!
-//! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells requests and the
-//! leader that the log has grown, so that waiting costs nothing); of a leader `tidelog-apply`, and perhaps
+//! Made by `server`; shared by all requests. Its threads are `tidelog-pulse` (tells the leader that the
+//! log has grown; requests that wait hear it from whoever made it grow); of a leader `tidelog-apply`, and perhaps
 //! `tidelog-retain`, `tidelog-archive` and `tidelog-snapshot`; of a follower `tidelog-follow`.
 //!
 //! Invariants:
@@ -28,6 +28,7 @@ use crate::table::{Applier, Table};
 
 use super::archive::Archiving;
 use super::followers::Followers;
+use super::fresh::Rounds;
 use super::helm::Helm;
 use super::metrics::Metrics;
 use super::query::Query;
@@ -68,6 +69,8 @@ pub(super) struct Node {
     /// Snapshots for followers that begin with one.
     pub(super) lending: Lending,
     pub(super) followers: Followers,
+    /// Of a leader: finding out whether it still is, for reads.
+    pub(super) rounds: Rounds,
     pub(super) promises: Promises,
     /// What is asked of whoever runs this node.
     pub(super) helm: Arc<Helm>,
@@ -140,6 +143,7 @@ impl Node {
             archive: None,
             lending: Lending::default(),
             followers,
+            rounds: Rounds::default(),
             promises,
             helm,
             metrics: Metrics::default(),
@@ -344,6 +348,11 @@ impl Node {
         self.halt.store(true, Release);
     }
 
+    /// Whether it is to follow no more.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halt.load(Acquire)
+    }
+
     /// It follows again.
     pub(super) fn go_on(&self) {
         self.halt.store(false, Release);
@@ -358,12 +367,25 @@ fn stopped() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Closed.word(), "this node is stopping")
 }
 
-/// Tells requests that the log has grown.
+/// Has requests and the leader told that the log has grown.
 pub(super) fn pulse(node: &Arc<Node>) -> Result<JoinHandle<()>> {
     let node = Arc::clone(node);
+    let tell = {
+        let ends = node.ends.clone();
+        move |durable, visible| {
+            ends.send_if_modified(|ends| {
+                let before = *ends;
+                ends.durable = ends.durable.max(durable);
+                ends.visible = ends.visible.max(visible);
+                *ends != before
+            });
+        }
+    };
+    // Whoever makes the log grow wakes those who wait over the network by itself.
+    node.home.set_ear(Box::new(tell.clone()));
     spawn("tidelog-pulse", move || {
+        let mut seen = Ends::default();
         while !node.is_stopping() {
-            let seen = *node.ends.borrow();
             let (durable, visible) = node.home.wait_change((seen.durable.0, seen.visible.0), LOOK);
             if let Some(leader) = &node.leader {
                 // Also when nothing moved: time alone may end a spell or bring a change through.
@@ -371,7 +393,8 @@ pub(super) fn pulse(node: &Arc<Node>) -> Result<JoinHandle<()>> {
             }
             let ends = Ends { durable, visible };
             if ends != seen {
-                node.ends.send_replace(ends);
+                tell(durable, visible);
+                seen = ends;
                 node.followers.passed(node.now(), durable.1);
             }
         }

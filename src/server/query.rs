@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::reply::Refusal;
 
+/// How long a request waits unless it says so.
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait that a request may ask for.
 const MOST_WAIT: Duration = Duration::from_secs(60);
 

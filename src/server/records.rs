@@ -18,13 +18,12 @@ use crate::text::{Format, Next, Reader, parse_envelope, write_envelope};
 
 use super::body;
 use super::node::{Node, Work};
-use super::query::Query;
+use super::query::{DEFAULT_TIMEOUT, Query};
 use super::reply::{self, Answer, Refusal};
 use super::stream::{Out, stream};
 
 /// An envelope may be several times as long as the bytes it holds.
 const MOST_BODY_BYTES: usize = 4 * MAX_FRAME_BYTES;
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than asked for an answer may take.
 const GRACE: Duration = Duration::from_millis(100);
 const DEFAULT_RECORDS: u64 = 1000;
@@ -217,7 +216,11 @@ fn stopped() -> Refusal {
 
 /// Writes go to the leader.
 pub(super) fn elsewhere(node: &Node, uri: &Uri) -> Refusal {
-    let message = "this node follows another; writes go to the leader";
+    to_leader(node, uri, "this node follows another; writes go to the leader")
+}
+
+/// Sends a request to the leader, as far as this node knows where that is.
+pub(super) fn to_leader(node: &Node, uri: &Uri, message: &str) -> Refusal {
     let word = Kind::NotLeader.word();
     let Some(leader) = node.leader_address() else {
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, word, message)
@@ -317,12 +320,12 @@ fn read_batch(bytes: &[u8]) -> Result<Batch, Refusal> {
 pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     let query = Query::read(
         uri.query(),
-        &["from", "limit", "wait", "max_staleness", "at_least", "timeout"],
+        &["from", "limit", "wait", "max_staleness", "consistency", "at_least", "timeout"],
     )?;
     let from = query.number("from")?.map(Offset);
     let limit = query.number("limit")?.unwrap_or(DEFAULT_RECORDS).min(MOST_RECORDS);
+    let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
     if let Some(token) = query.text("at_least")? {
-        let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
         super::table::held(&node, token, timeout).await?;
     }
     let from = match from {
@@ -332,7 +335,7 @@ pub(super) async fn read(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     if let Some(wait) = query.duration("wait")? {
         node.wait_ends(|ends| ends.visible.1 > from, wait).await;
     }
-    node.check_staleness(&query)?;
+    node.check_fresh(&query, &uri, timeout).await?;
     let end = node.log.end();
     let log = Arc::clone(&node.log);
     let work = move |out: &mut Out| {

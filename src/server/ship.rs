@@ -39,21 +39,14 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
         ));
     }
     let ours = report.log == Some(node.log.id());
-    if ours && node.leader.is_some() && report.last.is_some() {
-        // The fetch is the acknowledgement: it counts before the answer is waited for.
-        let heard = node.blocking_here(Work::Read, || match &node.leader {
-            Some(leader) => leader.heard(&report),
-            None => Ok(()),
-        });
-        if let Err(e) = heard.await? {
-            node.helm
-                .events
-                .note(node.now(), format!("a follower's report could not be checked: {e}"));
-        }
-    }
+    let acknowledges = ours && node.leader.is_some() && report.last.is_some();
     let seen = report.durable.log_byte;
     let wait = Duration::from_millis(request.wait_ms).min(MOST_WAIT);
-    if !wait.is_zero() && ours {
+    let waits = !wait.is_zero() && ours;
+    if waits && acknowledges {
+        node.blocking_here(Work::Read, || hear(&node, &report)).await?;
+    }
+    if waits {
         let told = report.committed;
         let enough = |ends: &Ends| {
             // More to copy, or more of what it has that it may show.
@@ -70,11 +63,21 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
         // Packing takes its time.
         true => {
             let worker = Arc::clone(&node);
-            let work = move || answer(&worker, &request, &report, packs);
+            let work = move || {
+                if acknowledges && !waits {
+                    hear(&worker, &report);
+                }
+                answer(&worker, &request, &report, packs)
+            };
             node.blocking(Work::Read, work).await??
         }
         false => {
-            let work = || answer(&node, &request, &report, packs);
+            let work = || {
+                if acknowledges && !waits {
+                    hear(&node, &report);
+                }
+                answer(&node, &request, &report, packs)
+            };
             node.blocking_here(Work::Read, work).await??
         }
     };
@@ -84,6 +87,14 @@ pub(super) async fn fetch(State(node): State<Arc<Node>>, headers: HeaderMap, bod
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
     Ok(response)
+}
+
+/// The fetch is the acknowledgement: it counts before the answer is made or waited for.
+fn hear(node: &Node, report: &crate::ship::Report) {
+    let Some(leader) = &node.leader else { return };
+    if let Err(e) = leader.heard(report) {
+        node.helm.events.note(node.now(), format!("a follower's report could not be checked: {e}"));
+    }
 }
 
 fn answer(

@@ -73,8 +73,13 @@ impl Lending {
         snapshot
     }
 
-    /// Makes one of the table as it is now, unless there is a young one, or nothing to make it of.
-    fn freshen(&self, node: &Node) -> Result<()> {
+    /// Makes one of the table as it is now, unless there is a young one, or nothing to make it of, or it would
+    /// have more than about `within` bytes: whoever asks has no use for that, and it costs the disk that
+    /// appends are synced to.
+    fn freshen(&self, node: &Node, within: u64) -> Result<()> {
+        if about_bytes(node) > within {
+            return Ok(());
+        }
         let start = node.log.start();
         // What retention has passed is of no use to those who go on from there.
         let young = |one: &Lent| {
@@ -129,14 +134,26 @@ fn published(node: &Node) -> Snapshots {
     Snapshots::at_on(Arc::clone(node.home.fs()), &node.home.dir().join("snapshots"))
 }
 
-/// `GET /v1/snapshots`: which there are, oldest first; with `fresh`, one of now among them.
+/// About how many bytes a snapshot has at least: the rows of the table's largest layer, each as long as a
+/// record of the log.
+fn about_bytes(node: &Node) -> u64 {
+    let Some(first) = node.home.segments().first().map(|first| first.header) else { return 0 };
+    let (end, offset) = node.home.durable();
+    let records = offset.0.saturating_sub(first.base_offset.0).max(1);
+    let each = end.0.saturating_sub(first.base.0) / records;
+    node.table.view().rows_of_largest().saturating_mul(each)
+}
+
+/// `GET /v1/snapshots`: which there are, oldest first; with `fresh`, one of now among them, but if that is
+/// sure to have more than about `within` bytes.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let fresh = Query::read(uri.query(), &["fresh"])?.flag("fresh")?;
+    let query = Query::read(uri.query(), &["fresh", "within"])?;
+    let (fresh, within) = (query.flag("fresh")?, query.number("within")?.unwrap_or(u64::MAX));
     let work = if fresh { Work::Rebuild } else { Work::Read };
     let worker = Arc::clone(&node);
     let listed = node.blocking(work, move || -> Result<Vec<Value>> {
         if fresh {
-            worker.lending.freshen(&worker)?;
+            worker.lending.freshen(&worker, within)?;
         }
         let mut listed = worker.lending.list();
         for one in published(&worker).list()? {

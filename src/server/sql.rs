@@ -31,7 +31,7 @@ const MOST_TIME: Duration = Duration::from_secs(60);
 
 /// `POST /v1/sql`: the body is the statement, or `{"sql": "…"}`.
 pub(super) async fn query(State(node): State<Arc<Node>>, uri: Uri, body: Body) -> Answer {
-    let query = Query::read(uri.query(), &["timeout", "rows", "max_staleness"])?;
+    let query = Query::read(uri.query(), &["timeout", "rows", "max_staleness", "consistency"])?;
     let arrays = match query.text("rows")? {
         None | Some("objects") => false,
         Some("arrays") => true,
@@ -42,7 +42,7 @@ pub(super) async fn query(State(node): State<Arc<Node>>, uri: Uri, body: Body) -
     let timeout = query.duration("timeout")?.unwrap_or(MOST_TIME).min(MOST_TIME);
     let bytes = body::read(body, MOST_BODY_BYTES).await?;
     let sql = statement(bytes)?;
-    node.check_staleness(&query)?;
+    node.check_fresh(&query, &uri, timeout).await?;
     let (view, log) = (node.table.view(), Arc::clone(&node.log));
     let runtime = tokio::runtime::Handle::current();
     let work = move |out: &mut Out| {

@@ -171,7 +171,9 @@ impl Status {
             "paused"
         } else if degraded {
             "degraded"
-        } else if let Some(undecided) = stands.state.filter(|_| !node.leads()) {
+        } else if let Some(undecided) =
+            stands.state.filter(|state| !node.leads() || *state == "outbid")
+        {
             undecided
         } else if node.leads() {
             "leading"

@@ -15,24 +15,23 @@ use crate::table::{RowRef, Scan, Table, View};
 use crate::text::write_envelope;
 
 use super::node::{Node, Work};
-use super::query::{Query, percent_decode};
+use super::query::{DEFAULT_TIMEOUT, Query, percent_decode};
 use super::reply::{self, Answer, Refusal};
 use super::stream::{Out, stream};
 
 const DEFAULT_ROWS: u64 = 1000;
 const MOST_ROWS: u64 = 1_000_000;
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A table of an earlier moment is made in memory, of no more log than this.
 const MOST_REBUILT_BYTES: u64 = 256 << 20;
 
 /// A view that shows what the request's token stands for, or a later state.
-async fn view(node: &Node, query: &Query) -> Result<View, Refusal> {
+async fn view(node: &Arc<Node>, query: &Query, uri: &Uri) -> Result<View, Refusal> {
     let timeout = query.duration("timeout")?.unwrap_or(DEFAULT_TIMEOUT);
     if let Some(text) = query.text("at_least")? {
         reach(node, text, timeout).await?;
     }
     // Before the view is taken: it shows what is known now, or more.
-    node.check_staleness(query)?;
+    node.check_fresh(query, uri, timeout).await?;
     Ok(node.table.view())
 }
 
@@ -84,10 +83,10 @@ fn late(message: String) -> Refusal {
 
 /// `GET /v1/table/{key}`.
 pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness"])?;
+    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness", "consistency"])?;
     let path = uri.path().strip_prefix("/v1/table/").unwrap_or_default();
     let key = percent_decode(path, false)?;
-    let view = view(&node, &query).await?;
+    let view = view(&node, &query, &uri).await?;
     let log = Arc::clone(&node.log);
     let applied = applied(&view);
     let found = node
@@ -109,8 +108,17 @@ pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/table`.
 pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let known =
-        ["prefix", "start", "end", "limit", "reverse", "at_least", "timeout", "max_staleness"];
+    let known = [
+        "prefix",
+        "start",
+        "end",
+        "limit",
+        "reverse",
+        "at_least",
+        "timeout",
+        "max_staleness",
+        "consistency",
+    ];
     let query = Query::read(uri.query(), &known)?;
     let mut scan = Scan::all();
     if let Some(prefix) = query.bytes("prefix") {
@@ -125,7 +133,7 @@ pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
     scan = scan.reverse(query.flag("reverse")?);
     let limit = query.number("limit")?.unwrap_or(DEFAULT_ROWS).min(MOST_ROWS);
     scan = scan.limit(usize::try_from(limit).unwrap_or(usize::MAX));
-    let view = view(&node, &query).await?;
+    let view = view(&node, &query, &uri).await?;
     let applied = applied(&view);
     let log = Arc::clone(&node.log);
     let work = move |out: &mut Out| {
@@ -145,8 +153,8 @@ pub(super) async fn scan(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/count`.
 pub(super) async fn count(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness"])?;
-    let view = view(&node, &query).await?;
+    let query = Query::read(uri.query(), &["at_least", "timeout", "max_staleness", "consistency"])?;
+    let view = view(&node, &query, &uri).await?;
     let applied = applied(&view);
     let count = node.blocking(Work::Read, move || view.len()).await??;
     Ok(reply::json(StatusCode::OK, &json!({ "count": count, "applied": applied.0 })))
@@ -154,9 +162,10 @@ pub(super) async fn count(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// `GET /v1/hash`: what tells two tables apart, now or at an offset.
 pub(super) async fn hash(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
-    let query = Query::read(uri.query(), &["at", "at_least", "timeout", "max_staleness"])?;
+    let query =
+        Query::read(uri.query(), &["at", "at_least", "timeout", "max_staleness", "consistency"])?;
     let at = query.number("at")?.map(Offset);
-    let view = view(&node, &query).await?;
+    let view = view(&node, &query, &uri).await?;
     let log = Arc::clone(&node.log);
     let kind = if at.is_some() { Work::Rebuild } else { Work::Read };
     let digest = node.blocking(kind, move || {
@@ -176,6 +185,14 @@ pub(super) async fn hash(State(node): State<Arc<Node>>, uri: Uri) -> Answer {
 
 /// The table as it was at `end`, made in memory out of the log.
 fn rebuilt(log: &Log, end: Offset) -> crate::error::Result<View> {
+    let there = log.durable_end();
+    if end > there {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("expected the log to reach offset {end}, found that it ends at {there}"),
+        )
+        .help("ask for an earlier offset, or wait for it: `/v1/wait?offset=`"));
+    }
     let segments = log.segments();
     let behind = segments.iter().find(|segment| segment.base_offset >= end);
     let log_end = log.durable_position().log_byte;

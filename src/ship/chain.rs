@@ -224,6 +224,32 @@ fn passes(kind: Kind) -> bool {
     )
 }
 
+impl Chain {
+    /// What all of its links have, as far as they answer.
+    fn ask_snapshots(
+        &mut self,
+        ask: impl Fn(&mut dyn Source) -> Result<Vec<SnapshotOffer>>,
+    ) -> Result<Vec<SnapshotOffer>> {
+        let (mut found, mut failed) = (Vec::new(), None);
+        for (at, link) in self.links.iter_mut().enumerate() {
+            match link.source().and_then(&ask) {
+                Ok(offers) => {
+                    found.extend(offers.into_iter().map(|o| SnapshotOffer { link: at, ..o }));
+                }
+                Err(e) if passes(e.kind()) => {
+                    link.fail(e.to_string());
+                    failed = Some(e);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        match failed {
+            Some(e) if found.is_empty() => Err(e),
+            _ => Ok(found),
+        }
+    }
+}
+
 impl Source for Chain {
     fn place(&self) -> String {
         self.links.get(self.current).map_or_else(String::new, Link::place)
@@ -293,23 +319,11 @@ impl Source for Chain {
     }
 
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
-        let (mut found, mut failed) = (Vec::new(), None);
-        for (at, link) in self.links.iter_mut().enumerate() {
-            match link.source().and_then(|source| source.snapshots()) {
-                Ok(offers) => {
-                    found.extend(offers.into_iter().map(|o| SnapshotOffer { link: at, ..o }));
-                }
-                Err(e) if passes(e.kind()) => {
-                    link.fail(e.to_string());
-                    failed = Some(e);
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        match failed {
-            Some(e) if found.is_empty() => Err(e),
-            _ => Ok(found),
-        }
+        self.ask_snapshots(|source| source.snapshots())
+    }
+
+    fn snapshots_within(&mut self, bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        self.ask_snapshots(|source| source.snapshots_within(bytes))
     }
 
     fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
@@ -358,6 +372,11 @@ impl Source for Chain {
     fn is_remote(&self) -> bool {
         let source = self.links.get(self.current).and_then(|link| link.source.as_ref());
         source.is_some_and(|source| source.is_remote())
+    }
+
+    fn follows_leader(&self) -> bool {
+        let source = self.links.get(self.current).and_then(|link| link.source.as_ref());
+        source.is_some_and(|source| source.follows_leader())
     }
 
     fn turn_back(&mut self) -> bool {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{File, Fs, Os};
-use crate::log::files::{Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, State};
+use crate::log::files::{Control, EpochEntry, Epochs, Layout, LogFile, NodeFile, State, not_a_log};
 use crate::log::watch::Watch;
 use crate::position::{Epoch, Id};
 use crate::segment::{Footer, SegmentHeader, SegmentName};
@@ -77,7 +77,10 @@ impl Directory {
     pub fn open_in(fs: Arc<dyn Fs>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // The path is the user's and may hold links; what lies below it may not.
-        let root = fs.canonical(path).map_err(|e| Error::io("resolve", path, e))?;
+        let root = fs.canonical(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => not_a_log(&*fs, path),
+            _ => Error::io("resolve", path, e),
+        })?;
         let layout = Layout::new(&root);
         LogFile::read(&*fs, &layout)?;
         Ok(Directory {

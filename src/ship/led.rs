@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::Fs;
 use crate::segment::SegmentName;
-use crate::table::RunId;
 
-use super::{Offer, Report, Shipped, SnapshotOffer, Source};
+use super::{Offer, Report, Shared, Shipped, SnapshotOffer, Source};
 
 /// Where the leader is, as far as anybody knows: a handle for who finds out and who pulls.
 #[derive(Clone, Debug, Default)]
@@ -69,53 +67,52 @@ impl Source for Led {
         self.at.get().unwrap_or_else(|| "the leader".to_owned())
     }
 
+    // What is asked between two looks is about what the last look found, whoever leads by then.
+
+    fn inner(&self) -> Option<&dyn Source> {
+        self.source.as_ref().map(|(_, source)| &**source)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Source> {
+        self.source.as_mut().map(|(_, source)| &mut **source as &mut dyn Source)
+    }
+
     fn file(&self, segment: SegmentName) -> PathBuf {
-        let known = self.source.as_ref();
-        known.map_or_else(|| self.place().into(), |(_, source)| source.file(segment))
+        self.inner().map_or_else(|| self.place().into(), |source| source.file(segment))
     }
 
     fn look(&mut self, report: &Report) -> Result<Offer> {
-        self.source()?.look(report)
+        let offer = self.source()?.look(report)?;
+        let circles = |node| offer.node == Some(node) || offer.upstream.contains(&node);
+        match report.node.is_some_and(circles) {
+            // It may lead in a moment, or learn who does.
+            true => Err(Error::new(
+                Kind::NotLeader,
+                format!("expected {} to lead, found that it follows this node", self.place()),
+            )
+            .help("it is looked for as long as this node runs who leads")),
+            false => Ok(offer),
+        }
     }
 
-    // What is asked between two looks is about what the last look found, whoever leads by then.
+    fn shared(&mut self, report: &Report) -> Result<Shared> {
+        self.source()?.shared(report)
+    }
 
     fn segment(&mut self, segment: SegmentName) -> Result<Shipped> {
-        self.source.as_mut().ok_or_else(nobody)?.1.segment(segment)
+        self.inner_mut().ok_or_else(nobody)?.segment(segment)
     }
 
     fn read(&mut self, segment: SegmentName, byte: u64, buf: &mut [u8]) -> Result<usize> {
-        self.source.as_mut().ok_or_else(nobody)?.1.read(segment, byte, buf)
+        self.inner_mut().ok_or_else(nobody)?.read(segment, byte, buf)
     }
 
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
         self.source()?.snapshots()
     }
 
-    fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
-        self.source.as_mut().ok_or_else(nobody)?.1.manifest(offer)
-    }
-
-    fn read_run(
-        &mut self,
-        offer: &SnapshotOffer,
-        run: RunId,
-        byte: u64,
-        buf: &mut [u8],
-    ) -> Result<()> {
-        self.source.as_mut().ok_or_else(nobody)?.1.read_run(offer, run, byte, buf)
-    }
-
-    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
-        if let Some((_, source)) = &mut self.source {
-            source.hold(offer, fs);
-        }
-    }
-
-    fn release(&mut self) {
-        if let Some((_, source)) = &mut self.source {
-            source.release();
-        }
+    fn snapshots_within(&mut self, bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        self.source()?.snapshots_within(bytes)
     }
 
     fn wait(&mut self, report: &Report, timeout: Duration) {
@@ -125,13 +122,11 @@ impl Source for Led {
         }
     }
 
-    fn acknowledge(&mut self, report: &Report) {
-        if let Ok(source) = self.source() {
-            source.acknowledge(report);
-        }
+    fn is_remote(&self) -> bool {
+        true
     }
 
-    fn is_remote(&self) -> bool {
+    fn follows_leader(&self) -> bool {
         true
     }
 }
@@ -139,5 +134,51 @@ impl Source for Led {
 impl std::fmt::Debug for Led {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Led").field("place", &self.place()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::LogByte;
+
+    /// A node that knows more of histories than its segments show.
+    #[derive(Debug)]
+    struct Knowing;
+
+    impl Source for Knowing {
+        fn place(&self) -> String {
+            "knowing".into()
+        }
+        fn file(&self, _: SegmentName) -> PathBuf {
+            PathBuf::new()
+        }
+        fn look(&mut self, _: &Report) -> Result<Offer> {
+            Err(nobody())
+        }
+        fn shared(&mut self, _: &Report) -> Result<Shared> {
+            Ok(Shared { end: LogByte(7), ..Shared::default() })
+        }
+        fn segment(&mut self, _: SegmentName) -> Result<Shipped> {
+            Err(nobody())
+        }
+        fn read(&mut self, _: SegmentName, _: u64, _: &mut [u8]) -> Result<usize> {
+            Err(nobody())
+        }
+        fn wait(&mut self, _: &Report, _: Duration) {}
+        fn turn_back(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// Where two histories parted the leader's node knows, also of segments that it has dropped.
+    #[test]
+    fn what_the_leader_says_of_histories_and_links_is_passed_on() {
+        let at = LeaderAt::default();
+        let mut led = Led::new(at.clone(), |_| Ok(Box::new(Knowing)));
+        assert_eq!(led.shared(&Report::default()).unwrap_err().kind(), Kind::NotLeader);
+        at.set(Some("http://127.0.0.1:1".into()));
+        assert_eq!(led.shared(&Report::default()).unwrap().end, LogByte(7));
+        assert!(led.turn_back());
     }
 }

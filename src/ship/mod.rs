@@ -6,6 +6,7 @@
 //!
 //! Invariants:
 //! - nothing above [`Offer::durable`] is ever copied: what the leader may still lose is not spread;
+//! - a source that stands before another one passes on all that it does not do itself ([`Source::inner`]);
 //! - a source is only read, but for the notice that a follower with a name leaves in a directory
 //!   (`notice`); what it says may be wrong, out of date or hostile.
 
@@ -65,6 +66,16 @@ pub trait Source: Debug + Send {
     /// What it is called: by people, in errors, and in the follower's CONTROL.
     fn place(&self) -> String;
 
+    /// The source that this one stands before, if it does: what it does not do itself is done by that one.
+    fn inner(&self) -> Option<&dyn Source> {
+        None
+    }
+
+    /// The same, to be asked.
+    fn inner_mut(&mut self) -> Option<&mut dyn Source> {
+        None
+    }
+
     /// A segment's name there, for errors.
     fn file(&self, segment: SegmentName) -> PathBuf;
 
@@ -75,8 +86,15 @@ pub trait Source: Debug + Send {
     /// position, and where it ends there: how two histories that have parted find where. What was dropped
     /// there need not be known any more.
     fn shared(&mut self, report: &Report) -> Result<Shared> {
-        let offer = self.look(&Report { node: report.node, ..Report::default() })?;
-        Shared::of(&offer, report.durable.epoch.number, |name| Ok(self.segment(name)?.header))
+        match self.inner_mut() {
+            Some(inner) => inner.shared(report),
+            None => {
+                let offer = self.look(&Report { node: report.node, ..Report::default() })?;
+                Shared::of(&offer, report.durable.epoch.number, |name| {
+                    Ok(self.segment(name)?.header)
+                })
+            }
+        }
     }
 
     /// What one segment says of itself. Not found, when retention was quicker.
@@ -87,32 +105,55 @@ pub trait Source: Debug + Send {
 
     /// Snapshots of the table that can be had there, oldest first. Asking may make one.
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
-        Ok(Vec::new())
+        self.inner_mut().map_or_else(|| Ok(Vec::new()), |inner| inner.snapshots())
+    }
+
+    /// The same, for one who has no use for a snapshot of more than about so many bytes: a larger one is
+    /// not made for it.
+    fn snapshots_within(&mut self, bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        match self.inner_mut() {
+            Some(inner) => inner.snapshots_within(bytes),
+            None => self.snapshots(),
+        }
     }
 
     /// The manifest of a snapshot that was offered.
     fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {
-        Err(offer.gone(&self.place()))
+        match self.inner_mut() {
+            Some(inner) => inner.manifest(offer),
+            None => Err(offer.gone(&self.place())),
+        }
     }
 
     /// Reads exactly `buf` of a run that a manifest names, at `byte`.
     fn read_run(
         &mut self,
         offer: &SnapshotOffer,
-        _run: RunId,
-        _byte: u64,
-        _buf: &mut [u8],
+        run: RunId,
+        byte: u64,
+        buf: &mut [u8],
     ) -> Result<()> {
-        Err(offer.gone(&self.place()))
+        match self.inner_mut() {
+            Some(inner) => inner.read_run(offer, run, byte, buf),
+            None => Err(offer.gone(&self.place())),
+        }
     }
 
     /// Asks the other end to keep what a snapshot and the log behind it need, while somebody begins with
     /// it, until [`release`](Self::release) or an hour. A courtesy: without it what is read may go, and
     /// another snapshot is the way on. A leader learns of it from the reports of [`look`](Self::look).
-    fn hold(&mut self, _offer: &SnapshotOffer, _fs: &dyn Fs) {}
+    fn hold(&mut self, offer: &SnapshotOffer, fs: &dyn Fs) {
+        if let Some(inner) = self.inner_mut() {
+            inner.hold(offer, fs);
+        }
+    }
 
     /// Says that nothing need be kept any more.
-    fn release(&mut self) {}
+    fn release(&mut self) {
+        if let Some(inner) = self.inner_mut() {
+            inner.release();
+        }
+    }
 
     /// Waits until there may be more than a follower has that is as far as `report` says, about
     /// `timeout`; a source whose other end tells it may take a second. A hint: looking is the truth.
@@ -120,22 +161,31 @@ pub trait Source: Debug + Send {
 
     /// Tells the other end how far the follower is, without asking for anything: before a follower
     /// goes away. A source that nobody runs has no use for it.
-    fn acknowledge(&mut self, _report: &Report) {}
+    fn acknowledge(&mut self, report: &Report) {
+        if let Some(inner) = self.inner_mut() {
+            inner.acknowledge(report);
+        }
+    }
 
     /// Of several sources: whether there are others that are preferred to the one that is pulled
     /// from. They are looked at again the next time.
     fn turn_back(&mut self) -> bool {
-        false
+        self.inner_mut().is_some_and(|inner| inner.turn_back())
     }
 
     /// Of several sources: each of them, in order.
     fn links(&self) -> Vec<LinkState> {
-        Vec::new()
+        self.inner().map_or_else(Vec::new, |inner| inner.links())
+    }
+
+    /// Whether it is another node once somebody else leads: what does not fit now may fit soon.
+    fn follows_leader(&self) -> bool {
+        self.inner().is_some_and(|inner| inner.follows_leader())
     }
 
     /// Whether what came damaged may come whole the next time: from a network, not from a disk.
     fn is_remote(&self) -> bool {
-        false
+        self.inner().is_some_and(|inner| inner.is_remote())
     }
 }
 
@@ -193,7 +243,7 @@ pub struct Shared {
 
 impl Shared {
     /// What the headers of the segments that are offered say.
-    fn of(
+    pub(crate) fn of(
         offer: &Offer,
         number: u64,
         mut header: impl FnMut(SegmentName) -> Result<SegmentHeader>,

@@ -61,6 +61,11 @@ pub trait Wire: Debug + Send {
         Ok(Vec::new())
     }
 
+    /// The same; it need not make one that is sure to have more bytes than about so many.
+    fn snapshots_within(&mut self, _bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        self.snapshots()
+    }
+
     /// The manifest of one of them.
     fn manifest(&mut self, snapshot: SnapshotName) -> Result<Vec<u8>> {
         Err(no_snapshot(snapshot, self.place()))
@@ -76,6 +81,9 @@ pub trait Wire: Debug + Send {
     ) -> Result<Option<Range>> {
         Err(no_snapshot(snapshot, self.place()))
     }
+
+    /// A range's bytes are not needed any more: there may be use for their memory.
+    fn done_with(&mut self, _bytes: Vec<u8>) {}
 
     /// The most bytes to ask for at once, of `most`.
     fn block(&self, _least: u64, most: u64) -> u64 {
@@ -190,7 +198,12 @@ impl<W: Wire> Remote<W> {
             address: self.address.clone(),
             report: WireReport::from(report),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            part_bytes: self.block(),
+            // What has arrived and is not synced yet need not come again.
+            part_bytes: if report.received.log_byte > report.durable.log_byte {
+                0
+            } else {
+                self.block()
+            },
         };
         let limit = protocol::PREFIX_BYTES + protocol::MAX_HEAD_BYTES + protocol::MAX_PART_BYTES;
         let (bytes, answered) = self.wire.fetch(&request.encode(), wait, limit)?;
@@ -479,6 +492,9 @@ impl<W: Wire> Source for Remote<W> {
                 done += take;
                 continue;
             }
+            if let Some(before) = self.ahead.take() {
+                self.wire.done_with(before.bytes);
+            }
             let Some(range) = self.range(segment, at, self.block())? else { break };
             if range.bytes.is_empty() {
                 break;
@@ -490,6 +506,10 @@ impl<W: Wire> Source for Remote<W> {
 
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
         self.wire.snapshots()
+    }
+
+    fn snapshots_within(&mut self, bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        self.wire.snapshots_within(bytes)
     }
 
     fn manifest(&mut self, offer: &SnapshotOffer) -> Result<Vec<u8>> {

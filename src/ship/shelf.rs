@@ -87,10 +87,12 @@ pub struct Book {
 impl Book {
     /// Bytes of it, with their checksum.
     pub fn range(&self, from: u64, bytes: usize) -> Result<Range> {
-        let mut read = vec![0; bytes];
-        let path = std::path::Path::new("segment");
-        let done = self.file.read_exact_at(&mut read, from);
-        done.map_err(|e| Error::io("read", path, e).at_byte(from))?;
+        let io = |e| Error::io("read", std::path::Path::new("segment"), e).at_byte(from);
+        let read = self.file.read_new(bytes, from).map_err(io)?;
+        if read.len() < bytes {
+            let found = format!("expected {bytes} bytes at byte {from}, found {}", read.len());
+            return Err(io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, found)));
+        }
         let crc = crc32c(&read);
         Ok(Range { bytes: read, crc, total: self.bytes, sealed: self.hash.is_some() })
     }
@@ -136,7 +138,8 @@ impl Shelf {
     }
 
     /// Answers a fetch, with at most `part_bytes` of what the follower lacks. `bound` is what this node has
-    /// promised: a candidate that it has promised that to takes what is here, though of an older epoch.
+    /// promised: a candidate that it has promised that to takes what is here, though of an older epoch, and so does
+    /// who has promised the same; unless they are further themselves.
     pub fn answer(&self, report: &Report, part_bytes: u64, bound: Option<Epoch>) -> Result<Served> {
         let stock = self.stock();
         let floor = stock.floor();
@@ -165,7 +168,10 @@ impl Shelf {
             promise.number > epoch.number || promise.number == epoch.number && promise != epoch
         });
         let refused = later && report.promise != bound && !mutant::on(Mutant::FollowOlder);
-        if refused && !stock.list.is_empty() {
+        // Before that epoch has begun here, this node is no judge of who has more than it has.
+        let here = (epoch, durable);
+        let ahead = later && (report.durable.epoch, report.durable.log_byte) > here;
+        if (refused || ahead) && !stock.list.is_empty() {
             return Ok(served);
         }
         let repairs = self.home.repairs()?;
@@ -526,5 +532,50 @@ mod tests {
             let answer = shelf.answer(&report, 1 << 20, None).unwrap().answer;
             assert_eq!(matches!(answer, Answer::Diverged { .. }), gone_back, "{epoch}: {answer:?}");
         }
+    }
+
+    /// Found by the simulation: a candidate answered another member, which had promised it the same epoch and had
+    /// more than itself, that their histories part: that member halted, over frames of a leader that the
+    /// candidate had not heard of yet.
+    #[test]
+    fn who_has_promised_the_same_epoch_and_is_further_is_told_nothing() {
+        let options = Log::options().fs(Sim::new(1).shared()).create(true).worker(false);
+        let log = Arc::new(options.open("/log").unwrap());
+        log.append(&Record::put(b"key", b"value")).unwrap();
+        let shelf = Shelf::new(Arc::clone(&log));
+        let own = log.durable_position();
+        let promise = Some(Epoch { number: own.epoch.number + 5, nonce: 1 });
+        let asks = |epoch: Epoch, log_byte: LogByte, promise, bound| {
+            let last = LastFrame {
+                start: LogByte(0),
+                growing: Some(LogByte(0)),
+                fingerprint: Fingerprint::default(),
+            };
+            let durable = Position { epoch, log_byte, ..own };
+            let report = Report {
+                log: Some(log.id()),
+                durable,
+                received: durable,
+                last: Some(last),
+                promise,
+                ..Report::default()
+            };
+            shelf.answer(&report, 1 << 20, bound).unwrap().answer
+        };
+        let later = Epoch { number: own.epoch.number + 1, nonce: 1 };
+        let less = LogByte(own.log_byte.0 - 8);
+        // Further by the epoch of its last frame, or in the same epoch.
+        assert!(matches!(asks(later, less, promise, promise), Answer::NotLeader));
+        assert!(matches!(
+            asks(own.epoch, own.log_byte.plus(8), promise, promise),
+            Answer::NotLeader
+        ));
+        // Whoever has less goes back, and the leader of that epoch says so to everybody.
+        assert!(matches!(asks(own.epoch, less, promise, promise), Answer::Diverged { .. }));
+        assert!(matches!(
+            asks(own.epoch, own.log_byte.plus(8), Some(own.epoch), Some(own.epoch)),
+            Answer::Diverged { .. }
+        ));
+        assert!(matches!(asks(own.epoch, less, promise, Some(own.epoch)), Answer::NotLeader));
     }
 }

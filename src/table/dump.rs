@@ -89,5 +89,8 @@ pub fn dump_manifest(fs: &dyn Fs, path: &Path) -> Result<Option<ManifestLines>> 
     // What is no manifest is an error here, not a list of lines.
     Manifest::read(fs, path, what)?;
     let meta = Meta::read(fs, path, what)?;
-    Ok(meta.map(|meta| ManifestLines { what, lines: meta.into_lines() }))
+    Ok(meta.map(|meta| ManifestLines {
+        what,
+        lines: meta.lines().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+    }))
 }

@@ -30,6 +30,10 @@ pub struct HistoryQuery {
     /// Their offsets. What the log does not hold, at either end, is left out:
     /// [`History::range`] says what remains.
     pub range: Range<Offset>,
+    /// Only records at least as new as this (nanoseconds since the Unix epoch), wherever they stand.
+    pub from_time: Option<i64>,
+    /// Only records older than this.
+    pub to_time: Option<i64>,
     /// The newest first, instead of the oldest.
     pub newest_first: bool,
     /// At most so many.
@@ -38,7 +42,20 @@ pub struct HistoryQuery {
 
 impl Default for HistoryQuery {
     fn default() -> Self {
-        HistoryQuery { range: Offset(0)..Offset(u64::MAX), newest_first: false, limit: None }
+        HistoryQuery {
+            range: Offset(0)..Offset(u64::MAX),
+            from_time: None,
+            to_time: None,
+            newest_first: false,
+            limit: None,
+        }
+    }
+}
+
+impl HistoryQuery {
+    fn admits(&self, timestamp: i64) -> bool {
+        self.from_time.is_none_or(|from| timestamp >= from)
+            && self.to_time.is_none_or(|to| timestamp < to)
     }
 }
 
@@ -60,7 +77,7 @@ pub struct Walked {
 pub struct History {
     key: Box<[u8]>,
     hash: u64,
-    newest_first: bool,
+    query: HistoryQuery,
     /// As many may still be shown.
     left: u64,
     range: Range<Offset>,
@@ -162,7 +179,7 @@ pub fn history(log: &Log, key: &[u8], query: &HistoryQuery) -> Result<History> {
     Ok(History {
         key: key.into(),
         hash: filter::hash(key),
-        newest_first: query.newest_first,
+        query: query.clone(),
         left: query.limit.unwrap_or(u64::MAX),
         range: from..to,
         fs,
@@ -243,7 +260,7 @@ impl History {
 
     /// Enters the next piece, or passes over it.
     fn begin(&mut self) -> Result<()> {
-        let piece = if self.newest_first { self.pieces.back() } else { self.pieces.front() };
+        let piece = if self.query.newest_first { self.pieces.back() } else { self.pieces.front() };
         let Some(piece) = piece else { return Ok(()) };
         let filter = piece.sealed.as_ref().and_then(|sealed| self.filters.load(sealed));
         let skip = filter.as_ref().is_some_and(|lines| !filter::may_hold(lines, self.hash));
@@ -251,7 +268,7 @@ impl History {
             self.cursor.seek(piece.range.start)?;
         }
         let piece =
-            if self.newest_first { self.pieces.pop_back() } else { self.pieces.pop_front() };
+            if self.query.newest_first { self.pieces.pop_back() } else { self.pieces.pop_front() };
         let Some(piece) = piece else { return Ok(()) };
         if skip {
             self.walked.segments_skipped += 1;
@@ -301,8 +318,8 @@ impl History {
             if let Some(hashes) = &mut walk.hashes {
                 hashes.add(key);
             }
-            if key == &*self.key {
-                match self.newest_first {
+            if key == &*self.key && self.query.admits(entry.timestamp) {
+                match self.query.newest_first {
                     true => places.push(entry.offset),
                     false => found.push(entry.to_owned()),
                 }

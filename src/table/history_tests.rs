@@ -132,7 +132,7 @@ fn a_history_is_what_a_filter_of_a_full_scan_shows() {
                         let a = next(records);
                         let b = a + next(records - a + 10);
                         for range in [whole().range, Offset(a)..Offset(b)] {
-                            let query = HistoryQuery { range, newest_first, limit };
+                            let query = HistoryQuery { range, newest_first, limit, ..whole() };
                             let (found, _) = all(&log, key.as_bytes(), &query);
                             let expected = scan(&log, key.as_bytes(), &query);
                             assert!(found == expected, "seed {seed}, {key:?}, {query:?}");

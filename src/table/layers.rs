@@ -138,6 +138,13 @@ impl Shown {
         Merge::new(deltas.chain(runs).collect(), reverse)
     }
 
+    /// Keys of the layer that has the most; unless some are deleted, the table has at least so many.
+    #[cfg(feature = "server")]
+    pub(super) fn rows_of_largest(&self) -> u64 {
+        let deltas = self.deltas().map(|delta| delta.keys() as u64);
+        deltas.chain(self.layers.runs.iter().map(|part| part.run.rows())).max().unwrap_or(0)
+    }
+
     /// Rows there may be at most.
     pub(super) fn rows_at_most(&self) -> u64 {
         self.deltas().map(|delta| delta.keys() as u64).sum::<u64>()

@@ -196,7 +196,7 @@ impl Manifest {
 
 /// Every value of `key`; one that makes no sense is an error, for a list must be complete.
 fn every<T: FromStr>(meta: &Meta, key: &str) -> Result<Vec<T>> {
-    let there = meta.all::<String>(key).count();
+    let there = meta.values(key).count();
     let read: Vec<T> = meta.all(key).collect();
     if read.len() < there {
         return Err(Error::new(

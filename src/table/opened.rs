@@ -20,7 +20,7 @@ use super::snapshot::{SNAPSHOT, SnapshotName};
 use super::store::run_path;
 
 /// How often a directory is looked at again when runs vanish under the reader.
-const RELOADS: usize = 20;
+pub(super) const RELOADS: usize = 20;
 
 /// A snapshot that can be read, file by file.
 #[derive(Debug)]
@@ -88,6 +88,15 @@ impl OpenSnapshot {
             }
         }
         Ok(None)
+    }
+
+    pub(super) fn named(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its runs, and where they were when it was opened.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (RunEntry, &Path)> {
+        self.runs.iter().map(|run| (run.entry, run.path.as_path()))
     }
 
     /// Opens the runs that a manifest names in `dir`.

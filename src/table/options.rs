@@ -47,9 +47,10 @@ pub enum Beginning {
     /// The log's first record, or not at all.
     Log,
     /// The log's first record; a snapshot where that is gone.
-    Needed,
-    /// The same, and a snapshot where it costs less than half of the bytes of a log of 64 MiB or more.
     #[default]
+    Needed,
+    /// The same, and a snapshot where it costs less than half of the bytes of a log of 64 MiB or more:
+    /// the copy then lacks what lies before.
     Cheaper,
     /// A snapshot wherever there is one.
     Snapshot,
@@ -113,8 +114,7 @@ impl TableOptions {
         pause_at: Option<PauseAt>,
         /// What a follower's copy begins with; a table that is not kept on disk always with the log. One
         /// whose apply is held back, by a delay or at a point, takes a snapshot, which shows what it
-        /// shows at once, only where it must. Default: a snapshot where the log's beginning is gone or
-        /// costs much more.
+        /// shows at once, only where it must. Default: a snapshot where the log's beginning is gone.
         begin: Beginning,
     }
 

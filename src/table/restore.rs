@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Open, Os};
-use crate::log::files::{CHECKPOINT, Epochs, Layout};
+use crate::log::files::{CHECKPOINT, Epochs, Layout, State};
 use crate::log::{Log, SegmentInfo, open};
 use crate::position::{Id, LogByte, Offset, Position};
 use crate::segment::SEAL_BYTES;
@@ -127,7 +127,25 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
     };
     open::create(&**fs, &layout, birth)?;
     finished(&**fs, &layout);
+    tell_durable(&**fs, &layout, pieces.end);
     Ok(restored)
+}
+
+/// Hints to readers that all of a new log is durable, as a writer would: otherwise they take it for
+/// one whose writer died.
+fn tell_durable(fs: &dyn Fs, layout: &Layout, end: Position) {
+    let state = State {
+        seq: 1,
+        epoch: end.epoch,
+        durable: end.log_byte,
+        durable_offset: end.offset,
+        committed: end.log_byte,
+        committed_offset: end.offset,
+        time: fs.now(),
+    };
+    // A hint that cannot be written is one that is missing.
+    let _ = State::file(fs, layout)
+        .and_then(|file| state.write(&*file).map_err(|e| Error::io("write", &layout.state(), e)));
 }
 
 /// Stands in a directory while a log is restored or forked there, so that what an interrupted one

@@ -22,6 +22,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Fs, Os};
+use crate::log::files::Layout;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Offset, Position};
 
@@ -29,7 +30,7 @@ use super::Table;
 use super::arrive::fetch_file;
 use super::digest::Digest;
 use super::manifest::{Manifest, RunEntry};
-use super::opened::OpenSnapshot;
+use super::opened::{OpenSnapshot, RELOADS};
 use super::run::Run;
 use super::store::{RUN, run_path};
 
@@ -129,6 +130,31 @@ impl Snapshots {
         if digest {
             manifest.state = Some((view.digest()?, view.len()?));
         }
+        let runs = view.shown.layers.runs.iter();
+        self.place(&manifest, runs.map(|part| (part.run.entry(), part.run.path())))
+    }
+
+    /// Publishes what the newest checkpoint in the log's directory `dir` holds, which another process
+    /// keeps; `None` without one that can be read. What that process has applied since is not in it.
+    pub fn publish_newest(&self, dir: impl AsRef<Path>) -> Result<Option<Published>> {
+        let layout = Layout::new(dir.as_ref());
+        let mut tries = 0;
+        loop {
+            let Some(newest) = OpenSnapshot::newest(&*self.fs, &layout)? else { return Ok(None) };
+            match self.place(newest.named(), newest.paths()) {
+                // Merged away meanwhile: there is a newer checkpoint.
+                Err(e) if e.kind() == Kind::NotFound && tries < RELOADS => tries += 1,
+                placed => return placed.map(Some),
+            }
+        }
+    }
+
+    /// Copies the runs that are not there yet, then puts the manifest beside them.
+    fn place<'a>(
+        &self,
+        manifest: &Manifest,
+        runs: impl Iterator<Item = (RunEntry, &'a Path)>,
+    ) -> Result<Published> {
         self.fs.create_dir(&self.dir).map_err(|e| Error::io("create", &self.dir, e))?;
         if let Some(parent) = self.dir.parent() {
             // Closes the crash that forgets the directory with all its snapshots.
@@ -138,7 +164,7 @@ impl Snapshots {
         let name = manifest.name();
         let path = self.path(&name.to_string());
         if let Ok(Some(there)) = Manifest::read(&*self.fs, &path, SNAPSHOT)
-            && (there.state.is_some() || !digest)
+            && (there.state.is_some() || manifest.state.is_none())
             && there.log == manifest.log
         {
             let snapshot = describe(name.to_string(), &there);
@@ -149,12 +175,10 @@ impl Snapshots {
         }
         let names = self.names()?;
         let (mut copied, mut copied_bytes) = (0, 0);
-        for part in &view.shown.layers.runs {
-            let entry = part.run.entry();
+        for (entry, from) in runs {
             if names.contains(&format!("{}.{RUN}", entry.id)) {
                 continue;
             }
-            let from = part.run.path();
             fetch_file(&*self.fs, from, &self.fs, &self.dir, manifest.log, &entry)?;
             copied += 1;
             copied_bytes += entry.bytes;
@@ -162,7 +186,7 @@ impl Snapshots {
         // Closes the crash that leaves a manifest whose runs have no names.
         self.fs.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;
         manifest.meta(SNAPSHOT).replace(&*self.fs, &path)?;
-        let snapshot = describe(name.to_string(), &manifest);
+        let snapshot = describe(name.to_string(), manifest);
         Ok(Published { snapshot, copied, copied_bytes })
     }
 

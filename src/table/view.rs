@@ -94,6 +94,12 @@ impl View {
         self.shown.rows_at_most()
     }
 
+    /// About how many rows it has at least: those of its largest layer, deleted ones included.
+    #[cfg(feature = "server")]
+    pub(crate) fn rows_of_largest(&self) -> u64 {
+        self.shown.rows_of_largest()
+    }
+
     /// Behind the last record applied; `None` before the first.
     pub fn applied(&self) -> Option<Position> {
         self.shown.applied

@@ -1,4 +1,8 @@
 //! Ranges of a log: `10:20`, `:20`, `10:`, `-100`, `@2026-11-23T04:00:00Z:`, `@-48h:-24h`.
+//!
+//! Records need not be in the order of their times: those of a range of times are the ones that [`Range::admits`]
+//! between the offsets of [`Range::resolve`], no more and no fewer. A time that stands alone, as a point
+//! of the log, is its first record at least as new ([`Bound::resolve`]).
 
 use std::fmt;
 
@@ -39,7 +43,7 @@ impl Range {
     pub fn parse(text: &str, now: i64) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "expected a range such as 10:20, :20, 10:, -100, @2026-11-23T04:00:00Z: or \
+                "expected a range such as 10:20, :20, 10:, -100, @2026-11-23T04:00:00Z:, @2026-11-23: or \
                  @-48h:-24h, found {text:?}"
             )
         };
@@ -73,14 +77,45 @@ impl Range {
     }
 
     /// The offsets that it stands for in a log, as it is now. They may lie outside of what the log
-    /// holds, when offsets were asked for that do.
+    /// holds, when offsets were asked for that do. Of a range of times, not every record between them
+    /// is part of it.
     pub fn resolve(&self, log: &Log) -> Checked<std::ops::Range<Offset>> {
-        Ok(self.from.resolve(log, log.start())?..self.to.resolve(log, log.end())?)
+        let from = self.from.resolve(log, log.start())?;
+        let to = match self.to {
+            // An older one may come behind the first that is too new.
+            Bound::Time(_) => log.end(),
+            to => to.resolve(log, log.end())?,
+        };
+        Ok(from..to)
+    }
+
+    /// Whether a record of this time is part of it, as far as its times say.
+    pub fn admits(&self, timestamp: i64) -> bool {
+        self.from_time().is_none_or(|from| timestamp >= from)
+            && self.to_time().is_none_or(|to| timestamp < to)
+    }
+
+    /// The time at which it begins, if it is one of times.
+    pub fn from_time(&self) -> Option<i64> {
+        self.from.time()
+    }
+
+    /// The time before which it ends, if that is one.
+    pub fn to_time(&self) -> Option<i64> {
+        self.to.time()
     }
 }
 
 impl Bound {
-    fn resolve(self, log: &Log, open: Offset) -> Checked<Offset> {
+    fn time(self) -> Option<i64> {
+        match self {
+            Bound::Time(time) => Some(time),
+            Bound::Open | Bound::Offset(_) | Bound::Last(_) => None,
+        }
+    }
+
+    /// The offset of this point in a log; `open` where it leaves it open.
+    pub fn resolve(self, log: &Log, open: Offset) -> Checked<Offset> {
         Ok(match self {
             Bound::Open => open,
             Bound::Offset(offset) => Offset(offset),
@@ -142,6 +177,8 @@ fn bound(text: &str, now: i64, after_time: bool) -> Result<Bound, ()> {
         let ago = i64::try_from(ago.as_nanos()).map_err(drop)?;
         return Ok(Bound::Time(now.saturating_sub(ago)));
     }
+    let midnight = || format!("{time}T00:00:00Z");
+    let time = if time.len() == "2026-11-23".len() { &midnight() } else { time };
     parse_time(time, TimeFormat::Rfc3339).map(Bound::Time).map_err(drop)
 }
 
@@ -171,12 +208,29 @@ mod tests {
             range(Bound::Time(HOUR), Bound::Time(2 * HOUR))
         );
         assert_eq!(parse(":@1970-01-01T02:00:00Z"), range(Bound::Open, Bound::Time(2 * HOUR)));
+        assert_eq!(
+            parse("@1970-01-02:1970-01-03"),
+            range(Bound::Time(24 * HOUR), Bound::Time(48 * HOUR))
+        );
     }
 
     #[test]
     fn nonsense_is_refused_with_what_was_expected() {
-        for bad in ["", "x", "10", "a:b", "20:10", "-", "--5", "@:", "@x:", "1:2:3", "+1:2", "-1:5"]
-        {
+        for bad in [
+            "",
+            "x",
+            "10",
+            "a:b",
+            "20:10",
+            "-",
+            "--5",
+            "@:",
+            "@x:",
+            "1:2:3",
+            "+1:2",
+            "-1:5",
+            "@1970-1-2:",
+        ] {
             let error = Range::parse(bad, 0).unwrap_err();
             assert!(error.starts_with("expected"), "{bad}: {error}");
         }

@@ -510,7 +510,7 @@ fn settings_come_from_flag_then_environment_then_files() {
 #[test]
 fn every_example_in_the_help_runs() {
     let place = Place::new();
-    let verbs = "init ingest append tail info segments dump verify repair get scan history count hash \
+    let verbs = "init ingest append tail pause resume info segments dump verify repair get scan history count hash \
                  sql diverged serve members promote switchover demote failover status check wait \
                  follow demo retain slots bench config completions man version";
     place.write("flights.csv.gz", rows(50).replace("tail", "tailnum"));

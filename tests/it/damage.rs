@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tidelog::fs::sim::{Crash, Sim};
+use tidelog::fs::sim::{Crash, Fault, OpKind, Sim};
 use tidelog::log::{Level, Retention, VerifyReport, repair_on, verify_on};
 use tidelog::{Durability, Kind, Log, Offset, Options, Record};
 
@@ -185,4 +185,26 @@ fn the_clean_mark_goes_only_when_the_hint_says_what_it_said() {
     log.sync().unwrap();
     let reader = options(&sim.process()).read_only(true).open(DIR).unwrap();
     assert_eq!(reader.end(), Offset(records));
+}
+
+/// One listing that failed was taken for a directory without a log, and the operator was told to create one.
+#[test]
+fn repair_takes_a_directory_that_cannot_be_listed_for_nothing_else() {
+    let (sim, _) = closed(5, 1);
+    sim.fail(Fault::on(OpKind::List));
+    let error = repair_on(&sim.shared(), Path::new(DIR), false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    assert!(error.to_string().contains(DIR), "{error}");
+    sim.heal();
+    assert_eq!(repair(&sim), Vec::<String>::new());
+}
+
+/// A place without a log was told about by the first thing that was missing in it.
+#[test]
+fn repair_of_a_place_without_a_log_says_so() {
+    let sim = Sim::new(6);
+    let error = |at: &str| repair_on(&sim.shared(), Path::new(at), false).unwrap_err();
+    assert_eq!(error("/nowhere").kind(), Kind::NotFound);
+    sim.shared().create_dir(Path::new("/empty")).unwrap();
+    assert_eq!(error("/empty").kind(), Kind::NotALog);
 }

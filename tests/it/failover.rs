@@ -1,5 +1,12 @@
 //! Another leader: nodes as the real binary, killed, stopped, promoted, elected, rejoining.
 
+mod degraded;
+mod demoted;
+mod linearizable;
+mod orders;
+mod promise;
+mod race;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
@@ -44,6 +51,8 @@ struct Nodes {
     running: Vec<Option<Child>>,
     /// What each is started with, beside where it listens.
     args: Vec<String>,
+    /// What stands in their environment.
+    env: Vec<(String, String)>,
 }
 
 impl Nodes {
@@ -53,6 +62,7 @@ impl Nodes {
             ports: (0..count).map(|_| port()).collect(),
             running: (0..count).map(|_| None).collect(),
             args: args.iter().map(ToString::to_string).collect(),
+            env: Vec::new(),
         }
     }
 
@@ -75,6 +85,7 @@ impl Nodes {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
         command.arg("serve").arg(self.path(node));
         command.args(["--listen", &format!("127.0.0.1:{}", self.ports[node])]);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.args(&self.args).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.running[node] = Some(command.spawn().unwrap());
     }
@@ -102,6 +113,21 @@ impl Nodes {
 
     fn status(&self, node: usize) -> Option<Value> {
         self.client(node).get("/v1/status", &[], Duration::ZERO).ok()?.ok().ok()?.json().ok()
+    }
+
+    /// How a node stands in its cluster.
+    fn stands(&self, node: usize) -> Value {
+        let get = || self.client(node).get("/v1/failover", &[], Duration::ZERO)?.ok()?.json();
+        get().unwrap_or_default()
+    }
+
+    /// Rules by this mode, with all of them as members.
+    fn set(&self, leader: usize, mode: &str) {
+        let (url, ids) = (self.url(leader), ids(self));
+        let mut args = vec!["members", "add", &url, "--mode", mode, "--timeout", "20s"];
+        args.extend(ids.iter().map(String::as_str));
+        let output = tidelog(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn leader(&self) -> Option<usize> {
@@ -157,13 +183,19 @@ impl Nodes {
         });
         let all: Vec<Value> = running.iter().map(|node| hash(self, *node).unwrap()).collect();
         assert!(all.iter().all(|one| one["digest"] == all[0]["digest"]), "{all:?}");
-        for node in &running {
+        // The leader last: somebody else would be elected as soon as it lets go.
+        let followers: Vec<usize> =
+            running.iter().copied().filter(|node| *node != leader).collect();
+        for node in &followers {
             self.signal(*node, rustix::process::Signal::INT);
         }
-        for node in &running {
+        for node in followers.iter().chain([&leader]) {
+            if *node == leader {
+                self.signal(leader, rustix::process::Signal::INT);
+            }
             assert!(self.running[*node].take().unwrap().wait().unwrap().success());
         }
-        for node in running.iter().filter(|node| **node != leader) {
+        for node in &followers {
             same_segments(&self.path(leader), &self.path(*node));
         }
     }
@@ -366,11 +398,7 @@ fn a_promotion_without_enough_promises_says_who_is_missing() {
         nodes.start_with_peers(node, &["--follow", &leader]);
     }
     waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
-    let ids = ids(&nodes);
-    let mut args = vec!["members", "add", &leader, "--mode", "sync:k=1", "--timeout", "20s"];
-    args.extend(ids.iter().map(String::as_str));
-    let output = tidelog(&args);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    nodes.set(0, "sync:k=1");
     assert_eq!(nodes.append_somewhere("a")["level"], "replicated");
     waits_for("both have it", || (1..3).all(|node| nodes.status(node).unwrap()["applied"] == 1));
     nodes.kill(0);
@@ -400,11 +428,7 @@ fn elects(mut nodes: Nodes, mode: Option<&str>, rounds: usize) {
     let leader = nodes.until_led();
     waits_for("all serve", || (0..nodes.ports.len()).all(|node| nodes.status(node).is_some()));
     if let Some(mode) = mode {
-        let (url, ids) = (nodes.url(leader), ids(&nodes));
-        let mut args = vec!["members", "add", &url, "--mode", mode, "--timeout", "20s"];
-        args.extend(ids.iter().map(String::as_str));
-        let output = tidelog(&args);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        nodes.set(leader, mode);
     }
     let mut acked = Vec::new();
     for round in 0..rounds {
@@ -466,4 +490,93 @@ fn two_nodes_with_a_store_alone_elect_another_leader_by_themselves() {
         "500ms",
     ];
     elects(Nodes::new(2, &args), Some("archive"), 1);
+}
+
+/// A member was bound to a candidate that came to nothing: it took no more frames of the leader, which waited for it
+/// for ever. Without a coordinator the leader finds that out, and takes a later epoch.
+#[test]
+fn a_leader_whose_members_are_bound_to_a_candidate_that_does_not_lead_takes_a_later_epoch() {
+    let mut nodes = Nodes::new(3, &[]);
+    nodes.start_with_peers(0, &["--create"]);
+    nodes.until_led();
+    let leader = nodes.url(0);
+    for node in [1, 2] {
+        nodes.start_with_peers(node, &["--follow", &leader]);
+    }
+    waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
+    let ids = ids(&nodes);
+    let output =
+        tidelog(&["members", "add", &leader, &ids[1], "--mode", "sync:k=1", "--timeout", "20s"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(nodes.append_somewhere("a")["level"], "replicated");
+    let log = nodes.status(0).unwrap()["log"].clone();
+    let ask = serde_json::json!({
+        "version": 1, "log": log, "node": ids[2], "name": "late", "address": nodes.url(2),
+        "epoch": { "number": 40, "nonce": "0000000000000009" },
+    });
+    let headers = [("content-type", "application/json")];
+    let asked =
+        nodes.client(1).post("/v1/promise", &headers, ask.to_string().as_bytes(), Duration::ZERO);
+    let said: Value = asked.unwrap().ok().unwrap().json().unwrap();
+    assert_eq!(said["owner"], ids[2], "{said}");
+    waits_for("the leader says it", || {
+        nodes.status(0).is_some_and(|status| {
+            status["failover"]["state"] == "outbid" || status["epoch"].as_u64() > Some(40)
+        })
+    });
+    nodes.append_somewhere("b");
+    waits_for("the leader leads again", || nodes.leader() == Some(0));
+    assert_eq!(nodes.append_somewhere("c")["level"], "replicated");
+    nodes.same();
+    nothing_is_lost_or_twice(&nodes.log(0), &["a".into(), "b".into(), "c".into()]);
+}
+
+/// What the archive has accepted under its mode is acknowledged, and the node that is elected may have none of it.
+#[test]
+fn who_is_elected_takes_over_what_the_archive_alone_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("shelf").display());
+    let args = [
+        "--coordinator",
+        &url,
+        "--archive",
+        &url,
+        "--lease",
+        "3s",
+        "--coordinator-timeout",
+        "500ms",
+    ];
+    let mut nodes = Nodes::new(2, &args);
+    for node in 0..2 {
+        nodes.start(node, &["--create"]);
+    }
+    let leader = nodes.until_led();
+    waits_for("all serve", || (0..2).all(|node| nodes.status(node).is_some()));
+    let (url, other) = (nodes.url(leader), 1 - leader);
+    let ids = ids(&nodes);
+    let output =
+        tidelog(&["members", "add", &url, &ids[other], "--mode", "archive", "--timeout", "20s"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut acked = vec!["a".to_owned()];
+    nodes.append_somewhere("a");
+    waits_for("it has that", || nodes.status(other).is_some_and(|status| status["end"] == 1));
+    nodes.signal(other, rustix::process::Signal::STOP);
+    for i in 0..5 {
+        let key = format!("alone {i}");
+        waits_for("the archive has it", || nodes.append(leader, &key, "5s").is_some());
+        acked.push(key);
+    }
+    nodes.kill(leader);
+    nodes.signal(other, rustix::process::Signal::CONT);
+    nodes.append_somewhere("after");
+    acked.push("after".into());
+    assert_eq!(nodes.leader(), Some(other));
+    nodes.start(leader, &[]);
+    waits_for("the old leader follows", || {
+        nodes
+            .status(leader)
+            .is_some_and(|status| status["role"] == "follower" && status["end"] == 7)
+    });
+    nodes.same();
+    nothing_is_lost_or_twice(&nodes.log(other), &acked);
 }

@@ -24,6 +24,8 @@ mod faults;
 mod follow;
 #[cfg(all(feature = "server", feature = "client"))]
 mod modes;
+#[cfg(feature = "cli")]
+mod outputs;
 #[cfg(all(feature = "server", feature = "client"))]
 #[path = "../../bin/torture/proxy.rs"]
 #[allow(dead_code, reason = "the torture programme uses the rest")]

@@ -382,11 +382,11 @@ mod command_line {
         let (_, rows) = lines(dir, &format!("status {url}"));
         assert_eq!((&rows[0]["mode"], &rows[1]["mode"]), (&json!("sync:k=1"), &json!("member")));
         assert_eq!((&rows[0]["committed"], &rows[0]["node"]), (&json!(1), &json!(own)));
-        // Removing is planned first.
-        let remove = format!("members remove {url} {member} --mode async");
+        // Removing can be planned first.
+        let remove = format!("members remove {url} {member} --mode async --dry-run");
         let (code, said) = lines(dir, &remove);
         assert_eq!((code, &said[0]["done"]), (Some(1), &json!(false)));
-        assert_eq!(lines(dir, &format!("members remove {url} {member} --yes")).0, Some(2));
+        assert_eq!(lines(dir, &format!("members remove {url} {member}")).0, Some(2));
         // Killed, not closed: the mode is in the log, and the next leader keeps it.
         drop(leader);
         drop(follower);
@@ -394,7 +394,7 @@ mod command_line {
         let url = leader.1["listening"].as_str().unwrap().to_owned();
         let (_, said) = lines(dir, &format!("members list {url}"));
         assert_eq!((&said[0]["mode"], &said[0]["started"]), (&json!("sync:k=1"), &json!(false)));
-        let _follower = serve(dir, &format!("copy --follow {url}"));
+        let follower = serve(dir, &format!("copy --follow {url}"));
         assert_eq!(append(&url).0, 200);
         let remove = format!("members remove {url} {member} --mode async --yes --timeout 20s");
         assert_eq!(lines(dir, &remove).0, Some(0));
@@ -403,6 +403,9 @@ mod command_line {
         let leader =
             serve(dir, &format!("log --mode bounded:k=1,bytes=1MiB,secs=60 --member {member}"));
         let url = leader.1["listening"].as_str().unwrap().to_owned();
+        // Its member has to know the first set.
+        drop(follower);
+        let _follower = serve(dir, &format!("copy --follow {url}"));
         until("the mode is set", || {
             lines(dir, &format!("members list {url}")).1[0]["mode"] != "async"
         });

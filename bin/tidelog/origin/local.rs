@@ -212,6 +212,7 @@ impl Origin for Local {
         if let Some(range) = asked.range {
             // A range that starts before the log does is an error, as it is to `tail`.
             query.range = range.resolve(&self.log)?;
+            (query.from_time, query.to_time) = (range.from_time(), range.to_time());
             self.log.read(query.range.start.min(self.log.end()))?;
         }
         let mut history = history(&self.log, asked.key.as_bytes(), &query)?;
@@ -252,7 +253,7 @@ impl Origin for Local {
         let view = match at {
             None => self.table()?.1.clone(),
             Some(at) => {
-                let end = Range { from: Bound::Open, to: at }.resolve(&self.log)?.end;
+                let end = at.resolve(&self.log, self.log.end())?;
                 if end > self.log.end() {
                     return Err(super::behind_the_end(end, self.log.end()));
                 }

@@ -17,8 +17,8 @@ use std::ops::Range as Offsets;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use tidelog::client::Cluster;
 use tidelog::log::NamedCursor;
 use tidelog::ship::Client;
@@ -146,10 +146,32 @@ impl OriginArgs {
 
     /// The same, of data that may be only so old.
     pub(crate) fn open_fresh(&self, fresh: &FreshArgs) -> Result<Box<dyn Origin>, Failure> {
-        Ok(match self.at()? {
-            At::Directory(dir) => Box::new(local::Local::open(dir, fresh.max_staleness)?),
-            At::Node(client) => Box::new(node::Node::new(client, fresh.max_staleness)),
+        Ok(match &self.place {
+            Place::Directory(_) if fresh.is_linearizable() => {
+                return Err(Failure::usage(format!(
+                    "expected a node's address for --consistency linearizable, found {self}: nobody answers for a \
+                     directory; ask the node that serves it"
+                )));
+            }
+            Place::Directory(dir) => Box::new(local::Local::open(dir, fresh.max_staleness)?),
+            Place::Nodes(urls) => {
+                let client =
+                    if fresh.is_linearizable() { self.leading(urls)? } else { self.first(urls)? };
+                Box::new(node::Node::new(client, *fresh))
+            }
         })
+    }
+
+    /// Of several nodes the one that says that it leads. One alone is not asked beforehand: it knows better.
+    fn leading(&self, urls: &[String]) -> Result<Client, Failure> {
+        for url in urls.iter().filter(|_| urls.len() > 1) {
+            let client = self.access.client(url, &self.token)?;
+            let reply = client.clone().silence(PROBE).get("/leader", &[], Duration::ZERO);
+            if reply.is_ok_and(|reply| reply.status == 200) {
+                return Ok(client);
+            }
+        }
+        self.first(urls)
     }
 }
 
@@ -159,6 +181,24 @@ pub(crate) struct FreshArgs {
     /// Refuse, with exit 1, when a follower's data may be older than this; a leader's never is
     #[arg(long, value_name = "DURATION", value_parser = tidelog::text::parse_duration)]
     max_staleness: Option<Duration>,
+    /// What a node's answer shows: what it has, or all that was acknowledged to anybody before (the leader's, once it
+    /// has found out that it still leads)
+    #[arg(long, value_name = "WHICH", default_value = "local")]
+    consistency: Consistency,
+}
+
+/// What a node's answer shows at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Consistency {
+    #[default]
+    Local,
+    Linearizable,
+}
+
+impl FreshArgs {
+    fn is_linearizable(&self) -> bool {
+        self.consistency == Consistency::Linearizable
+    }
 }
 
 /// A range of a log in offsets, and what the log holds.

@@ -22,7 +22,9 @@ use crate::exit::{Failure, Outcome};
 use crate::progress;
 
 use super::lines::{Line, Lines};
-use super::{Entries, HistoryOf, Next, Origin, Rows, Seen, Span, TableHash, Tail, Visit, VisitRow};
+use super::{
+    Entries, FreshArgs, HistoryOf, Next, Origin, Rows, Seen, Span, TableHash, Tail, Visit, VisitRow,
+};
 
 /// Records or rows asked for at a time.
 const PAGE: u64 = 100_000;
@@ -35,17 +37,17 @@ const NOW: Duration = Duration::ZERO;
 /// A node.
 pub(super) struct Node {
     client: Client,
-    max_staleness: Option<Duration>,
+    asks: FreshArgs,
 }
 
 impl Node {
-    pub(super) fn new(client: Client, max_staleness: Option<Duration>) -> Self {
-        Node { client, max_staleness }
+    pub(super) fn new(client: Client, asks: FreshArgs) -> Self {
+        Node { client, asks }
     }
 
     /// A path with what all questions ask for.
     fn fresh(&self, path: &str) -> String {
-        fresh(path, self.max_staleness)
+        fresh(path, self.asks)
     }
 
     fn json<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<T, Failure> {
@@ -136,7 +138,7 @@ impl Origin for Node {
     fn scan(&self, rows: &Rows) -> Result<Box<dyn Entries>, Failure> {
         Ok(Box::new(TableRows {
             client: self.client.clone(),
-            max_staleness: self.max_staleness,
+            asks: self.asks,
             left: rows.limit.unwrap_or(u64::MAX),
             rows: rows.clone(),
             start: rows.start.as_ref().map(|start| start.as_bytes().to_vec()),
@@ -205,11 +207,21 @@ impl Origin for Node {
         let path = match at {
             None => "/v1/hash".to_owned(),
             Some(at) => {
-                let span = self.span(&Range { from: Bound::Open, to: at })?;
-                if span.asked.end > span.end {
-                    return Err(super::behind_the_end(span.asked.end, span.end));
+                // A range that ends at a time has an end of its own: of times, not of offsets.
+                let (end, log_end) = match at {
+                    Bound::Time(_) => {
+                        let span = self.span(&Range { from: at, to: Bound::Open })?;
+                        (span.asked.start, span.end)
+                    }
+                    _ => {
+                        let span = self.span(&Range { from: Bound::Open, to: at })?;
+                        (span.asked.end, span.end)
+                    }
+                };
+                if end > log_end {
+                    return Err(super::behind_the_end(end, log_end));
                 }
-                format!("/v1/hash?at={}", span.asked.end)
+                format!("/v1/hash?at={end}")
             }
         };
         let Hashed { offset, epoch, rows, digest } = self.json(&self.fresh(&path), LONG)?;
@@ -217,11 +229,20 @@ impl Origin for Node {
     }
 }
 
-/// A path that asks for data at most so old.
-fn fresh(path: &str, most: Option<Duration>) -> String {
-    let Some(most) = most else { return path.to_owned() };
-    let mark = if path.contains('?') { '&' } else { '?' };
-    format!("{path}{mark}max_staleness={}us", most.as_micros())
+/// A path that asks for data as fresh as is said.
+fn fresh(path: &str, asks: FreshArgs) -> String {
+    let mut path = path.to_owned();
+    let mut ask = |what: String| {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(&what);
+    };
+    if let Some(most) = asks.max_staleness {
+        ask(format!("max_staleness={}us", most.as_micros()));
+    }
+    if asks.is_linearizable() {
+        ask("consistency=linearizable".into());
+    }
+    path
 }
 
 /// The record that a point read answers with.
@@ -319,7 +340,7 @@ impl Tail for Records {
 /// Rows of the node's table, page by page.
 struct TableRows {
     client: Client,
-    max_staleness: Option<Duration>,
+    asks: FreshArgs,
     rows: Rows,
     left: u64,
     /// Where the next page begins.
@@ -348,7 +369,7 @@ impl TableRows {
         }
         if self.shown.is_none() {
             // Later pages show no less than the first.
-            path = fresh(&path, self.max_staleness);
+            path = fresh(&path, self.asks);
         }
         let reply = self.client.get(&path, &[], LONG)?.ok()?;
         let shown = reply.header("x-tidelog-token").filter(|token| !token.is_empty());

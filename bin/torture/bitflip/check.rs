@@ -84,15 +84,23 @@ impl Baseline {
     }
 }
 
-/// Does the damage to a copy, and looks at it from every side.
-pub fn check(fixture: &Fixture, base: &Baseline, damage: &Damage) -> Result<Outcome, String> {
+/// Does the damage to a copy, and looks at it from every side; one in `mend_every` is repaired, too.
+pub fn check(
+    fixture: &Fixture,
+    base: &Baseline,
+    damage: &Damage,
+    mend_every: u64,
+) -> Result<Outcome, String> {
+    let chance = hash(&damage.to_string());
     let case = Case { fixture, damage, image: fixture.disk.deep_copy() };
     damage.apply(&case.image, fixture);
-    let mut dice = Dice::new(fixture.seed ^ hash(&damage.to_string()));
+    let mut dice = Dice::new(fixture.seed ^ chance);
     let mut outcome = Outcome::default();
     let intact = case.look(base, &mut dice, &mut outcome)?;
     case.write(&mut dice, &mut outcome)?;
-    case.repair(&mut dice, &mut outcome)?;
+    if Dice::new(chance).below(mend_every.max(1)) == 0 {
+        case.repair(&mut dice, &mut outcome)?;
+    }
     if !(outcome.by_open || outcome.by_read || outcome.by_verify) {
         outcome.harmless = harmless::reason(fixture, damage);
         if !intact {

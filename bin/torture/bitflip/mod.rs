@@ -39,6 +39,9 @@ pub struct Bitflip {
     /// Cut files only at every n-th length.
     #[arg(long, default_value_t = 1)]
     every: u64,
+    /// Repair, append and reopen behind one damage in so many: that each is noticed is looked at always.
+    #[arg(long, default_value_t = 1)]
+    mend_every: u64,
     /// Only damages whose text contains this: to see a violation again.
     #[arg(long)]
     only: Option<String>,
@@ -125,7 +128,7 @@ fn batter(
         .enumerate()
         .map(|(i, damage)| {
             let caught = catch_unwind(AssertUnwindSafe(|| match &base {
-                Some(base) => check(fixture, base, damage),
+                Some(base) => check(fixture, base, damage, args.mend_every),
                 None => table::check(fixture, damage),
             }));
             (

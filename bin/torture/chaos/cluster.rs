@@ -340,13 +340,13 @@ impl Cluster {
 
 /// A small file system of its own for a node, that can be filled; where none may be mounted, an
 /// ordinary directory that cannot.
-struct Disk {
-    at: PathBuf,
-    missing: Option<String>,
+pub struct Disk {
+    pub at: PathBuf,
+    pub missing: Option<String>,
 }
 
 impl Disk {
-    fn mount(at: PathBuf) -> Self {
+    pub fn mount(at: PathBuf) -> Self {
         let size = std::ffi::CString::new(format!("size={DISK_BYTES}")).expect("no zeros");
         let mounted = mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(size.as_c_str()));
         let missing =
@@ -355,7 +355,7 @@ impl Disk {
     }
 
     /// Fills it to the last byte; whether it is full.
-    fn fill(&self) -> bool {
+    pub fn fill(&self) -> bool {
         use std::io::Write;
         if self.missing.is_some() {
             return false;
@@ -367,7 +367,7 @@ impl Disk {
         true
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         let _ = std::fs::remove_file(self.at.join("ballast"));
     }
 }

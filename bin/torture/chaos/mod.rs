@@ -9,10 +9,11 @@
 
 mod check;
 mod cluster;
+mod failover;
 mod node;
 mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -38,12 +39,40 @@ pub struct Args {
     /// How long things go wrong, in all
     #[arg(long, default_value_t = 48)]
     seconds: u64,
+    /// Leaders that are replaced in the part with failover
+    #[arg(long, default_value_t = 24)]
+    failovers: u64,
+    /// The longest that the part with failover goes on [default: until it has seen them all]
+    #[arg(long)]
+    longest_seconds: Option<u64>,
+    /// Clusters with failover at a time
+    #[arg(long, default_value_t = 3)]
+    abreast: usize,
+    /// Only one part: `restarts`, where leaders restart in place, or `failover`
+    #[arg(long)]
+    only: Option<Part>,
+    /// Only clusters with this coordinator in the part with failover
+    #[arg(long)]
+    coordinator: Option<failover::Kind>,
+    /// Only these modes in the part with failover, by how they begin: sync, async, archive, semi
+    #[arg(long, value_delimiter = ',')]
+    modes: Vec<String>,
+    /// Say what is done while it is done, and leave the directories
+    #[arg(long)]
+    keep: bool,
     /// Where nodes are made [default: the system's temporary directory]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The binary that nodes run [default: `tidelog` beside this one]
     #[arg(long)]
     binary: Option<PathBuf>,
+}
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Restarts,
+    Failover,
 }
 
 /// One run.
@@ -74,9 +103,50 @@ pub fn run(args: &Args) -> Result<Line, String> {
         return Err(format!("expected the binary tidelog at {}, found none", binary.display()));
     }
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let place = Place(parent.join(format!("tidelog-chaos-{}", std::process::id())));
+    let place = parent.join(format!("tidelog-chaos-{}", std::process::id()));
+    let place = Place(place, args.keep);
     std::fs::create_dir_all(&place.0).map_err(|e| format!("{}: {e}", place.0.display()))?;
-    let cluster = Cluster::start(&place.0, &binary)?;
+    let runs = |part: Part| args.only.is_none_or(|only| only == part);
+    // Elections wait more than they work: both parts go on at the same time.
+    let (restarts, failovers) = std::thread::scope(|scope| {
+        let failovers = runs(Part::Failover).then(|| {
+            scope.spawn(|| {
+                let plan = failover::Plan {
+                    failovers: args.failovers,
+                    abreast: args.abreast,
+                    longest: args.longest_seconds.map(Duration::from_secs),
+                    only: args.coordinator,
+                    modes: &args.modes,
+                    seed: args.seed,
+                    place: &place.0,
+                    binary: &binary,
+                    keep: args.keep,
+                };
+                plan.run()
+            })
+        });
+        let mut restarts = Ok(());
+        if runs(Part::Restarts) {
+            restarts = restart(args, &place.0, &binary, &mut line);
+        }
+        (restarts, failovers.map(|failovers| failovers.join()))
+    });
+    restarts?;
+    if let Some(failovers) = failovers {
+        let sum = failovers.map_err(|_| "the part with failover panicked".to_owned())??;
+        // Both parts have kills, appends and the like: these names say whose they are.
+        for (name, count) in sum.counts {
+            line.count(&format!("failover_{name}"), count);
+        }
+        sum.violations.into_iter().for_each(|violation| line.violation(violation));
+        sum.skipped.into_iter().for_each(|why| line.skip(why));
+    }
+    Ok(line)
+}
+
+/// The part in which leaders restart in place.
+fn restart(args: &Args, place: &Path, binary: &Path, line: &mut Line) -> Result<(), String> {
+    let cluster = Cluster::start(place, binary)?;
     if let Some(why) = cluster.no_small_disks() {
         line.skip(why);
     }
@@ -102,15 +172,15 @@ pub fn run(args: &Args) -> Result<Line, String> {
     let spells = (args.seconds / SPELL.as_secs()).max(2);
     for spell in 0..spells {
         chaos.spell(spell, &mut sessions, &mut dice)?;
-        chaos.report(&mut line);
+        chaos.report(line);
         if line.violations() > 0 {
             break;
         }
     }
     chaos.end();
-    chaos.report(&mut line);
-    chaos.count(&mut line);
-    Ok(line)
+    chaos.report(line);
+    chaos.count(line);
+    Ok(())
 }
 
 impl Chaos {
@@ -337,11 +407,13 @@ fn compare(cluster: &Cluster, told: &Told, found: &mut Vec<String>) -> Result<u6
     Ok(checked)
 }
 
-/// A directory of our own, removed in the end.
-struct Place(PathBuf);
+/// A directory of our own, removed in the end unless it is kept.
+struct Place(PathBuf, bool);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if !self.1 {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 }

@@ -31,9 +31,13 @@ pub struct Said {
 pub struct Node {
     pub name: String,
     pub dir: PathBuf,
+    /// Where it says what happens.
+    pub stderr: PathBuf,
     binary: PathBuf,
     /// Behind `serve DIR`.
     args: Vec<String>,
+    /// In its environment.
+    env: Vec<(String, String)>,
     child: Option<Child>,
     said: Arc<Mutex<Option<Said>>>,
     paused: bool,
@@ -44,9 +48,11 @@ impl Node {
     pub fn new(binary: &Path, name: &str, dir: PathBuf, args: Vec<String>) -> Self {
         Node {
             name: name.to_owned(),
+            stderr: dir.with_extension("stderr"),
             dir,
             binary: binary.to_owned(),
             args,
+            env: Vec::new(),
             child: None,
             said: Arc::default(),
             paused: false,
@@ -58,15 +64,21 @@ impl Node {
         self.args = args;
     }
 
+    /// What stands in its environment from now on.
+    pub fn set_env(&mut self, env: Vec<(String, String)>) {
+        self.env = env;
+    }
+
     /// Starts it; does not wait until it listens.
     pub fn start(&mut self) -> Result<(), String> {
         let failed = |e| format!("{} does not start: {e}", self.name);
-        let stderr = File::options().create(true).append(true).open(self.stderr());
+        let stderr = File::options().create(true).append(true).open(&self.stderr);
         let mut child = child::dies_with_us(&self.binary)
             .arg("serve")
             .arg(&self.dir)
             .args(["--listen", "127.0.0.1:0", "--name", &self.name])
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr.map_err(failed)?)
@@ -113,6 +125,11 @@ impl Node {
         }
     }
 
+    /// Whether it was started, and neither killed nor stopped for a while.
+    pub fn acts(&self) -> bool {
+        self.child.is_some() && !self.paused
+    }
+
     /// Whether it was started and not killed.
     pub fn runs(&self) -> bool {
         self.child.is_some()
@@ -122,7 +139,7 @@ impl Node {
     pub fn ended(&mut self) -> Option<String> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;
-        let said = std::fs::read_to_string(self.stderr()).unwrap_or_default();
+        let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
         let said: Vec<&str> = said.lines().rev().take(4).collect();
         Some(format!("{} ended by itself ({status}): {said:?}", self.name))
     }
@@ -187,10 +204,6 @@ impl Node {
     pub fn status(&self) -> Result<Value, String> {
         let (_, body) = self.ask("/v1/status")?;
         serde_json::from_slice(&body).map_err(|e| format!("the status of {}: {e}", self.name))
-    }
-
-    fn stderr(&self) -> PathBuf {
-        self.dir.with_extension("stderr")
     }
 }
 

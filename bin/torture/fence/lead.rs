@@ -159,7 +159,11 @@ fn play(
         log.close().map_err(|e| e.to_string())?;
     }
     lossy.settle();
-    let zombie = old.push().map(drop).map_err(|e| e.kind());
+    // With nothing new to publish it would not ask the store.
+    old_log.append(&Record::put(b"old", b"late")).map_err(|e| e.to_string())?;
+    let position = old_log.durable_position();
+    let zombie = old.push_to((position.log_byte, position.offset));
+    let zombie = zombie.map(drop).map_err(|e| e.kind());
     old_log.close().map_err(|e| e.to_string())?;
     sum.acked += old_told.acks;
     Ok(judge(&*connect()?, &old_told, &told, zombie, sum))

@@ -8,7 +8,7 @@
 mod contest;
 mod lead;
 mod lossy;
-mod weed;
+pub mod weed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -69,6 +69,12 @@ impl Weed {
     /// A connection of its own to the archive of this name, to the server itself or through what
     /// listens at `endpoint`.
     pub fn store(&self, name: &str, endpoint: Option<&str>) -> Result<Arc<dyn Store>, String> {
+        let settings = self.settings(endpoint);
+        open_store(&format!("s3://tide/{name}"), &settings).map_err(|e| e.to_string())
+    }
+
+    /// What a client needs to know, of the server itself or of what listens at `endpoint`.
+    pub fn settings(&self, endpoint: Option<&str>) -> Vec<(String, String)> {
         let endpoint = endpoint.map_or_else(|| format!("http://{}", self.address()), str::to_owned);
         let settings = [
             ("AWS_ENDPOINT_URL", endpoint),
@@ -76,8 +82,7 @@ impl Weed {
             ("AWS_SECRET_ACCESS_KEY", "any".into()),
             ("AWS_REGION", "us-east-1".into()),
         ];
-        let settings = settings.map(|(key, value)| (key.to_owned(), value));
-        open_store(&format!("s3://tide/{name}"), &settings).map_err(|e| e.to_string())
+        settings.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
     /// Whether it answers to a request that makes the bucket.

@@ -153,7 +153,7 @@ fn publish(client: &mut Client, table: &Table, told: &mut Promised) -> Held {
                 told.checkpoint = told.checkpoint.max(at);
                 told.published.push(at);
             }
-            Err(error) if error.kind() == Kind::InvalidInput && !table.report().writes => {}
+            Err(error) if error.kind() == Kind::Locked && !table.report().writes => {}
             Err(error) => judge(client, &error)?,
         }
     }

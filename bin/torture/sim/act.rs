@@ -114,9 +114,8 @@ impl World {
     fn append(&mut self, dice: &mut Dice) -> Done {
         let client = dice.below(CLIENTS);
         let Some(up) = &self.lead.up else { return Ok(()) };
-        let id = Id([u8::try_from(client + 1).expect("few"); 16]);
         // One at a time: a client that does not know sends the same again.
-        let last = self.book.sent.iter().rposition(|sent| sent.producer.id == id && sent.open);
+        let last = self.book.open(client);
         let waits = |number: usize| up.pending.iter().any(|(waiting, ..)| *waiting == number);
         let number = match last {
             Some(number) if waits(number) => return Ok(()),

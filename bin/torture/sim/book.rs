@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::told::Told;
 
 /// Records of a batch at most, as its timestamps count them.
-const MOST: i64 = 16;
+pub const MOST: i64 = 16;
 
 /// A batch that a client sent.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub struct Book {
     /// Everything below was acknowledged as durable, or more.
     pub durable: u64,
     sequences: BTreeMap<u64, u64>,
+    /// The last batch of each client.
+    last: BTreeMap<u64, usize>,
 }
 
 impl Book {
@@ -78,7 +80,13 @@ impl Book {
         let producer =
             Producer { id: Id([u8::try_from(client + 1).expect("few"); 16]), sequence: *sequence };
         self.sent.push(Sent { records, producer, acked: None, open: true, kept: false });
+        self.last.insert(client, number);
         number
+    }
+
+    /// The batch that a client waits for, or will send again. It has one at a time.
+    pub fn open(&self, client: u64) -> Option<usize> {
+        self.last.get(&client).copied().filter(|number| self.sent[*number].open)
     }
 
     /// Takes an acknowledgement in.
@@ -104,6 +112,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Where a batch begins, if it is there.
+    pub fn place(&self, number: usize) -> Option<u64> {
+        self.found.get(&number).copied()
+    }
+
     /// Takes the next record.
     pub fn take(&mut self, book: &Book, entry: &Entry<'_>) -> Result<(), String> {
         let offset = entry.offset.0;

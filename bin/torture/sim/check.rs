@@ -8,14 +8,14 @@
 //! | acknowledged `archived` | a walk of the store |
 //! | a follower's report | its own disk in a power cut |
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use tidelog::frame::Mode;
-use tidelog::fs::sim::{Crash, Sim};
+use tidelog::fs::sim::{Crash, Seen, Sim};
 use tidelog::replica::Level;
 use tidelog::ship::Remote;
-use tidelog::ship::archive::{ObjectName, load};
 use tidelog::{Appended, Follower, Kind, Log, LogByte, Offset};
 
 use crate::dice::Dice;
@@ -23,7 +23,8 @@ use crate::rows;
 
 use super::book::Reading;
 use super::net::Cable;
-use super::world::{COPY, DIR, Done, World};
+use super::walk::check_names;
+use super::world::{COPY, DIR, Done, Mate, World};
 
 const HEADER_BYTES: u64 = 4096;
 /// Frames of a segment end at least this far before the next one.
@@ -121,12 +122,12 @@ impl World {
         mate.looked = operations;
         if mate.rotten {
             // It holds less than it did; only what it holds more is of interest.
-            if let Ok((_, end)) = recovered(&mate.sim, &self.net) {
+            if let Ok((_, end)) = recovered(mate, &self.net) {
                 mate.held = mate.held.max(end.0);
             }
             return Ok(());
         }
-        let end = recovered(&mate.sim, &self.net)
+        let end = recovered(mate, &self.net)
             .map_err(|e| format!("follower {who} after a power cut: {e}"))?;
         self.stats.add("power_cuts_looked_at", 1);
         let before = mate.held;
@@ -142,12 +143,12 @@ impl World {
 
     /// What a follower said is durable must be.
     fn check_report(&mut self, who: usize) -> Done {
-        let mate = &self.mates[who];
+        let said = self.net().said(who).durable;
+        let mate = &mut self.mates[who];
         if mate.rotten || mate.reads_archive {
             return Ok(());
         }
-        let said = self.net().said(who).durable;
-        let end = recovered(&mate.sim, &self.net)
+        let end = recovered(mate, &self.net)
             .map_err(|e| format!("follower {who} after a power cut: {e}"))?;
         self.stats.add("reports_checked", 1);
         match end.0 >= said {
@@ -221,7 +222,7 @@ impl World {
         }
         if level == Level::Archived {
             let fake = self.store.as_ref().expect("it was acknowledged so");
-            let state = load(&fake.client()).map_err(|e| format!("the archive: {e}"))?;
+            let state = self.walk.go_on(fake)?;
             if state.end_offset < Offset(end) {
                 return wrong(format!("the archive ends at {}", state.end_offset));
             }
@@ -232,19 +233,8 @@ impl World {
     /// The archive: its names, its walk, and that it shows nothing that nobody was promised.
     pub fn check_archive(&mut self, whole: bool) -> Done {
         let Some(fake) = &self.store else { return Ok(()) };
-        let state =
-            load(&fake.client()).map_err(|e| format!("the archive cannot be walked: {e}"))?;
-        let numbers: Vec<u64> = fake
-            .names()
-            .iter()
-            .filter_map(|name| match name {
-                ObjectName::Log(n) => Some(*n),
-                _ => None,
-            })
-            .collect();
-        if !numbers.iter().copied().eq(1..=numbers.len() as u64) {
-            return Err(format!("the archive's entries are {numbers:?}"));
-        }
+        let state = self.walk.go_on(fake)?;
+        check_names(fake)?;
         if let Some(up) = &self.lead.up {
             let standing = up.leader.standing();
             let held = matches!(standing.mode, Mode::Sync { .. }) && !standing.changing;
@@ -318,19 +308,26 @@ impl World {
         }
         let Some(follower) = &self.mates[who].follower else { return Ok(()) };
         let end = follower.position().log_byte.0;
+        let mut alike = std::mem::take(&mut self.mates[who].alike);
         let copy = (&self.mates[who].sim, COPY);
-        let compared = hold_files(copy, (&self.lead.sim, DIR), end);
+        let compared = hold_files(copy, (&self.lead.sim, DIR), end, &mut alike);
+        self.mates[who].alike = alike;
         let compared = compared.map_err(|found| format!("follower {who}: {found}"))?;
         self.stats.add("segments_compared", compared);
         Ok(())
     }
 }
 
+/// Sealed segments that were found to be the same at a copy and at its leader, by where they begin: as they were
+/// then.
+pub(super) type Alike = BTreeMap<u64, (Seen, Seen)>;
+
 /// Holds the segment files of a copy, which goes up to log byte `end`, against its leader's; how many.
 pub(super) fn hold_files(
     (copy, dir): (&Sim, &str),
     (leader, leaders_dir): (&Sim, &str),
     end: u64,
+    alike: &mut Alike,
 ) -> Result<u64, String> {
     let (copies, leaders) = (segments(copy, dir), segments(leader, leaders_dir));
     let mut compared = 0;
@@ -341,30 +338,55 @@ pub(super) fn hold_files(
                 false => return Err(format!("it has a segment at {base}, the leader has none")),
             }
         }
-        let read = |sim: &Sim, dir: &str| {
-            sim.read(Path::new(dir).join("segments").join(format!("{base:020}.seg")))
+        let see = |sim: &Sim, dir: &str| {
+            sim.see(Path::new(dir).join("segments").join(format!("{base:020}.seg")))
         };
-        let (mine, theirs) = (read(copy, dir), read(leader, leaders_dir));
+        let (mine, theirs) = (see(copy, dir), see(leader, leaders_dir));
         let until = match copies.get(i + 1) {
             Some(next) => next - base - SEAL_BYTES,
             None => end.saturating_sub(*base).saturating_sub(SEAL_BYTES),
         };
-        let until = usize::try_from(HEADER_BYTES + until).expect("small files");
-        if mine.len() < until || theirs.len() < until || mine[..until] != theirs[..until] {
-            let at = mine.iter().zip(&theirs).position(|(a, b)| a != b);
-            return Err(format!("segment {base} differs at byte {at:?} of {until}"));
-        }
-        let sealed = copies.get(i + 1).is_some() && mine.len() == theirs.len();
+        let until = HEADER_BYTES + until;
+        let sealed = copies.get(i + 1).is_some() && mine.bytes() == theirs.bytes();
         compared += 1;
-        if sealed && mine != theirs {
-            return Err(format!("segment {base} was sealed otherwise"));
+        // What was found to be alike, and has not changed since, is.
+        let same = alike
+            .get(base)
+            .is_some_and(|(one, another)| mine.is_unchanged(one) && theirs.is_unchanged(another));
+        if same {
+            continue;
+        }
+        if let Some(at) = mine.differs(&theirs, until) {
+            return Err(format!("segment {base} differs at byte {at} of {until}"));
+        }
+        if sealed && let Some(at) = mine.differs(&theirs, mine.bytes()) {
+            return Err(format!("segment {base} was sealed otherwise, from byte {at} on"));
+        }
+        if sealed {
+            alike.insert(*base, (mine, theirs));
         }
     }
     Ok(compared)
 }
 
-/// What a follower comes to from what its disk keeps in a power cut.
+/// What a follower comes to from what its disk keeps in a power cut. As long as that is the same, so is what
+/// it comes to.
 fn recovered(
+    mate: &mut Mate,
+    net: &Arc<std::sync::Mutex<super::net::Net>>,
+) -> tidelog::Result<(LogByte, Offset)> {
+    let version = mate.sim.durable_version();
+    if let Some((found, end)) = mate.recovered
+        && found == version
+    {
+        return Ok(end);
+    }
+    let end = recover(&mate.sim, net)?;
+    mate.recovered = Some((version, end));
+    Ok(end)
+}
+
+fn recover(
     sim: &Sim,
     net: &Arc<std::sync::Mutex<super::net::Net>>,
 ) -> tidelog::Result<(LogByte, Offset)> {
@@ -386,12 +408,9 @@ fn recovered(
 
 /// Log bytes of the segments in a directory.
 fn segments(sim: &Sim, dir: &str) -> Vec<u64> {
-    let prefix = Path::new(dir).join("segments");
-    let paths = sim.paths();
-    let names = paths.iter().filter(|path| path.starts_with(&prefix));
-    let names =
-        names.filter_map(|path| path.file_name()?.to_str()?.strip_suffix(".seg")?.parse().ok());
-    let mut bases: Vec<u64> = names.collect();
+    let names = sim.names(Path::new(dir).join("segments"));
+    let mut bases: Vec<u64> =
+        names.iter().filter_map(|name| name.strip_suffix(".seg")?.parse().ok()).collect();
     bases.sort_unstable();
     bases
 }

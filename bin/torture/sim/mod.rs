@@ -13,10 +13,12 @@ mod heal;
 mod net;
 mod op;
 mod roles;
+mod walk;
 mod world;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rayon::prelude::*;
@@ -28,6 +30,8 @@ use crate::model::shrink;
 use op::{Setup, Step, steps};
 use world::{Failure, Stats};
 
+/// The count of what was simulated.
+const SIMULATED: &str = "simulated_seconds";
 /// Seeds run between two lines of progress.
 const ROUND: u64 = 200;
 
@@ -81,16 +85,18 @@ pub fn run(args: &Sim) -> Result<Line, String> {
     let mut done = 0;
     while done < count && !(args.first && line.violations() > 0) {
         let round = if args.first { 8 } else { ROUND }.min(count - done);
-        let results: Vec<(u64, Result<Stats, Failure>)> = (first + done..first + done + round)
+        let results: Vec<(u64, Duration, Result<Stats, Failure>)> = (first + done
+            ..first + done + round)
             .into_par_iter()
             .map(|seed| {
-                let sequence = Sequence::new(seed, args);
-                (seed, sequence.run(sequence.len(), None, args.replay.is_some()))
+                let (sequence, began) = (Sequence::new(seed, args), Instant::now());
+                let result = sequence.run(sequence.len(), None, args.replay.is_some());
+                (seed, began.elapsed(), result)
             })
             .collect();
-        for (seed, result) in results {
+        for (seed, took, result) in results {
             match result {
-                Ok(stats) => sum.add(&stats),
+                Ok(stats) => sum.add(&stats, took),
                 Err(failure) => line.violation(reproduce(seed, args, &failure, &line)),
             }
         }
@@ -194,7 +200,12 @@ fn reproduce(seed: u64, args: &Sim, failure: &Failure, line: &Line) -> Reproduct
         true => shrink::shrink(&all, SHRINK_TRIES, fails),
         false => all,
     };
-    let found = match sequence.run(count, Some(&left), false) {
+    // Whoever looks at one seed sees the short run, too.
+    let aloud = args.replay.is_some() && left.len() < until;
+    if aloud {
+        eprintln!("the same with {} steps:", left.len());
+    }
+    let found = match sequence.run(count, Some(&left), aloud) {
         Err(short) => format!("step {}: {}", short.step, short.found),
         Ok(_) => format!("step {}: {} (not again with fewer)", failure.step, failure.found),
     };
@@ -215,10 +226,15 @@ struct Sum {
     counts: BTreeMap<&'static str, u64>,
     trace: u64,
     states: Vec<u128>,
+    /// What runs took that say how much time they simulated.
+    took: Duration,
 }
 
 impl Sum {
-    fn add(&mut self, stats: &Stats) {
+    fn add(&mut self, stats: &Stats, took: Duration) {
+        if stats.counts.contains_key(SIMULATED) {
+            self.took += took;
+        }
         for (name, count) in &stats.counts {
             *self.counts.entry(name).or_default() += count;
         }
@@ -231,6 +247,11 @@ impl Sum {
         line.count("steps", seeds * steps as u64);
         for (name, count) in &self.counts {
             line.count(name, *count);
+        }
+        if let Some(simulated) = self.counts.get(SIMULATED) {
+            let most = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX).max(1);
+            // Of one core, while nobody else wants it.
+            line.count("times_real_time", simulated * 1000 / most);
         }
         line.count("trace", format!("{:016x}", self.trace));
         self.states.sort_unstable();

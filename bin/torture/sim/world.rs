@@ -18,13 +18,15 @@ use tidelog::ship::archive::{Archive, PublishOptions, Publisher, Store};
 use tidelog::ship::shelf::Shelf;
 use tidelog::ship::{Directory, Remote, Source};
 use tidelog::table::TableOptions;
-use tidelog::{Error, Follower, Kind, Log, Options, Table};
+use tidelog::{Error, Follower, Kind, Log, LogByte, Offset, Options, Table};
 
 use crate::dice::Dice;
 
 use super::book::Book;
+use super::check::Alike;
 use super::net::{Cable, Net, Served};
 use super::op::{Setup, Step};
+use super::walk::Walk;
 
 pub const DIR: &str = "/log";
 pub const COPY: &str = "/copy";
@@ -87,6 +89,10 @@ pub struct Mate {
     pub shown: u64,
     /// The operation count at which `held` was last looked up.
     pub looked: usize,
+    /// What a power cut left of it, by what was durable then: where it ended.
+    pub recovered: Option<(u64, (LogByte, Offset))>,
+    /// What of its files was found to be the leader's.
+    pub alike: Alike,
     /// Whether its own STATE is sure to say how far it is: then damage behind that can be told.
     pub proves: bool,
     /// Whether its files were damaged, and it has not caught up since.
@@ -100,6 +106,7 @@ pub struct World {
     pub mates: Vec<Mate>,
     pub net: Arc<Mutex<Net>>,
     pub store: Option<Fake>,
+    pub walk: Walk,
     /// The leader's connection to it.
     pub client: Option<Arc<FakeStore>>,
     pub book: Book,
@@ -154,6 +161,8 @@ impl World {
             applied: 0,
             shown: 0,
             looked: usize::MAX,
+            recovered: None,
+            alike: Alike::default(),
             proves: false,
             rotten: false,
         });
@@ -163,6 +172,7 @@ impl World {
             lead,
             mates,
             store: setup.archive.then(Fake::new),
+            walk: Walk::default(),
             client: None,
             setup,
             book: Book::default(),
@@ -394,7 +404,8 @@ impl World {
         let left = self.mates[who].sim.crash(crash);
         self.kill_follower(who);
         let mate = &mut self.mates[who];
-        mate.sim = left;
+        // Another disk counts anew.
+        (mate.sim, mate.recovered) = (left, None);
         (mate.troubled, mate.proves) = (false, false);
         mate.sim.set_capacity(None);
     }

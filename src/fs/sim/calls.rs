@@ -255,7 +255,7 @@ impl File for SimFile {
             self.path.display(),
             content.len()
         );
-        let map = Map::memory(content.to_vec(len));
+        let map = content.map(len);
         world.maps.entry(self.id).or_default().insert(self.sim.process);
         Ok(map)
     }

@@ -4,13 +4,16 @@
 //! `crash`, which copies every file of a disk for every state it builds. Invariants:
 //! - a copy costs one reference count, a write after it only the pages it touches;
 //! - `pages` covers exactly `len`, and bytes of the last page beyond `len` are zero;
-//! - a page that was never written, or wholly written with zeros, takes no memory.
+//! - a page that was never written, or wholly written with zeros, takes no memory;
+//! - what was put together to be mapped is kept with the pages, for all that share them, until one changes.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+
+use super::super::Map;
 
 /// What a disk writes wholly or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -59,8 +62,32 @@ impl Clone for Page {
 /// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    pages: Arc<Vec<Slot>>,
+    pages: Arc<Pages>,
     len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    slots: Vec<Slot>,
+    /// Opened again and again, also from what power cuts leave, a file that never changes is put together
+    /// once.
+    map: OnceLock<Map>,
+}
+
+impl Clone for Pages {
+    fn clone(&self) -> Self {
+        // They are copied to be changed.
+        Pages { slots: self.slots.clone(), map: OnceLock::new() }
+    }
+}
+
+impl Pages {
+    /// The slots to change, of this content alone.
+    fn own(pages: &mut Arc<Self>) -> &mut Vec<Slot> {
+        let pages = Arc::make_mut(pages);
+        pages.map.take();
+        &mut pages.slots
+    }
 }
 
 /// The sectors that one write touched, as reads saw them right after it.
@@ -85,7 +112,7 @@ impl Content {
         let total = buf.len().min(self.len - byte);
         for (page, start, part) in pieces(byte, total) {
             let to = &mut buf[part.clone()];
-            match &self.pages[page] {
+            match &self.pages.slots[page] {
                 Some(page) => to.copy_from_slice(&page.bytes[start..start + part.len()]),
                 None => to.fill(0),
             }
@@ -99,7 +126,7 @@ impl Content {
         if end > self.len() {
             self.set_len(end)?;
         }
-        let pages = Arc::make_mut(&mut self.pages);
+        let pages = Pages::own(&mut self.pages);
         for (page, start, part) in pieces(in_memory(byte)?, bytes.len()) {
             let from = &bytes[part];
             let page = &mut pages[page];
@@ -116,7 +143,7 @@ impl Content {
     /// Cuts, or extends with zeros.
     pub(super) fn set_len(&mut self, len: u64) -> io::Result<()> {
         let len = in_memory(len)?;
-        let pages = Arc::make_mut(&mut self.pages);
+        let pages = Pages::own(&mut self.pages);
         pages.resize(len.div_ceil(PAGE_BYTES), None);
         if len < self.len
             && let Some(Some(last)) = pages.last_mut()
@@ -126,6 +153,42 @@ impl Content {
         }
         self.len = len;
         Ok(())
+    }
+
+    /// The first `len` bytes, which are there, to be read as long as anybody likes.
+    pub(super) fn map(&self, len: u64) -> Map {
+        if let Some(map) = self.pages.map.get().filter(|map| map.len() as u64 == len) {
+            return map.clone();
+        }
+        let map = Map::memory(self.to_vec(len));
+        let _ = self.pages.map.set(map.clone());
+        map
+    }
+
+    /// The first of `len` bytes that is another one in `other`, where bytes beyond the end are.
+    pub(super) fn differs(&self, other: &Content, len: u64) -> Option<u64> {
+        let common = self.len().min(other.len());
+        let end = in_memory(len.min(common)).expect("no file is longer");
+        let mut shown = pieces(0, end).filter_map(|(page, _, part)| {
+            let (ours, theirs) = (&self.pages.slots[page], &other.pages.slots[page]);
+            let same = match (ours, theirs) {
+                (Some(ours), Some(theirs)) => {
+                    Arc::ptr_eq(ours, theirs)
+                        || ours.bytes[..part.len()] == theirs.bytes[..part.len()]
+                }
+                (None, None) => true,
+                (Some(page), None) | (None, Some(page)) => is_zero(&page.bytes[..part.len()]),
+            };
+            if same {
+                return None;
+            }
+            let (mut one, mut another) = (vec![0; part.len()], vec![0; part.len()]);
+            self.read_at(&mut one, part.start as u64);
+            other.read_at(&mut another, part.start as u64);
+            let at = one.iter().zip(&another).position(|(a, b)| a != b)?;
+            Some((part.start + at) as u64)
+        });
+        shown.next().or((common < len).then_some(common))
     }
 
     /// The first `len` bytes, or all if there are fewer.
@@ -143,7 +206,7 @@ impl Content {
         let first_page = byte / PAGE_BYTES;
         Patch {
             first_page,
-            pages: self.pages[first_page..end.div_ceil(PAGE_BYTES)].to_vec(),
+            pages: self.pages.slots[first_page..end.div_ceil(PAGE_BYTES)].to_vec(),
             first_sector: byte / SECTOR_BYTES,
             end_sector: end.div_ceil(SECTOR_BYTES),
         }
@@ -170,7 +233,7 @@ impl Content {
     ) {
         let kept = |sector: usize| keep(sector - patch.first_sector);
         let Some(last) = sectors.clone().rev().find(|&sector| kept(sector)) else { return };
-        let pages = Arc::make_mut(&mut self.pages);
+        let pages = Pages::own(&mut self.pages);
         if pages.len() <= page {
             pages.resize(page + 1, None);
         }
@@ -198,7 +261,7 @@ impl Content {
             0 => 0,
             hash => xxh3_128_with_seed(&hash.to_le_bytes(), number),
         };
-        let pages = (0..).zip(self.pages.iter());
+        let pages = (0..).zip(self.pages.slots.iter());
         pages.filter_map(|(number, page)| Some(of(page.as_ref()?, number))).fold(
             // No page has this number.
             xxh3_128_with_seed(&self.len().to_le_bytes(), u64::MAX),

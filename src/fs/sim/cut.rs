@@ -53,7 +53,7 @@ impl PowerCut {
         }
         let kept: Vec<bool> = self.names.iter().map(|&place| fates[place].whole()).collect();
         let skeleton = self.skeletons.entry(kept).or_insert_with_key(|kept| {
-            let mut left = Disk { nodes: disk.nodes.clone(), pending: Vec::new(), next: disk.next };
+            let mut left = disk.without_pending();
             for (&place, _) in self.names.iter().zip(kept).filter(|(_, kept)| **kept) {
                 left.apply_name(disk.pending[place].change.name().expect("a change of names"));
             }
@@ -115,7 +115,7 @@ pub(super) fn after(
     fates: &[Fate],
     mut left: impl FnMut(&Disk, Id, &[usize], &[Fate]) -> Content,
 ) -> Disk {
-    let mut after = Disk { nodes: disk.nodes.clone(), pending: Vec::new(), next: disk.next };
+    let mut after = disk.without_pending();
     let (changed, names) = by_part(disk);
     for place in names.into_iter().filter(|&place| fates[place].whole()) {
         after.apply_name(disk.pending[place].change.name().expect("a change of names"));

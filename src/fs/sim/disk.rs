@@ -9,7 +9,7 @@
 //!   becomes durable by a sync without the earlier.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,10 @@ pub(super) struct Disk {
     pub(super) nodes: Nodes,
     pub(super) pending: Vec<Pending>,
     pub(super) next: Id,
+    /// Raised with every change of what is durable.
+    pub(super) version: u64,
+    /// Inodes that lost a name, or a change that kept them: only these may have to be forgotten.
+    loose: Vec<Id>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +112,14 @@ impl Disk {
     pub(super) fn new() -> Self {
         let mut nodes = Nodes::default();
         nodes.push(ROOT, Node::Dir(DirNode::default()));
-        Disk { nodes, pending: Vec::new(), next: ROOT + 1 }
+        Disk { nodes, pending: Vec::new(), next: ROOT + 1, version: 0, loose: Vec::new() }
+    }
+
+    /// The same with nothing pending: what was is neither lost nor kept yet.
+    pub(super) fn without_pending(&self) -> Self {
+        let Disk { nodes, next, version, loose, .. } = self;
+        let (nodes, loose) = (nodes.clone(), loose.clone());
+        Disk { nodes, pending: Vec::new(), next: *next, version: version + 1, loose }
     }
 
     // Names.
@@ -201,6 +212,7 @@ impl Disk {
         let id = self.find_file(path)?;
         let entry = self.entry(path)?;
         Arc::make_mut(&mut self.dir_mut(entry.dir).now).remove(&entry.name);
+        self.loose.push(id);
         self.push_name(path, NameKind::Unlink, id, vec![entry], operation);
         Ok(())
     }
@@ -227,7 +239,8 @@ impl Disk {
             _ => {}
         }
         Arc::make_mut(&mut self.dir_mut(from.dir).now).remove(&from.name);
-        Arc::make_mut(&mut self.dir_mut(to.dir).now).insert(to.name.clone(), id);
+        let replaced = Arc::make_mut(&mut self.dir_mut(to.dir).now).insert(to.name.clone(), id);
+        self.loose.extend(replaced);
         let kind = NameKind::Rename { to: Arc::clone(new) };
         self.push_name(path, kind, id, vec![from, to], operation);
         Ok(())
@@ -304,9 +317,18 @@ impl Disk {
 
     /// Bytes taken by files that have a name or are `open`.
     pub(super) fn used(&self, open: impl Fn(Id) -> bool) -> u64 {
-        let named: BTreeSet<Id> = self.tree().into_iter().map(|(_, id)| id).collect();
+        let (mut named, mut next) = (vec![ROOT], 0);
+        while let Some(&id) = named.get(next) {
+            if let Some(Node::Dir(dir)) = self.nodes.get(id) {
+                named.extend(dir.now.values());
+            }
+            next += 1;
+        }
+        named.sort_unstable();
         let files = self.nodes.iter().filter_map(|(id, node)| match node {
-            Node::File(file) if named.contains(&id) || open(id) => Some(file.now.len()),
+            Node::File(file) if named.binary_search(&id).is_ok() || open(id) => {
+                Some(file.now.len())
+            }
             _ => None,
         });
         files.sum()
@@ -317,6 +339,7 @@ impl Disk {
     pub(super) fn sync_file(&mut self, id: Id, how: Synced) {
         let is_mine = |pending: &mut Pending| pending.change.file() == Some(id);
         let mine: Vec<Pending> = self.pending.extract_if(.., is_mine).collect();
+        self.version += u64::from(how == Synced::Durable && !mine.is_empty());
         let file = self.file_mut(id);
         match how {
             Synced::Dropped => {
@@ -366,7 +389,12 @@ impl Disk {
             .into_iter()
             .partition(|_| settled.next().unwrap_or(false));
         self.pending = others;
+        for change in mine.iter().filter_map(|pending| pending.change.name()) {
+            self.loose.push(change.node);
+            self.loose.extend(change.entries.iter().map(|entry| entry.dir));
+        }
         if how == Synced::Durable {
+            self.version += u64::from(!mine.is_empty());
             for pending in &mine {
                 pending.change.name().into_iter().for_each(|change| self.apply_name(change));
             }
@@ -389,34 +417,59 @@ impl Disk {
         // The directory is gone if its own name was lost: what is in it is lost with it.
         if let Some(Node::Dir(dir)) = self.nodes.get_mut(dir) {
             let names = Arc::make_mut(&mut dir.durable);
-            match change.kind {
+            let before = match change.kind {
                 NameKind::Unlink => names.remove(&name),
                 _ => names.insert(name, change.node),
             };
+            self.loose.extend(before);
         }
     }
 
-    /// Forgets inodes that no name, no pending change and no handle reaches.
-    pub(super) fn sweep(&mut self, open: impl Fn(Id) -> bool) {
-        let mut reached = vec![ROOT];
+    /// Names of this inode have gone.
+    pub(super) fn loosen(&mut self, id: Id) {
+        self.loose.push(id);
+    }
+
+    /// Forgets inodes that no name, no pending change and no handle reaches; which.
+    pub(super) fn sweep(&mut self, open: impl Fn(Id) -> bool) -> Vec<Id> {
+        let mut loose = std::mem::take(&mut self.loose);
+        loose.sort_unstable();
+        loose.dedup();
+        let mut reached = vec![false; loose.len()];
+        let mut reach = |id: &Id| {
+            if let Ok(at) = loose.binary_search(id) {
+                reached[at] = true;
+            }
+        };
+        reach(&ROOT);
         for node in self.nodes.values() {
             if let Node::Dir(dir) = node {
-                reached.extend(dir.now.values());
+                dir.now.values().for_each(&mut reach);
                 if !Arc::ptr_eq(&dir.now, &dir.durable) {
-                    reached.extend(dir.durable.values());
+                    dir.durable.values().for_each(&mut reach);
                 }
             }
         }
-        for pending in &self.pending {
-            if let Change::Name(change) = &pending.change {
-                reached.push(change.node);
-                reached.extend(change.entries.iter().map(|entry| entry.dir));
+        for change in self.pending.iter().filter_map(|pending| pending.change.name()) {
+            reach(&change.node);
+            change.entries.iter().for_each(|entry| reach(&entry.dir));
+        }
+        let mut reached = reached.into_iter();
+        loose.retain(|_| !reached.next().unwrap_or(true));
+        // What only a handle keeps is looked at again.
+        let (kept, gone): (Vec<Id>, Vec<Id>) = loose.into_iter().partition(|id| open(*id));
+        self.loose = kept;
+        for id in &gone {
+            if let Some(Node::Dir(dir)) = self.nodes.get(*id) {
+                self.loose.extend(dir.now.values().chain(dir.durable.values()));
             }
         }
-        reached.sort_unstable();
-        self.nodes.retain(|id| reached.binary_search(&id).is_ok() || open(id));
-        let nodes = &self.nodes;
-        self.pending.retain(|p| p.change.file().is_none_or(|id| nodes.get(id).is_some()));
+        if !gone.is_empty() {
+            let stays = |id: Id| gone.binary_search(&id).is_err();
+            self.nodes.retain(stays);
+            self.pending.retain(|pending| pending.change.file().is_none_or(stays));
+        }
+        gone
     }
 
     /// Forgets what is durable beyond reach of the root, and shows what is left to reads.
@@ -439,6 +492,7 @@ impl Disk {
             }
         }
         self.pending.clear();
+        self.loose.clear();
     }
 
     /// Adds the durable names from directory `dir` down, and their files in the same order.

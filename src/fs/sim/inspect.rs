@@ -12,7 +12,49 @@ use super::Sim;
 use super::content::Content;
 use super::disk::{Disk, Id, Node, Synced, absolute};
 
+/// What reads saw of a file at one moment. Takes no copy: it shares what nobody has changed since.
+#[derive(Clone, Debug)]
+pub struct Seen(Content);
+
+impl Seen {
+    /// How many bytes there were.
+    pub fn bytes(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The first of `len` bytes that is another one in `other`, or is not there in one of them.
+    pub fn differs(&self, other: &Seen, len: u64) -> Option<u64> {
+        self.0.differs(&other.0, len)
+    }
+
+    /// Whether both are of one file that did not change between: then they are alike. Others may be, too.
+    pub fn is_unchanged(&self, since: &Seen) -> bool {
+        self.0.is_same(&since.0)
+    }
+}
+
 impl Sim {
+    /// What reads see of a file, to be compared.
+    #[track_caller]
+    pub fn see(&self, path: impl AsRef<Path>) -> Seen {
+        let (path, world) = (path.as_ref(), self.world());
+        let id = found(path, world.disk.find_file(path));
+        Seen(found(path, world.disk.file(id)).now.clone())
+    }
+
+    /// The names that reads see in a directory, in order; none where it is not there.
+    pub fn names(&self, dir: impl AsRef<Path>) -> Vec<String> {
+        let world = self.world();
+        let found = world.disk.find(dir.as_ref()).and_then(|id| world.disk.dir(id));
+        found.map(|dir| dir.now.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Changes whenever what is durable may have: as long as it is the same, a power cut that loses all that is
+    /// pending leaves the same files.
+    pub fn durable_version(&self) -> u64 {
+        self.world().disk.version
+    }
+
     /// What reads see of a file.
     #[track_caller]
     pub fn read(&self, path: impl AsRef<Path>) -> Vec<u8> {
@@ -80,14 +122,16 @@ impl Sim {
         let path = found(path.as_ref(), absolute(path.as_ref()));
         let mut world = self.world();
         found(&path, world.disk.find(&path));
-        for (path, _) in world.disk.tree().iter().rev().filter(|(p, _)| p.starts_with(&path)) {
+        for (path, id) in world.disk.tree().iter().rev().filter(|(p, _)| p.starts_with(&path)) {
             settle(&mut world.disk, path);
+            world.disk.loosen(*id);
             let entry = found(path, world.disk.entry(path));
             if let Some(Node::Dir(dir)) = world.disk.nodes.get_mut(entry.dir) {
                 Arc::make_mut(&mut dir.now).remove(&entry.name);
                 Arc::make_mut(&mut dir.durable).remove(&entry.name);
             }
         }
+        world.disk.version += 1;
         world.sweep();
     }
 
@@ -120,6 +164,7 @@ fn change(disk: &mut Disk, path: &Path, how: impl FnOnce(&mut Content) -> io::Re
     let file = disk.file_mut(id);
     found(path, how(&mut file.now));
     file.clean();
+    disk.version += 1;
 }
 
 /// Makes durable what is pending of the names on a path, and of the file itself.

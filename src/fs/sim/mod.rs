@@ -66,6 +66,7 @@ use std::time::Duration;
 pub use crash::{Crash, Fate, PendingChange, PendingOp};
 pub use cut::PowerCut;
 pub use fault::{Errno, Fault};
+pub use inspect::Seen;
 pub use op::{Op, OpKind};
 
 use super::Fs;

@@ -33,7 +33,8 @@ pub(super) struct World {
     pub(super) operations: usize,
     pub(super) stop: Option<usize>,
     pub(super) trace: Option<Vec<Op>>,
-    calls: BTreeMap<OpKind, u64>,
+    /// In the order of their kinds.
+    calls: [u64; OpKind::ALL.len()],
     faults: Vec<Armed>,
     fired: u64,
 }
@@ -75,7 +76,7 @@ impl World {
             operations: 0,
             stop: None,
             trace: None,
-            calls: BTreeMap::new(),
+            calls: [0; OpKind::ALL.len()],
             faults: Vec::new(),
             fired: 0,
         }
@@ -102,7 +103,7 @@ impl World {
     /// At the door of every call: counts it and picks the fault that is due.
     pub(super) fn enter(&mut self, process: u32, asked: Asked<'_>) -> io::Result<Option<Fault>> {
         self.alive(process)?;
-        *self.calls.entry(asked.kind).or_default() += 1;
+        self.calls[asked.kind as usize] += 1;
         let mut due = None;
         for (number, armed) in self.faults.iter_mut().enumerate() {
             if armed.fault.matches(asked.kind, asked.path, asked.to) {
@@ -180,14 +181,14 @@ impl World {
     }
 
     pub(super) fn calls(&self, kind: OpKind) -> u64 {
-        self.calls.get(&kind).copied().unwrap_or_default()
+        self.calls[kind as usize]
     }
 
     pub(super) fn sweep(&mut self) {
         let handles = &self.handles;
-        self.disk.sweep(|id| handles.contains_key(&id));
-        let disk = &self.disk;
-        self.maps.retain(|&id, _| disk.nodes.get(id).is_some());
+        for gone in self.disk.sweep(|id| handles.contains_key(&id)) {
+            self.maps.remove(&gone);
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte};
 
 /// Who may lead, as something outside the nodes says it. One node's connection to it.
@@ -188,7 +189,8 @@ impl Claim {
 
     /// The number that follows what is there and what was seen.
     pub(crate) fn after(&self, there: u64) -> Result<u64> {
-        there.max(self.seen).checked_add(1).ok_or_else(|| {
+        let seen = if mutant::on(Mutant::ForgetSeen) { 0 } else { self.seen };
+        there.max(seen).checked_add(1).ok_or_else(|| {
             Error::new(
                 Kind::InvalidInput,
                 "expected an epoch number with one behind it, found none",

@@ -3,11 +3,15 @@
 //! The question is for a promise, or only how the node is; the answer says what it has promised by then and
 //! how far it is. Whether the promise was given is read off the answer: it is that of the question.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::{Mode, SyncSet};
 use crate::log::files::SetLine;
 use crate::position::{Epoch, Id};
+use crate::ship::archive::Store;
 use crate::ship::protocol::{PROTOCOL_VERSION, WireEpoch, WireReport};
 use crate::ship::{Report, Source};
 
@@ -65,6 +69,16 @@ impl Standing {
         self.report.promise == Some(epoch) && self.owner == Some(to)
     }
 
+    /// The mode that its log says rules.
+    pub fn mode(&self) -> Mode {
+        self.sets.last().map(|line| line.set.mode).unwrap_or_default()
+    }
+
+    /// The newest set in its log.
+    pub fn set(&self) -> Option<&SyncSet> {
+        self.sets.last().map(|line| &line.set)
+    }
+
     /// The highest epoch number that it knows of.
     pub fn seen(&self) -> u64 {
         let promised = self.report.promise.map_or(0, |epoch| epoch.number);
@@ -91,6 +105,11 @@ pub trait Peers: Send {
 
     /// What can be pulled from one of them.
     fn source(&mut self, peer: &Peer) -> Result<Box<dyn Source>>;
+
+    /// The archive that this node publishes to once it leads.
+    fn archive(&mut self) -> Option<Arc<dyn Store>> {
+        None
+    }
 }
 
 #[derive(Serialize, Deserialize)]

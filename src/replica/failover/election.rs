@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use crate::frame::Mode;
-use crate::position::{Id, LogByte};
+use crate::mutant::{self, Mutant};
+use crate::position::LogByte;
 use crate::replica::coordinator::Seat;
 
 use super::ask::Standing;
-use super::quorum::lacking;
+use super::quorum::lacks;
 
 /// How long a better candidate is waited for, for each that is better.
 const HEAD_START: Duration = Duration::from_millis(400);
@@ -124,38 +125,37 @@ impl Election {
                 "this node lost what it had acknowledged, and fetches it again".into(),
             );
         }
-        if seat.paused {
-            return Move::Stay(
-                "failover is paused: `tidelog failover resume` lets it go on".into(),
-            );
+        if let Some(why) = paused(seat) {
+            return Move::Stay(why);
         }
         let heard = |standing: &Standing| {
-            standing.heard_ms.map(Duration::from_millis).filter(|ago| *ago < self.policy.patience)
+            let heard = standing.heard_ms.filter(|_| !mutant::on(Mutant::IgnoreVeto));
+            heard.map(Duration::from_millis).filter(|ago| *ago < self.policy.patience)
         };
         if let Some(ago) = heard(own).filter(|_| !sight.crashed) {
             return Move::Wait(self.policy.patience - ago, "the leader is still heard here".into());
-        }
-        if let Some(why) = self.too_soon(sight) {
-            return Move::Stay(why);
         }
         let age = sight.asked.map(|at| now.saturating_sub(at));
         if age.is_none_or(|age| age > nanos(FRESH)) {
             return Move::Survey;
         }
+        if let Some(why) = self.too_soon(sight) {
+            return Move::Stay(why);
+        }
         if let Some(leads) = others.iter().find(|other| other.leads) {
             return Move::Stay(format!("{} leads, without the coordinator", named(leads)));
         }
-        if let Some(hears) = others.iter().find(|other| heard(other).is_some() && !sight.crashed) {
+        // Who came back after it led is heard by those that still pull from it, and leads no more.
+        let hears_me = |other: &Standing| other.leader.is_some() && other.leader == own.address;
+        let hears = |other: &Standing| heard(other).is_some() && !hears_me(other);
+        if let Some(hears) = others.iter().find(|other| hears(other) && !sight.crashed) {
             return Move::Wait(
                 self.policy.patience,
                 format!("{} still hears the leader", named(hears)),
             );
         }
         let me = own.node();
-        let counts = |id: Id| {
-            id == me || others.iter().any(|other| other.node() == id && !other.report.unclean)
-        };
-        if let Some(lacking) = lacking(&own.sets, sight.committed, counts) {
+        if let Some(lacking) = lacks(own, others) {
             return Move::Stay(format!("found {lacking}"));
         }
         if let Some(newest) =
@@ -181,7 +181,17 @@ impl Election {
         // Who held it last may have it again: that changes nothing.
         let same = sight.seat.last.as_ref().is_some_and(|last| last.node == sight.own.node());
         let left = self.policy.gap.checked_sub(Duration::from_nanos(since))?;
-        (!sight.crashed && !same && !left.is_zero()).then(|| {
+        let was_last = |other: &&Standing| {
+            let last = sight.seat.last.as_ref();
+            last.is_some_and(|last| last.node == other.node()) && !other.leads
+        };
+        let last = sight.others.iter().find(was_last);
+        // Whoever took it last and says that its epoch never began came to nothing: the leader did not change.
+        let in_vain = last.is_some_and(|it| it.report.durable.epoch.number < sight.seat.number);
+        // One that may not lead any more has been told so: an operator wants another one.
+        let demoted = last.is_some_and(|it| !it.may_lead);
+        let waits = !sight.crashed && !same && !in_vain && !demoted && !left.is_zero();
+        (waits && !mutant::on(Mutant::IgnoreGap)).then(|| {
             format!(
                 "the last failover was {} s ago, and the next one by itself is {} s from now: `tidelog promote` \
                  does it at once",
@@ -191,6 +201,13 @@ impl Election {
         })
     }
 
+    /// Why the seat is let go of again, once it was taken, if so: by what stood there then, which may have come
+    /// behind the look that this was decided by.
+    pub fn withdraws(&self, sight: &Sight<'_>) -> Option<String> {
+        paused(sight.seat).or_else(|| self.too_much_lost(sight))
+    }
+
+    /// Why a failover now may lose more than is allowed, if so.
     fn too_much_lost(&self, sight: &Sight<'_>) -> Option<String> {
         let degraded = sight.seat.degraded.is_some();
         let loses = match sight.mode {
@@ -199,10 +216,13 @@ impl Election {
             // What they promise a failover keeps: the bound, the copies, what is archived.
             Mode::Bounded { .. } | Mode::Sync { .. } | Mode::Archive => false,
         };
-        // Whoever led last holds all that it has acknowledged; and where nobody ever led there is nothing.
-        let led_last = sight.seat.last.as_ref().is_some_and(|last| last.node == sight.own.node());
+        // Where nobody ever led there is nothing.
         let nobody_led = sight.seat.number == 0 && sight.own.report.durable.epoch.number == 0;
-        if !loses || led_last || nobody_led {
+        if !loses
+            || mutant::on(Mutant::IgnoreMaxLoss)
+            || led_last(sight.seat, sight.own)
+            || nobody_led
+        {
             return None;
         }
         let all = sight.others.iter().chain([sight.own]).filter(|one| !one.report.unclean);
@@ -218,6 +238,17 @@ impl Election {
             )),
         }
     }
+}
+
+fn paused(seat: &Seat) -> Option<String> {
+    (seat.paused && !mutant::on(Mutant::IgnorePause))
+        .then(|| "failover is paused: `tidelog failover resume` lets it go on".into())
+}
+
+/// Whether this node led last, and not only took the seat: then it holds all that was acknowledged since.
+pub(crate) fn led_last(seat: &Seat, own: &Standing) -> bool {
+    let began = |epoch| own.report.durable.epoch == epoch;
+    seat.last.as_ref().is_some_and(|last| last.node == own.node() && began(last.epoch))
 }
 
 /// Who is the better candidate: further, then of higher priority, then one of them.

@@ -18,18 +18,25 @@
 //! - what is promised is durable before it is said, and binds a node to take frames from nobody older;
 //! - a node that lost what it had acknowledged is not counted, and does not lead.
 
+#[cfg(test)]
+mod archive_tests;
 mod ask;
+mod confirm;
 mod election;
 mod promotion;
 mod quorum;
+pub mod seat;
 #[cfg(test)]
 mod tests;
 mod voter;
 
 pub use ask::{Ask, Peer, Peers, Standing};
+pub use confirm::confirm;
+#[cfg(feature = "server")]
+pub(crate) use election::led_last;
 pub use election::{Election, Move, Policy, Sight};
-pub use promotion::{Promotion, Stage, survey};
-pub use quorum::Lacking;
+pub use promotion::{Promotion, Stage, archived_epoch, survey};
+pub use quorum::{Lacking, lacks};
 pub use voter::Voter;
 
 pub use crate::log::promises::Promises;

@@ -6,15 +6,21 @@
 //! have; what the furthest has is fetched; a newer set in it is counted anew; then the node may begin.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::Mode;
 use crate::log::files::Promise;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, Position};
 use crate::replica::Follower;
+use crate::ship::archive::{self, Archive, Owner, Store};
 
 use super::ask::{Ask, Peer, Peers, Standing};
-use super::quorum::{Lacking, lacking};
+use super::quorum::{Lacking, lacking_by_all, ruling};
+
+/// An old leader that publishes on is quicker so often at most, where the archive does not decide.
+const FENCES: usize = 8;
 
 /// How far a promotion is.
 #[derive(Clone, Debug)]
@@ -35,10 +41,20 @@ pub struct Promotion {
     ask: Ask,
     /// Those that have promised, with what they said then.
     granted: BTreeMap<Id, (Peer, Standing)>,
+    /// What everybody said last, by address: also those that do not count know sets.
+    told: BTreeMap<String, Standing>,
     /// Who was asked since the last [`again`](Promotion::again), and did not promise: why.
     failed: BTreeMap<String, String>,
     /// Whose tail could not be fetched.
     unread: BTreeSet<Id>,
+    /// Whether it has what the archive holds, as far as that is needed.
+    replayed: bool,
+    /// What the archive holds and cannot be had may be given up.
+    accepts: bool,
+    /// Whether the archive's history is another than the candidate's.
+    astray: bool,
+    /// Who is further, by a history that the candidate's tail is not part of.
+    better: Option<Peer>,
 }
 
 impl Promotion {
@@ -57,8 +73,13 @@ impl Promotion {
             epoch,
             ask: Ask { epoch: Some(epoch), ..ask.clone() },
             granted: BTreeMap::new(),
+            told: BTreeMap::new(),
             failed: BTreeMap::new(),
             unread: BTreeSet::new(),
+            replayed: false,
+            accepts: false,
+            astray: false,
+            better: None,
         })
     }
 
@@ -67,9 +88,28 @@ impl Promotion {
         self.epoch
     }
 
+    /// An operator gives up what only the archive holds, if it cannot be had: it leads without that, and the archive
+    /// takes nothing of it before its history is cut there (`tidelog archive push --accept-loss`).
+    #[must_use]
+    pub fn accept_loss(mut self, accept: bool) -> Self {
+        self.accepts = accept;
+        self
+    }
+
     /// Those that have promised.
     pub fn granted(&self) -> impl Iterator<Item = &Standing> {
         self.granted.values().map(|(_, standing)| standing)
+    }
+
+    /// Whether the archive's history is another than the candidate's: it has to follow the archive before it can lead.
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Who is to lead instead: it is further, and the candidate's own tail is not part of its history. The candidate
+    /// can rejoin behind it.
+    pub fn better(&self) -> Option<&Peer> {
+        self.better.as_ref()
     }
 
     /// Asks once more those that did not promise.
@@ -92,7 +132,8 @@ impl Promotion {
         let sets = follower.sets();
         let committed = follower.committed().0;
         let promised = |id: Id| id == me || self.granted.contains_key(&id);
-        if let Some(lacking) = lacking(&sets, committed, promised) {
+        let told = self.told.values();
+        if let Some(lacking) = lacking_by_all(&sets, committed, told, promised) {
             return Ok(Stage::Short(self.short(&lacking)));
         }
         if let Some(newest) = sets.last().filter(|line| line.set.mode.k() > 0)
@@ -108,7 +149,7 @@ impl Promotion {
             .help("promote a member; or change the set while there is a leader"));
         }
         let end = follower.position();
-        let Some((peer, there)) = self.furthest(end) else { return Ok(Stage::Ready) };
+        let Some((peer, there)) = self.furthest(end) else { return self.replay(follower, peers) };
         let (node, position) = (there.node(), there.report.durable);
         let fetched = peers.source(&peer).and_then(|source| follower.inherit(source));
         match fetched {
@@ -118,7 +159,8 @@ impl Promotion {
                 let message = format!("its tail up to log byte {} did not come", position.log_byte);
                 self.failed.insert(peer.address, message);
             }
-            Err(e) if e.kind() == Kind::NotInHistory => {
+            Err(e) if matches!(e.kind(), Kind::NotInHistory | Kind::Diverged) => {
+                self.better = Some(peer.clone()).filter(|_| there.may_lead);
                 return Err(Error::new(
                     Kind::Rejected,
                     format!(
@@ -145,6 +187,63 @@ impl Promotion {
             ));
         }
         Ok(Stage::Going)
+    }
+
+    /// What the archive holds and this log does not is fetched. Under the mode `archive` nothing else says what
+    /// was acknowledged, and under `async` it may have all that is left: the archive is fenced first, and all below
+    /// the fence must be here. Under `bounded` and `semi` it is only the better for it, and is fenced where it ends as
+    /// soon as all of it is here: what the old leader published behind that would close it to the new one. Under `sync`
+    /// it has no more than this log.
+    fn replay(&mut self, follower: &mut Follower, peers: &mut dyn Peers) -> Result<Stage> {
+        let (sets, committed) = (follower.sets(), follower.committed().0);
+        let archived = ruling(&sets, committed).iter().any(|line| line.set.mode == Mode::Archive);
+        let mode = sets.last().map(|line| line.set.mode).unwrap_or_default();
+        let decides = !self.accepts && (archived || mode == Mode::Async);
+        let kept = matches!(mode, Mode::Sync { .. });
+        if self.replayed || kept && !archived || mutant::on(Mutant::SkipReplay) {
+            return Ok(Stage::Ready);
+        }
+        let Some(store) = peers.archive() else {
+            return match archived && !self.accepts {
+                true => Err(no_archive()),
+                false => Ok(Stage::Ready),
+            };
+        };
+        let owner = Owner { log: self.ask.log, epoch: self.epoch, node: follower.node() };
+        let replayed = match decides {
+            true => {
+                archive::take_over(&*store, &owner, &Arc::clone(follower.fs()), follower.floor())
+                    .and_then(|state| fetch(follower, &store, &state))
+            }
+            false => join(follower, &store, &owner),
+        };
+        match replayed {
+            Err(e) if e.kind() == Kind::Fenced => Err(e),
+            Err(e)
+                if decides
+                    && matches!(
+                        e.kind(),
+                        Kind::Diverged | Kind::NotInHistory | Kind::CommittedDataLoss
+                    ) =>
+            {
+                self.astray = e.kind() != Kind::CommittedDataLoss;
+                Err(not_in_archive(&e))
+            }
+            Err(e) if decides => Ok(Stage::Short(
+                Error::new(
+                    Kind::Io,
+                    format!(
+                        "expected all that the archive holds, found that it cannot be had: {e}"
+                    ),
+                )
+                .help("it is tried again; what it holds was acknowledged"),
+            )),
+            _ => {
+                self.replayed = true;
+                // Newer sets may have come along.
+                Ok(Stage::Going)
+            }
+        }
     }
 
     /// Who is to be asked next.
@@ -178,6 +277,7 @@ impl Promotion {
         if standing.node() == me {
             return refuse("it is this node".into());
         }
+        self.told.insert(peer.address.clone(), standing.clone());
         if !standing.grants(self.epoch, me) && !mutant::on(Mutant::CountAnswers) {
             let seen = standing.seen();
             if seen >= self.epoch.number {
@@ -227,6 +327,35 @@ impl Promotion {
     }
 }
 
+/// Fences the archive where it ends as soon as the candidate holds all of it. An old leader that publishes on, and is
+/// quicker each time, is let be.
+fn join(follower: &mut Follower, store: &Arc<dyn Store>, owner: &Owner) -> Result<()> {
+    let fs = Arc::clone(follower.fs());
+    for _ in 0..FENCES {
+        let state = archive::load(&**store)?;
+        fetch(follower, store, &state)?;
+        if archive::fence_behind(&**store, owner, &fs, follower.floor(), state)?.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches what the archive holds as of `state` and the candidate does not.
+fn fetch(follower: &mut Follower, store: &Arc<dyn Store>, state: &archive::State) -> Result<()> {
+    let within = |follower: &Follower| -> Result<bool> {
+        let segments = follower.segments()?;
+        Ok(state.is_within(&follower.history(&segments)))
+    };
+    if !within(follower)? {
+        follower.inherit(Box::new(Archive::open(Arc::clone(store))?))?;
+    }
+    match within(follower)? {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Diverged, "what the archive holds is not all here")),
+    }
+}
+
 /// What "further" means: the epoch of the last frame first.
 fn furthest(at: Position) -> (Epoch, crate::position::LogByte) {
     if mutant::on(Mutant::FurthestByBytes) {
@@ -240,6 +369,24 @@ fn bound(me: Id, to: Epoch) -> Error {
         .help("another node leads, or is about to; or try again, by a higher number")
 }
 
+fn no_archive() -> Error {
+    Error::new(
+        Kind::Rejected,
+        "expected the archive that says what was acknowledged, found that this node has none",
+    )
+    .help("run the node with the cluster's archive: `tidelog serve DIR --archive URL`")
+}
+
+fn not_in_archive(why: &Error) -> Error {
+    Error::new(
+        Kind::Rejected,
+        format!("expected the candidate's log to be part of what the archive holds, found that they differ: {why}"),
+    )
+    .help(
+        "promote another node, or follow the archive with this one first: what it has besides is kept. Only if what          the archive holds is to be given up: `tidelog promote --accept-loss`, then `tidelog archive push --accept-loss`",
+    )
+}
+
 /// A node that may not lead.
 pub(super) fn unclean(me: Id) -> Error {
     Error::new(
@@ -249,6 +396,13 @@ pub(super) fn unclean(me: Id) -> Error {
         ),
     )
     .help("it can lead once it has fetched that again: let it follow a node that holds it")
+}
+
+/// The epoch by which the archive was published last, as far as that can be learned: whoever is to lead needs a
+/// higher number.
+pub fn archived_epoch(peers: &mut dyn Peers) -> u64 {
+    let newest = peers.archive().and_then(|store| archive::newest_epoch(&*store).ok().flatten());
+    newest.map_or(0, |epoch| epoch.number)
 }
 
 /// How everybody is, without asking for a promise: what a promotion would find.

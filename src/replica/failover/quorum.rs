@@ -11,6 +11,8 @@ use crate::log::files::SetLine;
 use crate::mutant::{self, Mutant};
 use crate::position::{Id, LogByte};
 
+use super::ask::Standing;
+
 /// A set of which too few members have promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lacking {
@@ -31,12 +33,11 @@ impl fmt::Display for Lacking {
     }
 }
 
-/// The sets that may rule, given that everything below `committed` is known to be: the newest, and the one
-/// before unless the newest is committed.
+/// The sets that may rule, given that everything below `committed` is known to be: the newest, and those
+/// before that a log's CONTROL names beside it unless the newest is committed.
 pub(super) fn ruling(sets: &[SetLine], committed: LogByte) -> &[SetLine] {
     match sets {
         [.., newest] if newest.there && newest.end <= committed => &sets[sets.len() - 1..],
-        [.., _, _] => &sets[sets.len() - 2..],
         sets => sets,
     }
 }
@@ -59,6 +60,28 @@ pub(super) fn lacking(
             need -= 1;
         }
         (have < need).then(|| Lacking { have, need, set: line.set.to_string(), missing })
+    })
+}
+
+/// The same of a node that may know no set: then those count that others tell of, one after the other.
+pub(super) fn lacking_by_all<'a>(
+    own: &[SetLine],
+    committed: LogByte,
+    others: impl Iterator<Item = &'a Standing>,
+    promised: impl Fn(Id) -> bool,
+) -> Option<Lacking> {
+    if own.iter().any(|line| !line.set.members.is_empty()) || mutant::on(Mutant::TooFewPromises) {
+        return lacking(own, committed, promised);
+    }
+    let mut told = others.map(|other| (&other.sets, other.report.committed.unwrap_or_default()));
+    told.find_map(|(sets, committed)| lacking(sets, committed, &promised))
+}
+
+/// The first set that would lack promises, if the node and all others that are whole promised.
+pub fn lacks(own: &Standing, others: &[Standing]) -> Option<Lacking> {
+    let committed = own.report.committed.unwrap_or_default();
+    lacking_by_all(&own.sets, committed, others.iter(), |id| {
+        id == own.node() || others.iter().any(|other| other.node() == id && !other.report.unclean)
     })
 }
 
@@ -105,5 +128,26 @@ mod tests {
         // One of which nobody knows whether it is there may rule all the same, and so may the one before.
         let coming = SetLine { there: false, ..new };
         assert!(lacking(&[old, coming], LogByte(60), promised).is_some());
+    }
+
+    #[test]
+    fn who_knows_no_set_counts_those_that_others_tell_of() {
+        let nobody = [SetLine::nobody()];
+        let other = Standing {
+            sets: vec![line(10, Mode::Sync { k: 1 }, &[1, 2, 3])],
+            ..Standing::default()
+        };
+        let lacks = |own: &[SetLine], others: &[Standing], promised: &[u8]| {
+            let promised = |id: Id| promised.contains(&id.0[0]);
+            lacking_by_all(own, LogByte(0), others.iter(), promised).is_some()
+        };
+        assert!(!lacks(&nobody, &[], &[9]), "nobody knows one");
+        for own in [&nobody[..], &[]] {
+            assert!(lacks(own, std::slice::from_ref(&other), &[9, 1]));
+            assert!(!lacks(own, std::slice::from_ref(&other), &[9, 1, 2]));
+        }
+        // Its own log says it: what others have heard of meanwhile comes with their tails.
+        let own = [line(5, Mode::Sync { k: 1 }, &[1, 9])];
+        assert!(!lacks(&own, &[other], &[9]));
     }
 }

@@ -184,10 +184,11 @@ impl Leader {
                 .help("nothing was appended; try again: another node leads in a moment"),
             );
         }
-        if state.rule.has_started() {
+        let lacks_fence = self.lacks_fence(state);
+        if state.rule.has_started() && !lacks_fence {
             return None;
         }
-        if state.rule.waits_for_archive() {
+        if state.rule.waits_for_archive() || lacks_fence {
             return Some(self.archive_not_fenced(state));
         }
         Some(
@@ -286,11 +287,14 @@ impl Leader {
     fn reached(&self, state: &State, end: LogByte, appended: Appended, level: Level) -> bool {
         let rule = &state.rule;
         let committed = !rule.holds() || rule.committed.0 >= end;
+        // What was committed alone, during a spell, is no more than durable before members have it: copies of others
+        // are asked for no promise.
+        let copied = committed && (state.spell == Spell::None || rule.is_held(end));
         match level {
             Level::Buffered | Level::Written => true,
             Level::Durable => self.within(state, end).is_ok(),
             Level::Replicated(k) => {
-                committed && rule.copies(end) >= k && self.within(state, end).is_ok()
+                copied && rule.copies(end) >= k && self.within(state, end).is_ok()
             }
             Level::Archived => {
                 let archived = rule.archived.is_some_and(|archived| archived.0 >= end);
@@ -298,7 +302,7 @@ impl Leader {
             }
             Level::Applied(k) => {
                 let applied = rule.applied(end, appended.last.plus(1));
-                committed && applied >= k && self.within(state, end).is_ok()
+                copied && applied >= k && self.within(state, end).is_ok()
             }
         }
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind};
+use crate::frame::Mode;
 use crate::position::{LogByte, Offset};
 
 use super::{Leader, State};
@@ -100,7 +101,14 @@ impl Leader {
         Wanted(self)
     }
 
-    /// Why no append is taken in the mode `archive`.
+    /// Whether the archive is still to be closed to the leader before. Under `async` nobody else takes part in what
+    /// that one acknowledges, and it may publish until then. Who leads without having been elected may go on.
+    pub(super) fn lacks_fence(&self, state: &State) -> bool {
+        let asks = state.shelf.set && state.rule.mode() == Mode::Async && self.home.was_won();
+        asks && state.rule.archived.is_none()
+    }
+
+    /// Why no append is taken in the mode `archive`, and under `async` by who was elected.
     pub(super) fn archive_not_fenced(&self, state: &State) -> Error {
         if !state.shelf.set {
             return none();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Kind, Result};
 use crate::frame::{FrameKind, Mode, SyncSet};
 use crate::log::files::SetLine;
+use crate::position::Id;
 
 use super::{Leader, State, archive, check_member};
 
@@ -43,12 +44,12 @@ impl Leader {
             .help("nothing was changed; try again when the members of the set pull from here"));
         }
         let before = state.lines.last().cloned();
-        let nobody = SetLine { end: Default::default(), there: true, set: SyncSet::default() };
+        self.check_known(&state, set)?;
         let end = self.home.appended().0;
         let coming = SetLine { end, there: false, set: set.clone() };
         let marked = state.marked;
         drop(state);
-        let mut lines = vec![before.unwrap_or(nobody), coming];
+        let mut lines = vec![before.unwrap_or_else(SetLine::nobody), coming];
         self.home.note_sets(&lines, marked)?;
         let mut state = self.state();
         if set.mode.holds_commits() {
@@ -70,6 +71,25 @@ impl Leader {
         self.home.sync_to(appended?)?;
         self.grew();
         Ok(self.wait_settled(deadline))
+    }
+
+    /// Members that a set adds know of one already: who knows none asks nobody when it is promoted. Those of a first
+    /// set are waited for instead.
+    fn check_known(&self, state: &State, set: &SyncSet) -> Result<()> {
+        let Some((end, before)) = &state.rule.newest else { return Ok(()) };
+        let known = |member: &Id| before.has(*member) || state.rule.holds_all(*member, *end);
+        let strange = set.members.iter().find(|member| !known(member));
+        match strange.filter(|_| set.mode.k() > 0 && !before.members.is_empty()) {
+            None => Ok(()),
+            Some(member) => Err(Error::new(
+                Kind::Rejected,
+                format!(
+                    "expected node {member} to have come as far as the set there is (log byte {end}) before it \
+                     becomes a member, found that it has not said so"
+                ),
+            )
+            .help("nothing was changed; let it follow this node, and try again when it has caught up")),
+        }
     }
 
     /// Waits until one set rules alone and a frame of this epoch is committed.

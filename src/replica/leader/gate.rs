@@ -44,7 +44,8 @@ impl Leader {
         {
             return Some(why.clone());
         }
-        let over = state.lease.is_some_and(|until| self.now() >= until);
+        let over = state.lease.is_some_and(|until| self.now() >= until)
+            && !mutant::on(Mutant::IgnoreLease);
         let decides = match state.rule.mode() {
             Mode::Async | Mode::Bounded { .. } => true,
             Mode::Semi { .. } => state.spell != Spell::None,

@@ -10,12 +10,13 @@
 //! change ── CONTROL ── sync_set frame ──► rule: both sets, until the new one is committed
 //! gate ── shut ──► nothing is said any more
 //! archive ── publishable ──► whoever publishes ── archived ──► rule
-//! spell  ── CONTROL ── degraded frame ──► rule: semi-synchronous members are not waited for
+//! spell  ── coordinator, CONTROL ── degraded frame ──► rule: semi-synchronous members are not waited for
 //! ```
 //!
 //! Invariants:
 //! - readers are shown at most what the rule calls committed;
-//! - a degraded acknowledgement is given only after `CONTROL` has the mark, durably;
+//! - a degraded acknowledgement is given only after the coordinator, if there is one, `CONTROL` and a frame of
+//!   this epoch have the mark, durably;
 //! - one change of the set or of a spell at a time; a set's frame is appended and ruled by under one
 //!   lock, so that no report comes in between.
 
@@ -25,6 +26,7 @@ mod change;
 mod gate;
 mod last;
 mod outcome;
+mod read;
 mod rule;
 mod spell;
 #[cfg(feature = "wire")]
@@ -33,6 +35,7 @@ mod voice;
 pub use append::Waiting;
 pub use archive::Due;
 pub use outcome::{Level, Outcome};
+pub use read::Reading;
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,7 +47,7 @@ use crate::log::commit::End;
 use crate::log::files::SetLine;
 use crate::log::{Home, Log};
 use crate::mutant::{self, Mutant};
-use crate::position::{Id, LogByte};
+use crate::position::{Epoch, Id, LogByte};
 use crate::ship::Report;
 
 use super::Trail;
@@ -78,6 +81,12 @@ struct State {
     lines: Vec<SetLine>,
     /// What CONTROL says of spells.
     marked: Option<LogByte>,
+    /// The log says it, too, durably, in a frame of this epoch.
+    said: bool,
+    /// What stands at the coordinator of spells.
+    registry: spell::Registry,
+    /// A spell that begins once the coordinator has its mark: from where on.
+    wanted: Option<LogByte>,
     /// Why it leads no more.
     fenced: Option<Error>,
     /// Who lets appends wait.
@@ -118,6 +127,16 @@ pub struct Standing {
 impl Leader {
     /// Leads a log that was opened for writing, under the newest set in it.
     pub fn lead(log: Arc<Log>) -> Result<Self> {
+        Leader::lead_with(log, spell::Registry::Nowhere)
+    }
+
+    /// The same for the holder of a coordinator's seat: spells are registered there, too, by
+    /// [`register`](Leader::register). One that CONTROL has from before goes on once it is.
+    pub fn lead_elected(log: Arc<Log>) -> Result<Self> {
+        Leader::lead_with(log, spell::Registry::Unknown)
+    }
+
+    fn lead_with(log: Arc<Log>, registry: spell::Registry) -> Result<Self> {
         let home = log.home();
         // Durable at once: members must have the first frame before anything else is taken.
         match home.begin().and_then(|()| home.sync_to(home.appended().0)) {
@@ -126,16 +145,14 @@ impl Leader {
             begun => begun?,
         }
         let (mut lines, marked) = home.sets();
-        if let Some(line) = lines.last_mut().filter(|line| !line.there) {
-            // It was about to be appended: the log says whether it was.
-            match home.sets_behind(line.end)?.pop() {
-                Some((end, set)) => *line = SetLine { end, there: true, set },
-                None => {
-                    lines.pop();
-                    // Left as it is, it says too much and is found out again at the next start.
-                    let _ = home.note_sets(&lines, marked);
-                }
-            }
+        if let Some(at) = lines.iter().position(|line| !line.there) {
+            // It was about to be appended: the log says whether it was, and whether others followed it.
+            let found = home.sets_behind(lines[at].end)?;
+            lines.truncate(at);
+            lines.extend(found.into_iter().map(|(end, set)| SetLine { end, there: true, set }));
+            lines.drain(..lines.len().saturating_sub(2));
+            // Left as it is, it says too much and is found out again at the next start.
+            let _ = home.note_sets(&lines, marked);
         }
         let epoch = home.epoch();
         let mut rule = Rule::new(log.node(), epoch, home.epoch_start(epoch), home.committed());
@@ -146,8 +163,16 @@ impl Leader {
         if let [before, _] = &lines[..] {
             rule.before = Some(before.set.clone());
         }
-        rule.degraded = marked.is_some();
-        let spell = if rule.degraded { Spell::Degraded } else { Spell::None };
+        let goes_on = marked.filter(|_| registry == spell::Registry::Nowhere);
+        // What could not be said yet is said when the members' time is over once more.
+        rule.degraded = goes_on.is_some_and(|at| spell::begins(&home, at).is_ok());
+        let said = rule.degraded;
+        let spell = match marked {
+            None => Spell::None,
+            Some(_) if rule.degraded => Spell::Degraded,
+            // Who holds this epoch's start has all that was acknowledged before.
+            Some(_) => Spell::Recovering(rule.start),
+        };
         let (trail, shelf) = (Trail::default(), archive::Shelf::default());
         let state = State {
             rule,
@@ -156,6 +181,9 @@ impl Leader {
             shelf,
             lines,
             marked,
+            said,
+            registry,
+            wanted: None,
             fenced: None,
             holding: 0,
             lease: None,
@@ -178,7 +206,9 @@ impl Leader {
     pub fn heard(&self, report: &Report) -> Result<()> {
         let matched = last::matched(&self.home, report)?;
         let now = self.now();
+        let promise = report.promise.filter(|_| report.log == Some(self.home.log()));
         self.update(|rule| {
+            promise.into_iter().for_each(|promise| rule.bound(promise));
             rule.heard(report, matched, now);
         });
         Ok(())
@@ -197,10 +227,15 @@ impl Leader {
             mode: rule.mode(),
             members: rule.newest.as_ref().map(|(_, set)| set.members.clone()).unwrap_or_default(),
             changing: rule.before.is_some(),
-            started: rule.has_started(),
+            started: rule.has_started() && !self.lacks_fence(&state),
             degraded: state.marked,
             committed: self.home.committed(),
         }
+    }
+
+    /// By which epoch it leads.
+    pub fn epoch(&self) -> Epoch {
+        self.home.epoch()
     }
 
     /// Lets nobody wait any longer.
@@ -293,5 +328,9 @@ fn check_member(node: Id, set: &SyncSet) -> Result<()> {
     .help("lead with a member, or make a set that has this node in it"))
 }
 
+#[cfg(test)]
+mod read_tests;
+#[cfg(test)]
+mod spell_tests;
 #[cfg(test)]
 mod tests;

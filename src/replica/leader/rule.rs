@@ -12,7 +12,7 @@
 //!   is one that this log has, of this epoch, and it does not say less than its node said before;
 //! - an inherited tail is committed only through a frame of this epoch;
 //! - until a new set is committed, the set before must hold the same, and so many of its members that none
-//!   who knows the old set alone can be promoted by it;
+//!   who knows the old set alone can be promoted by it; behind none, or one that asks nobody, all of its own, too;
 //! - under the mode `archive` nothing is committed that the archive does not hold.
 
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ pub(super) struct Rule {
     /// What the archive holds of this leader's history; `None` before it has said so.
     pub(super) archived: Option<End>,
     pub(super) committed: End,
+    /// A later epoch that a node of this log has promised.
+    outbid: Option<Epoch>,
     nodes: BTreeMap<Id, Held>,
 }
 
@@ -81,6 +83,7 @@ impl Rule {
             durable: committed,
             archived: None,
             committed,
+            outbid: None,
             nodes: BTreeMap::new(),
         }
     }
@@ -110,6 +113,28 @@ impl Rule {
         counts
     }
 
+    /// A node of this log has promised an epoch: a later one than this leader's binds it to somebody else.
+    pub(super) fn bound(&mut self, promise: Epoch) {
+        if promise.number > self.epoch.number {
+            self.outbid = self.outbid.max(Some(promise));
+        }
+    }
+
+    /// The latest of those.
+    #[cfg(feature = "server")]
+    pub(super) fn outbid(&self) -> Option<Epoch> {
+        self.outbid.filter(|epoch| epoch.number > self.epoch.number)
+    }
+
+    /// Whether fewer members than a set asks for were heard after `since`, as such that count.
+    #[cfg(feature = "server")]
+    pub(super) fn lacks_members(&self, since: u64) -> bool {
+        let heard = |member: &&Id| {
+            self.nodes.get(member).is_some_and(|held| held.end.is_some() && held.contact >= since)
+        };
+        self.ruling().any(|set| set.members.iter().filter(heard).count() < set.mode.k())
+    }
+
     /// Raises the committed end as far as the rule allows; whether it rose.
     pub(super) fn settle(&mut self) -> bool {
         let from = self.committed;
@@ -136,6 +161,7 @@ impl Rule {
     fn reach(&self) -> Option<End> {
         let copied = self.copied()?;
         match self.ruling().any(|set| set.mode == Mode::Archive) {
+            true if mutant::on(Mutant::SkipArchive) => Some(copied),
             true => self.archived.map(|archived| archived.min(copied)),
             false => Some(copied),
         }
@@ -155,12 +181,12 @@ impl Rule {
     fn copied(&self) -> Option<End> {
         let mut reach = self.durable;
         let newest = self.newest.iter().map(|(_, set)| (set, self.commit_k(set)));
-        let promises = self.newest.as_ref().is_some_and(|(_, set)| set.mode.k() > 0);
-        let left = self.before.iter().map(|set| {
-            let leaving = if promises { self.leaving_k(set) } else { 0 };
-            (set, self.commit_k(set).max(leaving))
-        });
-        for (set, k) in newest.chain(left) {
+        let left = self.before.iter().map(|set| (set, self.commit_k(set).max(self.leaving_k(set))));
+        // Who knows no set, or one that asks nobody, asks nobody: each member of the next one is to know that.
+        let asked_nobody = self.before.as_ref().is_some_and(|set| set.mode.k() == 0);
+        let coming = self.newest.iter().filter(|(_, set)| asked_nobody && set.mode.k() > 0);
+        let coming = coming.map(|(_, set)| (set, self.others(set)));
+        for (set, k) in newest.chain(left).chain(coming) {
             if k > 0 {
                 let held = self.kth(set, k)?;
                 reach = if held.0 < reach.0 { held } else { reach };
@@ -170,7 +196,7 @@ impl Rule {
     }
 
     /// The sets that rule: the newest, and the one before while the newest may be lost.
-    fn ruling(&self) -> impl Iterator<Item = &SyncSet> {
+    pub(super) fn ruling(&self) -> impl Iterator<Item = &SyncSet> {
         self.newest.iter().map(|(_, set)| set).chain(&self.before)
     }
 
@@ -186,9 +212,20 @@ impl Rule {
     /// nobody who may be promoted by the old set alone. Under modes that ask nobody that is everybody.
     fn leaving_k(&self, set: &SyncSet) -> usize {
         match set.mode.k() {
-            0 => set.members.iter().filter(|member| **member != self.leader).count(),
+            0 => self.others(set),
             k => k,
         }
+    }
+
+    /// Members beside the leader.
+    fn others(&self, set: &SyncSet) -> usize {
+        set.members.iter().filter(|member| **member != self.leader).count()
+    }
+
+    /// Whether a node's reports say that it holds everything below `end`.
+    pub(super) fn holds_all(&self, node: Id, end: LogByte) -> bool {
+        let held = self.nodes.get(&node).and_then(|held| held.end);
+        node == self.leader || held.is_some_and(|held| held.0 >= end)
     }
 
     /// What the k-th best member of a set holds, the leader left out.
@@ -202,6 +239,15 @@ impl Rule {
         }
         held.sort_unstable_by(|a, b| b.cmp(a));
         k.checked_sub(1).and_then(|at| held.get(at).copied())
+    }
+
+    /// Whether the members that the sets that rule ask for hold everything below `end`, also those that are not
+    /// waited for just now.
+    pub(super) fn is_held(&self, end: LogByte) -> bool {
+        self.ruling().all(|set| match set.mode.commit_k() {
+            0 => true,
+            k => self.kth(set, k).is_some_and(|held| held.0 >= end),
+        })
     }
 
     /// What the k-th best member of the newest set holds, for the k of its mode.

@@ -267,3 +267,55 @@ fn a_set_is_left_only_when_nobody_can_be_promoted_by_it_alone() {
         assert!(rule.before.is_none(), "{mode}");
     }
 }
+
+/// The same however little the next set promises: the one after that may promise more, and asks only for the set
+/// just before it.
+#[test]
+fn a_set_is_left_like_that_for_one_that_promises_nothing_too() {
+    let bounded = Mode::Bounded { k: 1, bytes: 9999, within: Duration::from_secs(9) };
+    for (mode, needed) in [(Mode::Async, 2), (bounded, 1)] {
+        let mut rule = rule(set(mode, &[A, B]));
+        rule.settle();
+        rule.change(LogByte(1050), set(Mode::Async, &[]));
+        rule.durable = at(1100);
+        for (held, node) in [A, B].into_iter().enumerate() {
+            assert_eq!(rule.before.is_some(), held < needed, "{mode}: {held} hold it");
+            hears(&mut rule, node, 1100);
+        }
+        assert!(rule.before.is_none(), "{mode}");
+    }
+}
+
+/// A node that knows no set is promoted by its own word.
+#[test]
+fn a_first_set_is_committed_once_all_of_its_members_know_it() {
+    for mode in [Mode::Sync { k: 1 }, Mode::Bounded { k: 1, bytes: 9, within: Duration::ZERO }] {
+        let mut rule = rule(SyncSet::default());
+        rule.settle();
+        rule.change(LogByte(1050), set(mode, &[A, B]));
+        rule.durable = at(1100);
+        hears(&mut rule, A, 1100);
+        assert!(rule.before.is_some(), "{mode}");
+        hears(&mut rule, B, 1060);
+        assert!(rule.before.is_none(), "{mode}");
+        assert_eq!(rule.committed, at(1100), "from there on one of them is enough");
+    }
+}
+
+/// A node that is new in the set that comes knows the one before, which asks nobody: it could be promoted by that, while
+/// others acknowledge under the new one.
+#[test]
+fn a_set_behind_one_that_asks_nobody_is_committed_once_all_of_both_know_it() {
+    for before in [Mode::Async, Mode::Archive] {
+        let mut rule = rule(set(before, &[A]));
+        rule.archived = Some(at(1100));
+        rule.settle();
+        rule.change(LogByte(1050), sync(1, &[A, B]));
+        rule.durable = at(1100);
+        hears(&mut rule, A, 1100);
+        assert!(rule.before.is_some(), "{before}");
+        hears(&mut rule, B, 1060);
+        assert!(rule.before.is_none(), "{before}");
+        assert_eq!(rule.committed, at(1100), "from there on one of them is enough");
+    }
+}

@@ -13,20 +13,20 @@ use crate::position::{LogByte, Position};
 use crate::record::{Batch, Record};
 use crate::ship::LastFrame;
 
-const A: Id = Id([2; 16]);
-const B: Id = Id([3; 16]);
-const SOON: Duration = Duration::from_millis(30);
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const A: Id = Id([2; 16]);
+pub(super) const B: Id = Id([3; 16]);
+pub(super) const SOON: Duration = Duration::from_millis(30);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
-fn open(dir: &Path) -> Arc<Log> {
+pub(super) fn open(dir: &Path) -> Arc<Log> {
     Arc::new(Log::options().create(true).open(dir).unwrap())
 }
 
-fn lead(dir: &Path) -> Leader {
+pub(super) fn lead(dir: &Path) -> Leader {
     Leader::lead(open(dir)).unwrap()
 }
 
-fn set(leader: &Leader, mode: &str, others: &[Id]) -> SyncSet {
+pub(super) fn set(leader: &Leader, mode: &str, others: &[Id]) -> SyncSet {
     let members = others.iter().copied().chain([leader.log.node()]);
     SyncSet::new(mode.parse().unwrap(), members).unwrap()
 }
@@ -61,17 +61,24 @@ fn report(leader: &Leader, node: Id) -> Report {
     }
 }
 
-fn hears(leader: &Leader, node: Id) {
+pub(super) fn hears(leader: &Leader, node: Id) {
     leader.heard(&report(leader, node)).unwrap();
 }
 
-fn append(leader: &Leader, level: Option<Level>, timeout: Duration) -> Outcome {
+/// What a node says that was emptied: nothing of it counts.
+fn hears_nothing(leader: &Leader, node: Id) {
+    leader
+        .heard(&Report { node: Some(node), log: Some(leader.log.id()), ..Report::default() })
+        .unwrap();
+}
+
+pub(super) fn append(leader: &Leader, level: Option<Level>, timeout: Duration) -> Outcome {
     let mut batch = Batch::new();
     batch.push(&Record::put(b"k", b"v")).unwrap();
     leader.append(&batch, &Append::default(), level, timeout, |_| {}).unwrap()
 }
 
-fn control(dir: &Path) -> Control {
+pub(super) fn control(dir: &Path) -> Control {
     Control::read(&Os, &Layout::new(dir)).unwrap().unwrap()
 }
 
@@ -182,7 +189,7 @@ fn a_restart_shows_what_was_committed_and_takes_appends_once_its_epoch_is() {
 }
 
 /// The directory as a crash of the process would leave it.
-fn copy_log(from: &Path, to: &Path) {
+pub(super) fn copy_log(from: &Path, to: &Path) {
     std::fs::create_dir(to.join("segments")).unwrap();
     for (from, to) in
         [(from.to_owned(), to.to_owned()), (from.join("segments"), to.join("segments"))]
@@ -203,6 +210,7 @@ fn a_set_change_that_a_crash_cut_short_is_found_again_with_both_sets() {
     leader.change(&first, Duration::ZERO).unwrap();
     hears(&leader, A);
     let second = set(&leader, "sync:k=1", &[B]);
+    hears(&leader, B);
     assert!(!leader.change(&second, SOON).unwrap());
     // As it was when CONTROL had the set coming, and the frame was there or not.
     // Durable for certain: what the copies below hold is what a power cut would leave.
@@ -238,6 +246,7 @@ fn only_one_change_at_a_time_and_none_before_the_epoch_is_committed() {
     let second = set(&leader, "sync:k=1", &[B]);
     assert_eq!(leader.change(&second, SOON).unwrap_err().kind(), Kind::Rejected);
     hears(&leader, A);
+    hears(&leader, B);
     assert!(!leader.change(&second, SOON).unwrap());
     let strangers = SyncSet::new(Mode::Sync { k: 1 }, [A, B]).unwrap();
     assert_eq!(leader.change(&strangers, SOON).unwrap_err().kind(), Kind::InvalidInput);
@@ -271,8 +280,80 @@ fn semi_degrades_only_with_the_mark_on_disk_and_recovers_when_its_members_do() {
     hears(&leader, A);
     assert_eq!(leader.standing().degraded, None);
     assert_eq!(control(dir.path()).degraded, None);
+    // So does the frame that says so, also when nothing is appended behind it: followers lacked it until then.
+    assert_eq!(leader.home.durable().0, leader.home.appended().0);
     let outcome = append_with(&leader, A, LONG);
     assert!(matches!(outcome, Outcome::Acked { level: Level::Replicated(1), .. }), "{outcome:?}");
+}
+
+/// Found by the simulation: what a leader had committed alone was acknowledged as replicated because a node that is
+/// no member held it. A failover asks members, and took it back.
+#[test]
+fn during_a_spell_the_copy_of_a_stranger_is_no_replica() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = lead(dir.path());
+    let semi = set(&leader, "semi:k=1,timeout=20ms", &[A]);
+    leader.change(&semi, Duration::ZERO).unwrap();
+    hears(&leader, A);
+    hears_nothing(&leader, A);
+    for level in [Level::Replicated(1), Level::Applied(1)] {
+        let mut batch = Batch::new();
+        batch.push(&Record::put(b"k", b"v")).unwrap();
+        let waiting = leader.begin(&batch, &Append::default(), Some(level)).unwrap().unwrap();
+        hears(&leader, B);
+        let outcome = leader.append(&batch, &Append::default(), Some(level), LONG, |_| {}).unwrap();
+        assert!(matches!(outcome, Outcome::Acked { level: Level::Durable, .. }), "{outcome:?}");
+        let outcome = leader.look(&waiting).unwrap();
+        assert!(
+            matches!(outcome, Outcome::Acked { level: Level::Durable, copies: 2, .. }),
+            "{outcome:?}"
+        );
+    }
+    hears(&leader, A);
+    hears(&leader, A);
+    let outcome = append_with(&leader, A, LONG);
+    assert!(matches!(outcome, Outcome::Acked { level: Level::Replicated(1), .. }), "{outcome:?}");
+}
+
+/// A new member that knows no set could be promoted by its own word alone, though others are members.
+#[test]
+fn a_node_becomes_a_member_once_it_knows_the_set_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = lead(dir.path());
+    leader.change(&set(&leader, "sync:k=1", &[A]), Duration::ZERO).unwrap();
+    hears(&leader, A);
+    let both = set(&leader, "sync:k=1", &[A, B]);
+    let refused = leader.change(&both, SOON).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Rejected, "{refused}");
+    assert!(!leader.standing().changing, "nothing was changed");
+    hears_nothing(&leader, B);
+    assert_eq!(leader.change(&both, SOON).unwrap_err().kind(), Kind::Rejected);
+    hears(&leader, B);
+    assert!(!leader.change(&both, SOON).unwrap());
+    hears(&leader, A);
+    assert!(!leader.standing().changing);
+}
+
+/// A copy's CONTROL knows of a set before its frame is there. Power went off in between, the copy was promoted, and
+/// ruled by a set that nobody else ever heard of.
+#[test]
+fn a_set_whose_frame_never_came_does_not_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = lead(dir.path());
+    let first = set(&leader, "sync:k=1", &[A]);
+    leader.change(&first, Duration::ZERO).unwrap();
+    hears(&leader, A);
+    let copy = tempfile::tempdir().unwrap();
+    leader.home.sync_to(leader.home.appended().0).unwrap();
+    copy_log(dir.path(), copy.path());
+    let mut told = control(copy.path());
+    let end = LogByte(leader.home.appended().0.0 + 80);
+    told.add_set(SetLine { end, there: true, set: set(&leader, "async", &[A, B]) });
+    told.write(&Os, &Layout::new(copy.path())).unwrap();
+    let log = Log::options().identity(crate::Identity::SameNode).open(copy.path()).unwrap();
+    let again = Leader::lead(Arc::new(log)).unwrap();
+    assert_eq!((again.standing().members, again.standing().changing), (first.members, false));
+    assert!(!again.standing().started, "its member must hold the start of the epoch");
 }
 
 #[test]
@@ -297,7 +378,11 @@ fn bounded_refuses_what_would_go_over_the_bound() {
     let dir = tempfile::tempdir().unwrap();
     let leader = lead(dir.path());
     let bounded = set(&leader, "bounded:k=1,bytes=1KiB,secs=3600", &[A]);
-    assert!(leader.change(&bounded, LONG).unwrap(), "it needs nobody to be committed");
+    // Its first set: the member must know it. Nothing that comes behind it needs anybody to be committed.
+    assert!(!leader.change(&bounded, SOON).unwrap());
+    hears(&leader, A);
+    assert!(!leader.standing().changing);
+    hears_nothing(&leader, A);
     let refused = append(&leader, None, SOON);
     assert!(matches!(refused, Outcome::Rejected { .. }), "nobody was heard: {refused:?}");
     hears(&leader, A);
@@ -434,4 +519,33 @@ fn an_append_that_is_only_looked_at_comes_to_what_a_waiting_one_does() {
     assert!(control(dir.path()).degraded.is_some(), "the mark came first");
     let archived = leader.begin(&Batch::new(), &Append::default(), Some(Level::Archived)).unwrap();
     assert!(matches!(archived, Err(Outcome::Rejected { .. })));
+}
+
+/// Under `async` the leader before may publish what it alone acknowledged, until the archive is closed to it: the
+/// next one took appends meanwhile.
+#[cfg(feature = "wire")]
+#[test]
+fn an_elected_leader_under_async_opens_once_the_archive_has_its_fence() {
+    use crate::log::files::Promise;
+    use crate::position::Epoch;
+
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).node();
+    let epoch = Epoch { number: 7, nonce: 7 };
+    Promise { epoch, owner: node }.write(&Os, &Layout::new(dir.path())).unwrap();
+    let log = Log::options().lead(epoch).open(dir.path()).unwrap();
+    let leader = Leader::lead(Arc::new(log)).unwrap();
+    leader.use_archive();
+    assert!(!leader.standing().started);
+    let refused = append(&leader, None, SOON);
+    assert!(matches!(refused, Outcome::Rejected { .. }), "{refused:?}");
+    assert_eq!(leader.log.durable_end().0, 0, "nothing was appended");
+    leader.archived(leader.home.durable());
+    assert!(leader.standing().started);
+    assert!(matches!(append(&leader, None, LONG), Outcome::Acked { .. }));
+    // Who was not elected, and under a mode that others take part in, need not wait.
+    let alone = tempfile::tempdir().unwrap();
+    let leader = lead(alone.path());
+    leader.use_archive();
+    assert!(matches!(append(&leader, None, LONG), Outcome::Acked { .. }));
 }

@@ -23,6 +23,19 @@ impl Leader {
         self.home.promises().raise(promise)
     }
 
+    /// A later epoch that a follower has promised to another node, as its reports say.
+    #[cfg(feature = "server")]
+    pub(crate) fn outbid(&self) -> Option<Epoch> {
+        self.state().rule.outbid()
+    }
+
+    /// Whether so many members are silent for so long that nothing can be committed.
+    #[cfg(feature = "server")]
+    pub(crate) fn lacks_members(&self, silence: std::time::Duration) -> bool {
+        let silence = u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX);
+        self.state().rule.lacks_members(self.now().saturating_sub(silence))
+    }
+
     /// What this node has promised.
     pub(crate) fn promises(&self) -> &Promises {
         self.home.promises()

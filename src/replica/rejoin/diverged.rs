@@ -24,6 +24,7 @@ use crate::log::files::{Layout, LogFile};
 use crate::log::meta::Meta;
 use crate::log::start::rewrite;
 use crate::log::{Entry, OwnedEntry};
+use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName, Tally, Window, walk};
 
@@ -178,6 +179,9 @@ pub(super) fn keep(
         }
         n += 1;
     };
+    if mutant::on(Mutant::ThrowTailAway) {
+        return Ok(dir);
+    }
     make(&**fs, &dir, &root)?;
     for piece in pieces {
         let tally = copy(fs, &dir, piece)?;

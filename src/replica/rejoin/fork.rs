@@ -73,8 +73,9 @@ pub(super) fn find(copy: &Copy, source: &mut dyn Source) -> Result<Fork> {
     let common = ours[i];
     if there < here && !shared.ended {
         let offer = source.look(&Report { node: Some(copy.node), ..Report::default() })?;
-        let leads =
-            offer.node == Some(common.node) || offer.stale.is_some() && offer.upstream.is_empty();
+        // Over the wire who leads says how old its word is. Who led and follows again may be behind, too.
+        let led = !source.is_remote() && offer.node == Some(common.node);
+        let leads = (led || offer.stale.is_some()) && offer.upstream.is_empty();
         return Ok(Fork::Shorter { common, at: there, offset: shared.end_offset, leads });
     }
     if there >= here && next.is_none() {

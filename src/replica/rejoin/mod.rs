@@ -1,8 +1,8 @@
 //! Rejoin: an old leader, or a follower with a longer tail, goes on with the new leader by itself.
 //!
 //! Called by the follower when it opens, before anything is read or applied; uses the copy, its source
-//! and `log::cut`. `fork` finds where the histories part, `diverged` keeps what goes, `cut` takes it away,
-//! `demote` makes a leader's directory a follower's.
+//! and `log::cut`. `fork` finds where the histories part, `promised` what must not go, `diverged` keeps what
+//! goes, `cut` takes it away, `demote` makes a leader's directory a follower's.
 //!
 //! ```text
 //! here    |== shared ====|== tail ==|      ──► diverged/…, then cut
@@ -21,6 +21,7 @@ mod cut;
 mod demote;
 pub mod diverged;
 mod fork;
+mod promised;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub(super) use demote::turn;
 
 use cut::{Piece, Tail};
 use fork::{Fork, Parting};
+use promised::promised;
 
 /// A cut may uncover damage, and that what parts before it; more rounds than this are somebody's play.
 const ROUNDS: usize = 4;
@@ -205,7 +207,7 @@ fn check(
     let (records, at) = (tail.records(), tail.offset);
     let goes = format!("{records} records behind offset {at} (log byte {})", tail.at);
     let committed = copy.committed;
-    if copy.control.holds_commits() && committed.0 > tail.stays {
+    if copy.control.holds_commits() && promised(copy) > tail.stays {
         let what = format!(
             "expected {place} to hold everything up to offset {}, which was committed under the mode of \
              its set, found a history that lacks {goes}",

@@ -14,7 +14,9 @@ use crate::replica::Follower;
 use crate::ship::Directory;
 use crate::table::{Beginning, Digest, Table, TableOptions};
 
+mod behind;
 mod demote;
+mod spells;
 
 const NODE: &str = "/node";
 
@@ -430,52 +432,74 @@ fn one_that_even_went_on_in_the_same_epoch_is_refused_and_then_fetched_again() {
 
 #[test]
 fn a_cut_below_what_was_committed_under_a_mode_with_copies_halts() {
+    let sync = Mode::Sync { k: 1 };
+    for (committed, halts) in [(Offset(15), false), (Offset(18), true), (Offset(30), true)] {
+        cuts_below(sync, None, committed, halts);
+        // A mark of a spell that is long over says nothing about other modes.
+        cuts_below(sync, Some(Offset(15)), committed, halts);
+    }
+}
+
+/// An old leader that had acknowledged alone, in a degraded spell that was registered, and was given up, halted when it
+/// came back, as if that had been promised.
+#[test]
+fn what_a_degraded_spell_acknowledged_alone_is_kept_aside_and_what_came_before_halts() {
+    let semi = Mode::Semi { k: 1, timeout: Duration::from_secs(1) };
+    cuts_below(semi, None, Offset(30), true);
+    cuts_below(semi, Some(Offset(15)), Offset(30), false);
+    cuts_below(semi, Some(Offset(12)), Offset(30), false);
+    cuts_below(semi, Some(Offset(18)), Offset(30), true);
+    cuts_below(semi, Some(Offset(18)), Offset(15), false);
+}
+
+/// An old leader under `mode`, perhaps with the mark of a degraded spell, comes back to a history that lacks what follows
+/// offset 15.
+fn cuts_below(mode: Mode, marked: Option<Offset>, committed: Offset, halts: bool) {
+    let what = format!("{mode}, {marked:?}, {committed}");
     let (a, b) = parted(5, 5, 2, 1000, true);
     let fs = a.shared();
+    let log = options(&a).create(false).read_only(true).open(NODE).unwrap();
+    let behind = |offset: Offset| {
+        let mut cursor = log.read(Offset(offset.0 - 1)).unwrap();
+        cursor.next_batch().unwrap().unwrap().end()
+    };
+    let (at, mark) = (behind(committed), marked.map(|offset| behind(offset).log_byte));
+    drop(log);
     let mut control = Control::need(&*fs, &layout()).unwrap();
-    let set = SyncSet::new(Mode::Sync { k: 1 }, [Id([1; 16]), Id([2; 16])]).unwrap();
+    let set = SyncSet::new(mode, [Id([1; 16]), Id([2; 16])]).unwrap();
     control.sets = vec![SetLine { end: LogByte(100), there: true, set }];
+    control.degraded = mark;
     control.write(&*fs, &layout()).unwrap();
     let state = crate::log::files::State::read(&*fs, &layout()).unwrap();
-    for (committed, halts) in [(Offset(15), false), (Offset(18), true), (Offset(30), true)] {
-        let a = a.deep_copy();
-        let log = options(&a).create(false).read_only(true).open(NODE).unwrap();
-        let mut cursor = log.read(Offset(committed.0 - 1)).unwrap();
-        let at = cursor.next_batch().unwrap().unwrap().end();
-        let told = crate::log::files::State {
-            committed: at.log_byte,
-            committed_offset: at.offset,
-            ..state
-        };
-        let file = crate::log::files::State::file(&*a.shared(), &layout()).unwrap();
-        told.write(&*file).unwrap();
-        drop((cursor, log));
-        for path in a.paths() {
-            if path.to_string_lossy().ends_with(".checkpoint") {
-                a.remove(&path);
-            }
+    let told =
+        crate::log::files::State { committed: at.log_byte, committed_offset: at.offset, ..state };
+    let file = crate::log::files::State::file(&*fs, &layout()).unwrap();
+    told.write(&*file).unwrap();
+    for path in a.paths() {
+        if path.to_string_lossy().ends_with(".checkpoint") {
+            a.remove(&path);
         }
-        let before = image(&a, "segments");
-        match open(&a, &b) {
-            Ok(follower) => {
-                assert!(!halts, "{committed}");
-                assert_eq!(follower.report().rejoined.as_ref().unwrap().records, 15);
-                continue;
-            }
-            Err(e) => {
-                assert!(halts, "{committed}: {e}");
-                assert_eq!(e.kind(), Kind::CommittedDataLoss, "{e}");
-                assert!(e.to_string().contains("--accept-loss"), "{e}");
-            }
-        }
-        let names = |image: &[(std::path::PathBuf, Vec<u8>)]| {
-            image.iter().map(|i| i.0.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&image(&a, "segments")), names(&before), "nothing was cut");
-        assert!(image(&a, "diverged").is_empty());
-        let follower = open_with(&a, &b, |options| options.accept_loss(true)).unwrap();
-        assert_eq!(follower.report().rejoined.as_ref().unwrap().records, 15);
     }
+    let before = image(&a, "segments");
+    match open(&a, &b) {
+        Ok(follower) => {
+            assert!(!halts, "{what}");
+            assert_eq!(follower.report().rejoined.as_ref().unwrap().records, 15, "{what}");
+            return;
+        }
+        Err(e) => {
+            assert!(halts, "{what}: {e}");
+            assert_eq!(e.kind(), Kind::CommittedDataLoss, "{what}: {e}");
+            assert!(e.to_string().contains("--accept-loss"), "{e}");
+        }
+    }
+    let names = |image: &[(std::path::PathBuf, Vec<u8>)]| {
+        image.iter().map(|i| i.0.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&image(&a, "segments")), names(&before), "nothing was cut");
+    assert!(image(&a, "diverged").is_empty());
+    let follower = open_with(&a, &b, |options| options.accept_loss(true)).unwrap();
+    assert_eq!(follower.report().rejoined.as_ref().unwrap().records, 15, "{what}");
 }
 
 #[test]

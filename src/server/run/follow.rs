@@ -1,46 +1,37 @@
 //! The role of a follower: it follows whoever leads, finds out who that is, and may become a candidate.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::Mode;
 use crate::log::files::{Control, Layout, LogFile};
-use crate::position::{Epoch, LogByte};
-use crate::replica::coordinator::{Claim, Seat, Take};
-use crate::replica::failover::{Move, Peers, Promotion, Sight, Stage, Standing, survey};
+use crate::position::LogByte;
+use crate::replica::coordinator::Seat;
+use crate::replica::failover::{Move, Peers, Sight, Standing};
 use crate::replica::{Follower, demote};
+use crate::ship::archive::{Archive, Store};
 use crate::ship::{Chain, Led, Source};
 
 use super::super::helm::Order;
 use super::super::{Bound, Server};
+use super::candidate::Terms;
 use super::peers::{is_gone, may_pass};
 use super::{AGAIN, ASK, LOOK, Moment, NOBODY, Next, Role, Run};
 
-/// A candidate that lacks promises asks for them again after this, and gives up after that.
-const REST: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often an operator's candidate tries a higher number.
-const TRIES: u32 = 3;
 /// How often a copy that ended by itself is opened again before that is an error; a minute forgives.
 const ANEW: u32 = 3;
 const SPELL: Duration = Duration::from_secs(60);
 
 /// What the others said, and when they were asked.
-struct Survey {
-    at: Instant,
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) at: Instant,
     /// By the clock that does not jump.
-    now: u64,
-    others: Vec<Standing>,
+    pub(super) now: u64,
+    pub(super) others: Vec<Standing>,
     /// Those that did not answer.
-    silent: usize,
-}
-
-/// What a promotion is allowed.
-#[derive(Clone, Copy)]
-struct Terms {
-    accept_loss: bool,
-    /// The leader itself hands over.
-    handed_over: bool,
+    pub(super) silent: usize,
 }
 
 impl Run<'_> {
@@ -49,7 +40,9 @@ impl Run<'_> {
         let mut place = bound;
         let (mut again, mut began) = (ANEW, Instant::now());
         loop {
-            let Some(follower) = self.open()? else { return Ok((Next::Stop, Ok(place))) };
+            let Some(follower) = self.open(place.archive_store())? else {
+                return Ok((Next::Stop, Ok(place)));
+            };
             for finding in &follower.report().findings {
                 self.tell(format!("note: {finding}"));
             }
@@ -88,15 +81,16 @@ impl Run<'_> {
     }
 
     /// Opens the copy; while there is none and nobody leads, it tries again. `None`: it was told to stop.
-    fn open(&mut self) -> Result<Option<Follower>> {
+    fn open(&mut self, archive: Option<Arc<dyn Store>>) -> Result<Option<Follower>> {
         let layout = Layout::new(&self.dir);
-        let fs = std::sync::Arc::clone(&self.log.fs);
+        let fs = Arc::clone(&self.log.fs);
         let leads = Control::read(&*fs, &layout)?.is_some_and(|control| control.follows.is_none());
         if self.gives_way && leads && LogFile::read(&*fs, &layout).is_ok() {
             demote(&fs, &self.dir, NOBODY)?;
         }
         loop {
-            let opened = self.source().and_then(|source| {
+            let archive = archive.as_ref().filter(|_| self.astray);
+            let opened = self.source(archive).and_then(|source| {
                 let options = crate::log::Options { create: false, ..self.log.clone() };
                 Follower::open_from(options, self.table, &self.dir, source)
             });
@@ -116,17 +110,27 @@ impl Run<'_> {
         }
     }
 
-    /// Whoever leads; then what was named.
-    fn source(&self) -> Result<Box<dyn Source>> {
-        let (at, open) = (self.helm.leader.clone(), std::sync::Arc::clone(&self.book.open));
+    /// Whoever leads; then the archive, where this copy must follow that; or what was named.
+    fn source(&self, archive: Option<&Arc<dyn Store>>) -> Result<Box<dyn Source>> {
+        let (at, open) = (self.helm.leader.clone(), Arc::clone(&self.book.open));
         let led = move || -> Result<Box<dyn Source>> {
-            let open = std::sync::Arc::clone(&open);
+            let open = Arc::clone(&open);
             Ok(Box::new(Led::new(at.clone(), move |address| open(address))))
         };
         let alone = self.coordinator.is_none()
             && self.book.named.is_empty()
             && self.helm.leader.get().is_none();
         match &self.given {
+            None if archive.is_some() => {
+                let store = archive.map(Arc::clone);
+                let chain = Chain::default().link("the leader", led);
+                Ok(Box::new(chain.link("the archive", move || {
+                    let store = store.clone().ok_or_else(|| {
+                        Error::new(Kind::NotFound, "expected an archive, found none")
+                    })?;
+                    Ok(Box::new(Archive::open(store)?))
+                })))
+            }
             None => led(),
             // Nothing but an operator's word makes another one lead, and that opens it anew.
             Some(given) if alone => given(),
@@ -183,10 +187,15 @@ impl Run<'_> {
             Order::Promote { accept_loss, handed_over } => {
                 let terms = Terms { accept_loss, handed_over };
                 return match self.promote(server, terms, number)? {
-                    Ok(epoch) => Ok(Some(Next::Role(Role::Lead(Some(epoch))))),
+                    Ok(epoch) => {
+                        self.undecided = false;
+                        self.helm.aside.store(false, Release);
+                        Ok(Some(Next::Role(Role::Lead(Some(epoch)))))
+                    }
                     Err(why) => {
-                        self.helm.done(number, Err(why.to_string()));
-                        Ok(None)
+                        self.tell(format!("it was asked to lead and does not: {why}"));
+                        self.helm.done(number, Err(why));
+                        Ok(self.astray.then_some(Next::Role(Role::Follow)))
                     }
                 };
             }
@@ -195,7 +204,7 @@ impl Run<'_> {
                 Err(Error::new(Kind::NotLeader, "expected the leader, found a follower"))
             }
         };
-        self.helm.done(number, outcome.map_err(|e| e.to_string()));
+        self.helm.done(number, outcome);
         Ok(None)
     }
 
@@ -235,10 +244,18 @@ impl Run<'_> {
         if let Some(holder) = seat.holder.as_ref().filter(|holder| holder.node != node) {
             *survey = None;
             self.undecided = false;
+            self.helm.aside.store(false, Release);
             if self.helm.leader.set(Some(holder.address.clone()).filter(|at| !at.is_empty())) {
                 self.tell(format!("follows {} in epoch {}", holder.address, holder.epoch.number));
             }
             self.helm.show(|shown| (shown.state, shown.why) = (None, None));
+            return Ok(None);
+        }
+        if self.helm.aside.load(Acquire) {
+            let why = "it was demoted, and another node is to lead first: `tidelog promote` lets it lead again";
+            self.helm
+                .show(|shown| (shown.state, shown.why) = (Some("undecided"), Some(why.into())));
+            self.tell(format!("nobody leads; this node does not try to: {why}"));
             return Ok(None);
         }
         let own = server.node.standing();
@@ -255,7 +272,7 @@ impl Run<'_> {
             own: &own,
             others: &others,
             asked: survey.as_ref().map(|survey| survey.now),
-            mode: own.sets.last().map(|line| line.set.mode).unwrap_or_default(),
+            mode: own.mode(),
             committed: own.report.committed.unwrap_or(LogByte(0)),
             leader_end: shown.durable_offset.0,
             crashed,
@@ -276,10 +293,11 @@ impl Run<'_> {
                 *survey = Some(self.survey(server));
                 Ok(None)
             }
+            Move::Take if self.rests.is_some_and(|until| Instant::now() < until) => Ok(None),
             Move::Take => {
                 *survey = None;
                 self.asked = None;
-                self.campaign(server, &seat)
+                self.campaign(server, &sight)
             }
         }
     }
@@ -366,12 +384,23 @@ impl Run<'_> {
         }
     }
 
-    fn survey(&mut self, server: &Server) -> Survey {
+    pub(super) fn survey(&mut self, server: &Server) -> Survey {
         let ask = self.ask(server);
-        let now = self.log.fs.elapsed();
         let mut others = Vec::new();
         let mut silent = 0;
-        for (_, answer) in survey(&ask, &mut self.book) {
+        // All at once, and the time counts from the last answer: one that does not answer at all must not make
+        // what the others say look old.
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (self.book.known().into_iter())
+                .map(|peer| {
+                    let (mut book, ask) = (self.book.clone(), &ask);
+                    scope.spawn(move || book.ask(&peer, ask))
+                })
+                .collect();
+            asked.into_iter().filter_map(|answer| answer.join().ok()).collect()
+        });
+        let now = self.log.fs.elapsed();
+        for answer in answers {
             match answer {
                 Ok(standing) if standing.report.log == Some(ask.log) => others.push(standing),
                 Ok(_) => {}
@@ -380,185 +409,4 @@ impl Run<'_> {
         }
         Survey { at: Instant::now(), now, others, silent }
     }
-
-    /// Takes the seat, and becomes leader if enough others agree.
-    fn campaign(&mut self, server: &mut Server, seat: &Seat) -> Result<Option<Next>> {
-        let own = server.node.standing();
-        let claim = Claim {
-            log: server.log().id(),
-            node: server.log().node(),
-            name: self.name.clone(),
-            address: self.url.clone(),
-            nonce: self.nonce()?,
-            seen: own.seen().max(seat.number),
-        };
-        let Some(coordinator) = &mut self.coordinator else { return Ok(None) };
-        let epoch = match coordinator.take(&claim) {
-            Ok(Take::Won(epoch)) => epoch,
-            Ok(Take::Held(_)) => return Ok(None),
-            Err(e) => {
-                self.tell(format!("the seat could not be taken: {e}"));
-                return Ok(None);
-            }
-        };
-        self.tell(format!("won epoch {}: it asks the others for their promises", epoch.number));
-        self.helm.show(|shown| (shown.state, shown.why) = (Some("candidate"), None));
-        match self.gather(server, epoch)? {
-            Ok(()) => Ok(Some(Next::Role(Role::Lead(Some(epoch))))),
-            Err(why) => {
-                self.tell(format!("it does not lead epoch {}: {why}", epoch.number));
-                if let Some(coordinator) = &mut self.coordinator {
-                    // Whoever is better placed may have it.
-                    let _ = coordinator.resign();
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    /// Leads because an operator, or the leader that hands over, says so.
-    fn promote(&mut self, server: &mut Server, terms: Terms, number: u64) -> Result<Result<Epoch>> {
-        let mut tries = TRIES;
-        let mut seen = 0;
-        loop {
-            let found = self.survey(server);
-            let own = server.node.standing();
-            if let Err(why) = allowed(&own, &found, terms, server) {
-                return Ok(Err(why));
-            }
-            seen = found
-                .others
-                .iter()
-                .map(Standing::seen)
-                .chain([own.seen(), seen])
-                .max()
-                .unwrap_or(0);
-            let epoch = match self.win(server, seen)? {
-                Ok(epoch) => epoch,
-                Err(why) => return Ok(Err(why)),
-            };
-            self.tell(format!("epoch {}: it asks the others for their promises", epoch.number));
-            match self.gather(server, epoch)? {
-                Ok(()) => {
-                    let what = format!("epoch {} is won: this node begins to lead", epoch.number);
-                    self.helm.done(number, Ok(what));
-                    return Ok(Ok(epoch));
-                }
-                Err(why) if why.kind() == Kind::Fenced && tries > 1 => {
-                    tries -= 1;
-                    seen = epoch.number;
-                }
-                Err(why) => {
-                    if let Some(coordinator) = &mut self.coordinator {
-                        let _ = coordinator.resign();
-                    }
-                    return Ok(Err(why));
-                }
-            }
-        }
-    }
-
-    /// An epoch number for this node: the coordinator's, or the next one above all that was seen.
-    fn win(&mut self, server: &Server, seen: u64) -> Result<Result<Epoch>> {
-        let nonce = self.nonce()?;
-        let Some(coordinator) = &mut self.coordinator else {
-            return Ok(Ok(Epoch { number: seen + 1, nonce }));
-        };
-        let claim = Claim {
-            log: server.log().id(),
-            node: server.log().node(),
-            name: self.name.clone(),
-            address: self.url.clone(),
-            nonce,
-            seen,
-        };
-        // The leader that hands over lets go of the seat, or the lease of a dead one is over soon.
-        let until = Instant::now() + coordinator.ttl() + ASK;
-        loop {
-            match coordinator.take(&claim) {
-                Ok(Take::Won(epoch)) => return Ok(Ok(epoch)),
-                Ok(Take::Held(seat)) if Instant::now() >= until => {
-                    let holder = seat.holder.map(|holder| holder.address).unwrap_or_default();
-                    return Ok(Err(Error::new(
-                        Kind::Rejected,
-                        format!("expected the seat at the coordinator to be free, found that {holder} holds it"),
-                    )
-                    .help("it leads; hand over with `tidelog switchover`")));
-                }
-                Ok(Take::Held(_)) => {}
-                Err(e) if Instant::now() >= until => return Ok(Err(e)),
-                Err(_) => {}
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    /// Gathers promises for an epoch, and the longest tail. Afterwards the follower stands still, if it may
-    /// lead; otherwise it follows again.
-    fn gather(&mut self, server: &mut Server, epoch: Epoch) -> Result<Result<()>> {
-        let Some((mut follower, ran)) = server.take_follower() else {
-            return Ok(Err(Error::new(Kind::Io, "expected a follower that runs, found none")));
-        };
-        if let Err(e) = ran {
-            server.give_follower(follower)?;
-            return Ok(Err(e));
-        }
-        let outcome = self.gather_with(&mut follower, server, epoch);
-        match outcome.is_ok() {
-            true => server.rest(follower),
-            false => server.give_follower(follower)?,
-        }
-        Ok(outcome)
-    }
-
-    fn gather_with(
-        &mut self,
-        follower: &mut Follower,
-        server: &Server,
-        epoch: Epoch,
-    ) -> Result<()> {
-        let ask = self.ask(server);
-        let mut promotion = Promotion::begin(follower, epoch, &ask)?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match promotion.step(follower, &mut self.book)? {
-                Stage::Going => {}
-                Stage::Ready => break,
-                Stage::Short(why) if Instant::now() >= until || self.stops() => return Err(why),
-                Stage::Short(_) => {
-                    std::thread::sleep(REST);
-                    promotion.again();
-                }
-            }
-            if let Some(coordinator) = &mut self.coordinator {
-                // Others must not think it gone while it asks around.
-                let _ = coordinator.renew();
-            }
-        }
-        // What opening for writing would have to apply is applied before anybody waits for that.
-        follower.table().checkpoint().map(drop)
-    }
-}
-
-/// Whether a promotion that an operator asks for may go on: what it would lose is said, and must be accepted.
-fn allowed(own: &Standing, found: &Survey, terms: Terms, server: &Server) -> Result<()> {
-    if terms.accept_loss || terms.handed_over {
-        return Ok(());
-    }
-    let mode = own.sets.last().map(|line| line.set.mode).unwrap_or_default();
-    if matches!(mode, Mode::Sync { .. } | Mode::Archive) {
-        return Ok(());
-    }
-    let shown = server.node.gauge.as_ref().map(|gauge| gauge.read()).unwrap_or_default();
-    let all = found.others.iter().chain([own]);
-    let best = all.map(|one| one.report.durable.offset.0).max().unwrap_or(0);
-    let lost = shown.durable_offset.0.saturating_sub(best);
-    if lost == 0 {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Rejected,
-        format!("expected nothing to be lost, found that the leader had {lost} records more when it was last heard"),
-    )
-    .help("promote the node that has them, or accept that with --accept-loss"))
 }

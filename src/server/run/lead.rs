@@ -1,5 +1,6 @@
 //! The role of a leader: it holds its seat, hands over when it is told to, and steps down when it is replaced.
 
+use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,11 +9,10 @@ use crate::error::{Error, Kind, Result};
 use crate::log::Options;
 use crate::position::Epoch;
 use crate::replica::Leader;
-use crate::replica::coordinator::{Lease, Timing};
-use crate::replica::failover::{Peer, Peers};
+use crate::replica::failover::{Peer, Peers, seat};
 use crate::table::Table;
 
-use super::super::helm::Order;
+use super::super::helm::{Order, Spell};
 use super::super::{Bound, Server};
 use super::{LOOK, Moment, Next, Role, Run};
 
@@ -20,6 +20,8 @@ use super::{LOOK, Moment, Next, Role, Run};
 const LAST: Duration = Duration::from_secs(3);
 /// How long the next leader may take to ask for this one's promise.
 const CALL: Duration = Duration::from_secs(5);
+/// What the coordinator did not register is asked for again after this.
+const AGAIN: Duration = Duration::from_millis(200);
 
 impl Run<'_> {
     /// Leads until it is told to stop, or was replaced.
@@ -39,11 +41,7 @@ impl Run<'_> {
             Err(e) => return Err(e),
         };
         if let Some(coordinator) = &mut self.coordinator {
-            bound.lease = Some(match coordinator.renew() {
-                Ok(Lease::Held { until }) => before(until, coordinator.ttl()),
-                // Nothing is acknowledged before the seat is known to be held.
-                _ => 0,
-            });
+            bound.lease = Some(seat::first_lease(&mut **coordinator));
         }
         let server = bound.lead(log, table)?;
         self.helm.leader.set(Some(self.url.clone()));
@@ -52,12 +50,12 @@ impl Run<'_> {
         }
         (self.tell)(Moment::Serving(&server));
         let next = self.until_replaced(&server);
-        if let Some(coordinator) = &mut self.coordinator {
-            let _ = coordinator.resign();
-        }
-        // Nothing more is acknowledged while it closes.
+        // Nothing more is acknowledged while it closes, and before another one can have the seat.
         if let Some(leader) = server.leader() {
             leader.fence(Error::new(Kind::Fenced, "expected a leader, found that it steps down"));
+        }
+        if let Some(coordinator) = &mut self.coordinator {
+            let _ = coordinator.resign();
         }
         let (closed, bound) = server.retire();
         match next {
@@ -84,6 +82,7 @@ impl Run<'_> {
     fn until_replaced(&mut self, server: &Server) -> Next {
         let Some(leader) = server.leader() else { return Next::Role(Role::Follow) };
         let mut due = Instant::now();
+        let mut again = due;
         loop {
             if self.stops() {
                 return Next::Stop;
@@ -94,6 +93,9 @@ impl Run<'_> {
                 self.tell(format!("leads no more: {}", why.message()));
                 return Next::Role(Role::Follow);
             }
+            if let Some(next) = self.look_if_outbid(server, leader) {
+                return next;
+            }
             if Instant::now() >= due {
                 if let Some(next) = self.hold_seat(leader) {
                     return next;
@@ -102,43 +104,79 @@ impl Run<'_> {
                     self.coordinator.as_ref().map_or(Duration::from_secs(1), |known| known.ttl());
                 due = Instant::now() + ttl / 3;
             }
+            if Instant::now() >= again && !self.registers(leader) {
+                again = Instant::now() + AGAIN;
+            }
             (self.tell)(Moment::Serves(server));
             let Some((number, order)) = self.helm.next(LOOK) else { continue };
             let outcome = match order {
-                Order::Demote => {
-                    self.helm.done(number, Ok("it leads no more".into()));
-                    self.helm.leader.set(None);
-                    return Next::Role(Role::Follow);
+                Order::Demote => match self.may_step_down(server) {
+                    Ok(()) => {
+                        self.helm.aside.store(self.coordinator.is_some(), Release);
+                        self.helm.done(number, Ok("it leads no more".into()));
+                        self.helm.leader.set(None);
+                        return Next::Role(Role::Follow);
+                    }
+                    Err(why) => Err(why),
+                },
+                Order::Switchover { to } => {
+                    due = Instant::now();
+                    self.switch_over(server, leader, to.as_deref())
                 }
-                Order::Switchover { to } => self.switch_over(server, leader, to.as_deref()),
                 Order::Pause(paused) => self.pause(paused),
                 Order::Promote { .. } => Err(Error::new(
                     Kind::InvalidInput,
                     "expected a follower, found that this node leads",
                 )),
             };
-            self.helm.done(number, outcome.map_err(|e| e.to_string()));
+            self.helm.done(number, outcome);
         }
+    }
+
+    /// Carries the mark of a degraded spell to the coordinator, or takes it away there, when that is to be done;
+    /// `false` when the coordinator did not.
+    fn registers(&mut self, leader: &Leader) -> bool {
+        let Some(coordinator) = &mut self.coordinator else { return true };
+        let place = coordinator.place();
+        match leader.register(&mut **coordinator) {
+            Ok(None) => {}
+            Ok(Some(mark)) => {
+                let epoch = leader.epoch();
+                let spell = mark.map(|from| Spell { epoch: epoch.number, from: from.0 });
+                let new = self.helm.shown().degraded != spell;
+                self.helm.show(|shown| shown.degraded = spell);
+                match mark {
+                    Some(from) => self.tell(format!(
+                        "registered at {place}: from log byte {from} on acknowledgements may say durable only"
+                    )),
+                    None if new => self.tell(format!("no degraded spell is registered at {place} any more")),
+                    None => {}
+                }
+            }
+            Err(e) => {
+                self.helm.show(|shown| shown.coordinator_trouble = Some(e.to_string()));
+                self.tell(format!("a degraded spell could not be registered: {e}"));
+                return false;
+            }
+        }
+        true
     }
 
     /// Holds the seat for longer. What comes next, if it is lost.
     fn hold_seat(&mut self, leader: &Leader) -> Option<Next> {
         let coordinator = self.coordinator.as_mut()?;
-        match coordinator.renew() {
-            Ok(Lease::Held { until }) => {
-                leader.lease(Some(before(until, coordinator.ttl())));
-                self.helm.show(|shown| shown.coordinator_trouble = None);
+        let asked = Instant::now();
+        let held = seat::hold(&mut **coordinator, leader);
+        let ttl = coordinator.ttl();
+        self.advice.note(asked.elapsed());
+        match held {
+            Ok(None) => {
+                self.advise(ttl);
+                self.shows_own_seat(leader.epoch());
                 None
             }
-            Ok(Lease::Lost(seat)) => {
+            Ok(Some(seat)) => {
                 let holder = seat.holder.as_ref().map(|holder| holder.address.clone());
-                leader.fence(
-                    Error::new(
-                        Kind::Fenced,
-                        "expected this node to hold the seat, found that it lost it",
-                    )
-                    .help("ask the others who leads"),
-                );
                 self.helm.leader.set(holder.clone());
                 self.tell(format!(
                     "lost the seat to {}",
@@ -153,6 +191,47 @@ impl Run<'_> {
                 None
             }
         }
+    }
+
+    /// A leader looks at nothing but its own renewals: what it found as a follower is over.
+    fn shows_own_seat(&self, epoch: Epoch) {
+        let held = format!("held by {} for epoch {}", self.url, epoch.number);
+        self.helm.show(|shown| shown.seat = Some(held));
+    }
+
+    /// Shows what renewals took and what follows for the lease; tells it when the lease is too short for that.
+    fn advise(&mut self, ttl: Duration) {
+        let (slowest, smallest) = (self.advice.slowest(), self.advice.smallest_ttl());
+        self.helm.show(|shown| {
+            shown.coordinator_trouble = None;
+            shown.renewal_ms =
+                slowest.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            shown.smallest_lease_seconds = smallest.map(|ttl| ttl.as_secs());
+        });
+        if let (Some(slowest), Some(smallest)) =
+            (slowest, smallest.filter(|smallest| *smallest > ttl))
+        {
+            self.tell(format!(
+                "renewing the seat took up to {slowest:?}: one that fails may end the leadership; a lease of \
+                 {smallest:?} would be long enough (--lease)"
+            ));
+        }
+    }
+
+    /// Whether it may let go of the leadership: where nodes elect by themselves one of them must be able to lead,
+    /// unless an operator keeps them from it.
+    fn may_step_down(&mut self, server: &Server) -> Result<()> {
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        if coordinator.look()?.paused {
+            return Ok(());
+        }
+        self.next_leader(server, None).map(drop).map_err(|_| {
+            Error::new(
+                Kind::Rejected,
+                "expected another node that can lead and answers, found none: nobody would lead",
+            )
+            .help("it leads on; start another node, or `tidelog failover pause` first if nobody is to lead")
+        })
     }
 
     /// Hands over: no appends, the next leader holds everything, and is told to lead.
@@ -201,7 +280,8 @@ impl Run<'_> {
             std::thread::sleep(Duration::from_millis(2));
         }
         if let Some(coordinator) = &mut self.coordinator {
-            coordinator.resign()?;
+            // Whether it is held still is found out at once, should the other one not take it.
+            seat::let_go(&mut **coordinator, leader)?;
         }
         let body = json!({ "handed_over": true }).to_string();
         let client = self.book.client(&peer.address)?;
@@ -256,12 +336,6 @@ impl Run<'_> {
                 .help("name one with --to; it must have an address: run it with `tidelog serve`")
         })
     }
-}
-
-/// When a leader stops whose lease ends then: clocks do not run alike.
-fn before(until: u64, ttl: Duration) -> u64 {
-    let margin = Timing::of(ttl, Duration::ZERO).margin;
-    until.saturating_sub(u64::try_from(margin.as_nanos()).unwrap_or(0))
 }
 
 fn leader_members(server: &Server) -> Vec<crate::position::Id> {

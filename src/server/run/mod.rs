@@ -2,7 +2,7 @@
 //! process, behind one address.
 //!
 //! ```text
-//!             ┌────────────── fenced, demoted, lease lost ──────────────┐
+//!             ┌───────── fenced, outbid, demoted, lease lost ────────────┐
 //!             ▼                                                         │
 //!  start ─► follow ── seat free, or an operator's word ── promotion ─► lead
 //!             │ ▲                                            │
@@ -17,11 +17,15 @@
 //! - the place to listen at stays bound from the first role to the last: who connects during a change waits for it;
 //! - one thread, the caller's, changes roles; requests only give it orders.
 
+mod candidate;
 mod follow;
 mod lead;
+mod outbid;
 mod peers;
 
+pub(super) use candidate::never_leads;
 pub use peers::OpenNode;
+pub(super) use peers::PeerBook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,15 +35,13 @@ use crate::error::{Error, Kind, Result};
 use crate::log::files::{Control, Layout, LogFile};
 use crate::log::{Log, Options};
 use crate::position::{Epoch, Id};
-use crate::replica::coordinator::{Coordinator, Member, Seat};
-use crate::replica::failover::{Ask, Election, Policy};
+use crate::replica::coordinator::{Advice, Coordinator, Member, Seat};
+use crate::replica::failover::{Ask, Election, Peer, Policy};
 use crate::ship::{Credentials, Source};
 use crate::table::TableOptions;
 
-use super::helm::Helm;
+use super::helm::{Helm, Spell};
 use super::{Bound, Server};
-use peers::PeerBook;
-
 /// How often the runner looks around when nobody gives it an order.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a coordinator is asked by who follows; and other nodes, while nobody is known to lead.
@@ -124,9 +126,19 @@ struct Run<'a> {
     gives_way: bool,
     /// Whether it may lead again what it led, though others may know better: they are asked first.
     undecided: bool,
+    /// It tried in vain to lead, and lets others go first until then.
+    rests: Option<Instant>,
+    /// Whether the archive's history is another than the copy's: it follows the archive until it leads, or somebody does.
+    astray: bool,
+    /// Of a leader: whether others are bound to somebody else.
+    outbid: outbid::Outbid,
+    /// Of a candidate that gave up: who is further, by another history.
+    better: Option<Peer>,
     /// What stood at the coordinator the last time that it answered, and when it was asked.
     seat: Option<Seat>,
     asked: Option<Instant>,
+    /// What renewing the seat takes.
+    advice: Advice,
 }
 
 /// Runs a node until `stop` says so. `tell` hears when it serves in a role, and what happens.
@@ -150,16 +162,19 @@ pub fn run(
     let name = server.options.name.clone();
     let mut bound = server;
     let url = bound.url();
-    let helm = Arc::new(Helm::manned(!policy.never_lead, policy.priority));
+    let gives_way = coordinator.is_some() || !peers.is_empty() || log.rejoin;
+    let archive = bound.archive_store();
+    let book = PeerBook::new(peers, credentials, open, archive, url.clone());
+    let helm = Helm::manned(!policy.never_lead, policy.priority, book.clone());
+    let helm = Arc::new(helm);
     bound.helm = Arc::clone(&helm);
     helm.show(|shown| shown.coordinator = coordinator.as_ref().map(|known| known.place()));
-    let gives_way = coordinator.is_some() || !peers.is_empty() || log.rejoin;
     let mut run = Run {
         dir,
         log,
         table,
         given,
-        book: PeerBook::new(peers, credentials, open, url.clone()),
+        book,
         coordinator,
         election: Election::new(policy),
         helm,
@@ -170,10 +185,18 @@ pub fn run(
         told: None,
         gives_way,
         undecided: false,
+        rests: None,
+        astray: false,
+        outbid: outbid::Outbid::default(),
+        better: None,
         seat: None,
         asked: None,
+        advice: Advice::default(),
     };
     let mut role = run.first()?;
+    if matches!(role, Role::Lead(_)) && run.election.policy().never_lead {
+        return Err(never_leads().in_file(&run.dir));
+    }
     loop {
         let (next, place) = match role {
             Role::Follow => run.follow(bound)?,
@@ -318,9 +341,13 @@ impl Run<'_> {
         };
         let ttl = self.coordinator.as_ref().map_or(Duration::ZERO, |known| known.ttl());
         let patience = self.election.policy().patience;
+        let spell =
+            seat.degraded.map(|spell| Spell { epoch: spell.epoch.number, from: spell.from.0 });
         self.helm.show(|shown| {
             shown.coordinator_trouble = None;
             shown.seat = Some(held);
+            shown.degraded = spell;
+            shown.lease_seconds = Some(ttl.as_secs());
             shown.paused = Some(seat.paused);
             shown.recovery_seconds = Some((ttl.max(patience) + 2 * ASK).as_secs());
         });

@@ -2,29 +2,43 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Kind, Result};
 use crate::position::Id;
 use crate::replica::failover::{Ask, Peer, Peers, Standing};
+use crate::ship::archive::Store;
 use crate::ship::{Client, Credentials, Source};
 
 /// An answer takes at most this long: who does not answer by then is asked again later.
 const SILENCE: Duration = Duration::from_secs(2);
+/// Who let that pass lately is waited for so long: what hangs holds up a promotion once.
+const HUNG: Duration = Duration::from_millis(500);
+const LATELY: Duration = Duration::from_secs(10);
 
 /// Makes a source of a node's address.
 pub type OpenNode = Arc<dyn Fn(&str) -> Result<Box<dyn Source>> + Send + Sync>;
 
 /// The addresses that are known, and how to reach them.
 #[derive(Clone)]
-pub(super) struct PeerBook {
+pub(in crate::server) struct PeerBook {
     /// Those that were named.
     pub(super) named: Vec<String>,
     /// Those that were heard of, by node.
     heard: Arc<Mutex<BTreeMap<Id, String>>>,
+    /// Those that did not answer a question in time, by address, and when.
+    silent: Arc<Mutex<BTreeMap<String, Instant>>>,
     pub(super) credentials: Credentials,
     pub(super) open: OpenNode,
+    /// What this node publishes to once it leads.
+    archive: Option<Arc<dyn Store>>,
     own: String,
+}
+
+impl std::fmt::Debug for PeerBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerBook").field("own", &self.own).finish_non_exhaustive()
+    }
 }
 
 impl PeerBook {
@@ -32,14 +46,23 @@ impl PeerBook {
         named: Vec<String>,
         credentials: Credentials,
         open: OpenNode,
+        archive: Option<Arc<dyn Store>>,
         own: String,
     ) -> Self {
         let named = named.into_iter().filter(|address| *address != own).collect();
-        PeerBook { named, heard: Arc::default(), credentials, open, own }
+        PeerBook {
+            named,
+            heard: Arc::default(),
+            silent: Arc::default(),
+            credentials,
+            open,
+            archive,
+            own,
+        }
     }
 
     /// Notes where a node is.
-    pub(super) fn hear(&self, node: Id, address: &str) {
+    pub(in crate::server) fn hear(&self, node: Id, address: &str) {
         if !address.is_empty() && address != self.own {
             let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
             heard.insert(node, address.to_owned());
@@ -67,8 +90,20 @@ impl Peers for PeerBook {
 
     fn ask(&mut self, peer: &Peer, ask: &Ask) -> Result<Standing> {
         let headers = [("content-type", "application/json")];
-        let client = self.client(&peer.address)?;
-        let reply = client.post("/v1/promise", &headers, &ask.encode(), Duration::ZERO)?;
+        let silent = || self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let hung = silent().get(&peer.address).is_some_and(|at| at.elapsed() < LATELY);
+        let most = if hung { HUNG } else { SILENCE };
+        let client = self.client(&peer.address)?.silence(most);
+        let began = Instant::now();
+        let reply = client.post("/v1/promise", &headers, &ask.encode(), Duration::ZERO);
+        match &reply {
+            Ok(_) => drop(silent().remove(&peer.address)),
+            Err(_) if began.elapsed() >= most => {
+                silent().insert(peer.address.clone(), Instant::now());
+            }
+            Err(_) => {}
+        }
+        let reply = reply?;
         let standing = Standing::decode(&reply.ok()?.bytes(super::MOST_ANSWER_BYTES)?)?;
         self.hear(standing.node(), &peer.address);
         Ok(standing)
@@ -76,6 +111,10 @@ impl Peers for PeerBook {
 
     fn source(&mut self, peer: &Peer) -> Result<Box<dyn Source>> {
         (self.open)(&peer.address)
+    }
+
+    fn archive(&mut self) -> Option<Arc<dyn Store>> {
+        self.archive.clone()
     }
 }
 

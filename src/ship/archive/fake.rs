@@ -25,6 +25,8 @@ struct World {
     created: Vec<(ObjectName, Vec<u8>)>,
     /// Creates that were given up on and come all the same, some calls later.
     late: Vec<(u64, ObjectName, Vec<u8>)>,
+    /// How often something of the sequence was changed or removed.
+    rewritten: u64,
     stale_lists: bool,
     both_win: bool,
     calls: u64,
@@ -125,6 +127,7 @@ impl Fake {
     /// Puts any bytes under a name, or removes it.
     pub fn plant(&self, name: ObjectName, bytes: Option<Vec<u8>>) {
         let mut world = self.world();
+        world.rewrite(&name);
         match bytes {
             Some(bytes) => drop(world.objects.insert(name, bytes)),
             None => drop(world.objects.remove(&name)),
@@ -134,6 +137,24 @@ impl Fake {
     /// The names of all objects.
     pub fn names(&self) -> Vec<ObjectName> {
         self.world().objects.keys().copied().collect()
+    }
+
+    /// The number of the last entry of the sequence, 0 if there is none; and whether all before it are there.
+    pub fn sequence(&self) -> (u64, bool) {
+        let world = self.world();
+        let entries = world.objects.range(ObjectName::Log(0)..=ObjectName::Log(u64::MAX));
+        let numbers = entries.filter_map(|(name, _)| match name {
+            ObjectName::Log(n) => Some(*n),
+            _ => None,
+        });
+        numbers.fold((0, true), |(last, whole), n| (n, whole && n == last + 1))
+    }
+
+    /// Whether nothing is on its way any more; and how often an entry of the sequence was changed or removed that
+    /// was there. While the one is so and the other the same, who has walked the sequence need not walk it anew.
+    pub fn is_quiet(&self) -> (bool, u64) {
+        let world = self.world();
+        (world.late.is_empty(), world.rewritten)
     }
 
     /// Every create that took effect, in order.
@@ -169,12 +190,22 @@ impl World {
         if self.objects.contains_key(&name) && !self.both_win {
             return false;
         }
+        self.rewrite(&name);
         self.objects.insert(name, bytes.to_vec());
         self.created.push((name, bytes.to_vec()));
         true
     }
 
+    /// What has this name is about to be something else.
+    fn rewrite(&mut self, name: &ObjectName) {
+        let there = matches!(name, ObjectName::Log(_)) && self.objects.contains_key(name);
+        self.rewritten += u64::from(there);
+    }
+
     fn arrive(&mut self, now: u64) {
+        if self.late.is_empty() {
+            return;
+        }
         let late = std::mem::take(&mut self.late);
         for (due, name, bytes) in late {
             match due <= now {
@@ -269,7 +300,10 @@ impl Store for FakeStore {
     }
 
     fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
-        self.plain(|world| drop(world.objects.insert(*name, bytes.to_vec())))
+        self.plain(|world| {
+            world.rewrite(name);
+            drop(world.objects.insert(*name, bytes.to_vec()));
+        })
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {
@@ -301,7 +335,10 @@ impl Store for FakeStore {
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
-        self.plain(|world| drop(world.objects.remove(name)))
+        self.plain(|world| {
+            world.rewrite(name);
+            drop(world.objects.remove(name));
+        })
     }
 
     fn back_off(&self, _attempt: u32) {}
@@ -420,5 +457,26 @@ mod tests {
             fake.settle();
             assert_eq!(fake.object(&name).is_some(), there || fault == StoreFault::Late(3));
         }
+    }
+
+    #[test]
+    fn gaps_and_changes_in_the_sequence_are_told() {
+        let fake = Fake::new();
+        assert_eq!((fake.sequence(), fake.is_quiet()), ((0, true), (true, 0)));
+        let client = fake.client();
+        for n in 1..=3 {
+            assert!(matches!(client.create(&ObjectName::Log(n), b"x"), Create::Created));
+        }
+        client.put(&ObjectName::Head, b"1").unwrap();
+        client.put(&ObjectName::Head, b"2").unwrap();
+        assert_eq!((fake.sequence(), fake.is_quiet()), ((3, true), (true, 0)));
+        client.put(&ObjectName::Log(2), b"y").unwrap();
+        client.delete(&ObjectName::Log(2)).unwrap();
+        assert_eq!((fake.sequence(), fake.is_quiet()), ((3, false), (true, 2)));
+        let late = fake.failing(1, StoreFault::Late(3));
+        assert!(matches!(late.create(&ObjectName::Log(4), b"z"), Create::Unknown(_)));
+        assert!(!fake.is_quiet().0);
+        fake.settle();
+        assert_eq!(fake.is_quiet(), (true, 2), "what arrives is new");
     }
 }

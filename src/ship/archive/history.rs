@@ -2,7 +2,8 @@
 //!
 //! Called by the publisher before its first entry of an epoch. An epoch (number and nonce) has one
 //! writer, so two histories with the same epoch are the same up to where the shorter of the two
-//! ends it; what the archive ends with is held against the leader's frames as well.
+//! ends it: before the SEAL there, unless both have it. What the archive ends with is held against
+//! the leader's frames as well.
 
 use crate::error::{Error, Kind, Result};
 use crate::log::files::EpochEntry;
@@ -10,40 +11,76 @@ use crate::position::{LogByte, Offset};
 use crate::segment::{HEADER_BYTES, SEAL_BYTES, SegmentHeader, SegmentName};
 use crate::ship::{Offer, Source};
 
+use super::entry::Sealed;
 use super::frames::frames;
 use super::state::{Piece, State};
 
 /// Read at a time when frames are only looked at.
 const LOOK_BYTES: u64 = 4 << 20;
 
-/// Up to where the archive holds what the leader's history holds, too.
-pub(super) fn common(state: &State, epochs: &[EpochEntry], durable: LogByte) -> (LogByte, Offset) {
+/// What there is of a log at its leader, or at who is about to lead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct History<'a> {
+    /// Its epochs, oldest first.
+    pub(crate) epochs: &'a [EpochEntry],
+    /// Its segments in order; those that retention dropped are missing.
+    pub(crate) segments: &'a [SegmentName],
+    /// Behind its last durable frame.
+    pub(crate) durable: LogByte,
+}
+
+impl History<'_> {
+    /// Whether its own copy of a segment that the archive has sealed ends there, too. One epoch's
+    /// writer may have gone on where somebody who lacked that ended the epoch, and with it the segment.
+    fn ends_with(&self, sealed: &Sealed) -> bool {
+        match self.segments.binary_search(&SegmentName(sealed.base)) {
+            Ok(i) => match self.segments.get(i + 1) {
+                Some(next) => next.0 == sealed.end,
+                None => self.durable <= sealed.end,
+            },
+            // Dropped here, and epochs are all that is known of it.
+            Err(_) => true,
+        }
+    }
+}
+
+/// Up to where the archive holds what this history holds, too.
+pub(super) fn common(state: &State, history: &History<'_>) -> (LogByte, Offset) {
     let mut at = (state.floor, state.floor_offset);
     for (base, piece) in &state.pieces {
+        let epochs = history.epochs;
         let Some(i) = epochs.iter().position(|entry| entry.epoch == piece.epoch()) else {
             return at;
         };
         let (end, end_offset) = piece.end();
         let next = epochs.get(i + 1);
         // An unsealed piece ends before its SEAL, which the next epoch's start lies behind.
-        let frames_end = next.map(|next| LogByte(next.start.0.saturating_sub(SEAL_BYTES)));
+        let mut frames_end = next.map(|next| before_seal(next.start));
+        let other_seal = piece.sealed().filter(|sealed| !history.ends_with(sealed));
         let fits = match (next, piece.sealed()) {
             (Some(next), Some(_)) => end <= next.start,
             (Some(_), None) => Some(end) <= frames_end,
-            (None, _) => end <= durable,
+            (None, _) => end <= history.durable,
         };
-        if fits {
+        if fits && other_seal.is_none() {
             at = (end, end_offset);
             continue;
         }
-        if let (Some(next), Some(frames_end)) = (next, frames_end)
-            && frames_end > *base
-        {
-            at = (frames_end.min(end), next.start_offset.min(end_offset));
+        if let Some(sealed) = other_seal {
+            let before = before_seal(sealed.end);
+            frames_end = Some(frames_end.map_or(before, |end| end.min(before)));
+        }
+        if let Some(frames_end) = frames_end.filter(|end| end > base) {
+            let offset = next.map_or(end_offset, |next| next.start_offset.min(end_offset));
+            at = (frames_end.min(end), offset);
         }
         return at;
     }
     at
+}
+
+fn before_seal(end: LogByte) -> LogByte {
+    LogByte(end.0.saturating_sub(SEAL_BYTES))
 }
 
 /// Holds the last thing in the archive against the leader's own.

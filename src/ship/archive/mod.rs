@@ -42,6 +42,8 @@ mod snapshot;
 mod source;
 mod state;
 mod store;
+#[cfg(feature = "wire")]
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -51,6 +53,8 @@ pub use entry::{
     ENTRY_VERSION, EntryHead, HEAD_BYTES, MAX_PAYLOAD_BYTES, Sealed, SnapshotRef, Tail, What,
 };
 pub use epoch::Owner;
+#[cfg(feature = "wire")]
+pub(crate) use history::History;
 pub use lease::{LeaseMark, Member, encode_paused, read_paused};
 pub use local::LocalStore;
 pub use name::{Hash, ObjectName, Prefix};
@@ -66,7 +70,13 @@ pub use snapshot::{Placed, send_runs, snapshots};
 pub use source::Archive;
 pub use state::{Cut, Held, Piece, State, TailRef};
 pub use store::{Create, ReadPart, Store};
+#[cfg(feature = "wire")]
+pub(crate) use takeover::{fence_behind, take_over};
+#[cfg(feature = "sim")]
+pub use walk::advance;
 pub use walk::load;
+#[cfg(feature = "wire")]
+pub(crate) use walk::newest_epoch;
 
 use std::sync::Arc;
 

@@ -19,17 +19,42 @@ const RACERS: u8 = 8;
 
 /// Races for a few names; [`Kind::StoreNotAtomic`] when two win, or the winner's bytes do not stay.
 pub fn probe(store: &dyn Store, fs: &Arc<dyn Fs>) -> Result<()> {
-    for _ in 0..ROUNDS {
-        let mut id = [0; 16];
-        fs.random(&mut id).map_err(|e| Error::new(Kind::Io, format!("no randomness: {e}")))?;
-        let name = ObjectName::Probe(Id(id));
-        let outcome = race(store, &name);
-        // Of no meaning to anybody if it stays. What others left, or race for just now, is left alone: a
-        // name that goes during a race would look as if two had won it.
-        let _ = store.delete(&name);
-        outcome?;
+    let names: Vec<ObjectName> = (0..ROUNDS).map(|_| name(fs)).collect::<Result<_>>()?;
+    // All at once: a store that is slow is asked for some time before anything is published.
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let round = |name: &ObjectName| {
+            let outcome = race(store, name);
+            // Of no meaning to anybody if it stays. What others left, or race for just now, is left alone: a
+            // name that goes during a race would look as if two had won it.
+            let _ = store.delete(name);
+            outcome
+        };
+        let rounds: Vec<_> = names.iter().map(|name| scope.spawn(move || round(name))).collect();
+        let joined = rounds.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|round| round.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    outcomes.into_iter().collect()
+}
+
+/// The least of it, for who has no time for races: one create behind another of the same name does not win.
+#[cfg(feature = "wire")]
+pub(super) fn refuses_twice(store: &dyn Store, fs: &Arc<dyn Fs>) -> Result<()> {
+    let name = name(fs)?;
+    let outcomes = [store.create(&name, &[0; 64]), store.create(&name, &[1; 64])];
+    let _ = store.delete(&name);
+    match outcomes {
+        [_, Create::Unknown(error)] => Err(error),
+        // The first may have been, though nobody heard of it.
+        [Create::Unknown(error), Create::Created] => Err(error),
+        [_, Create::Created] => Err(not_atomic(store, "both, one behind the other")),
+        [_, Create::Exists] => Ok(()),
     }
-    Ok(())
+}
+
+fn name(fs: &Arc<dyn Fs>) -> Result<ObjectName> {
+    let mut id = [0; 16];
+    fs.random(&mut id).map_err(|e| Error::new(Kind::Io, format!("no randomness: {e}")))?;
+    Ok(ObjectName::Probe(Id(id)))
 }
 
 fn race(store: &dyn Store, name: &ObjectName) -> Result<()> {
@@ -95,6 +120,25 @@ mod tests {
         assert_eq!(fake.names(), []);
         fake.let_both_win();
         let error = probe(&fake.client(), &Os::shared()).unwrap_err();
+        assert_eq!(error.kind(), Kind::StoreNotAtomic, "{error}");
+    }
+
+    #[cfg(feature = "wire")]
+    #[test]
+    fn a_store_that_overwrites_is_found_out_without_a_race_and_trouble_is_no_broken_promise() {
+        let fake = Fake::new();
+        refuses_twice(&fake.client(), &Os::shared()).unwrap();
+        assert_eq!(fake.names(), []);
+        for fault in StoreFault::ALL {
+            for call in 1..=3 {
+                let outcome = refuses_twice(&fake.failing(call, fault), &Os::shared());
+                if let Err(error) = outcome {
+                    assert_ne!(error.kind(), Kind::StoreNotAtomic, "call {call}, {fault:?}");
+                }
+            }
+        }
+        fake.let_both_win();
+        let error = refuses_twice(&fake.client(), &Os::shared()).unwrap_err();
         assert_eq!(error.kind(), Kind::StoreNotAtomic, "{error}");
     }
 

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::log::files::EpochEntry;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
 use crate::segment::{FOOTER_BYTES, Footer, SEAL_BYTES, SegmentName};
@@ -19,11 +20,11 @@ use crate::ship::{Directory, Offer, Report, Shipped, Source};
 use super::entry::{EntryHead, MAX_PAYLOAD_BYTES, Sealed, Tail, What};
 use super::epoch::Owner;
 use super::frames::frames;
-use super::history::{check_end, common};
+use super::history::{History, check_end, common};
 use super::name::Hash;
 use super::probe::probe;
 use super::sequence::{self, Contest, Won};
-use super::state::State;
+use super::state::{Piece, State};
 use super::store::Store;
 use super::{rollup, snapshot, walk};
 
@@ -190,7 +191,7 @@ impl Publisher {
         self.check_fenced(&me)?;
         if self.state.epoch != me.epoch {
             self.fence(&me, &lead.epochs, offer, pushed)?;
-        } else if common(&self.state, &lead.epochs, offer.durable).0 < self.state.end {
+        } else if common(&self.state, &history(&lead.epochs, offer)).0 < self.state.end {
             return Err(self.shorter(offer));
         }
         if !self.checked {
@@ -207,6 +208,10 @@ impl Publisher {
             if piece.is_some_and(|piece| piece.sealed().is_some()) {
                 continue;
             }
+            let cut = match piece {
+                Some(Piece::Sealed(held)) => Some(held.to),
+                _ => None,
+            };
             if piece.is_none() && base != self.state.next_base() {
                 return Err(self.gap(base));
             }
@@ -217,7 +222,12 @@ impl Publisher {
             }
             let next = offer.segments.get(i + 1);
             let roll = next.map_or(u64::MAX, |next| next.0.0.saturating_sub(SEAL_BYTES));
-            self.tails(&me, &shipped, LogByte(offer.durable.0.min(roll)), pushed)?;
+            let limit = LogByte(offer.durable.0.min(roll));
+            if cut.is_some_and(|to| to < limit) {
+                // A tail goes on behind tails alone: the rest comes with the segment, once it is sealed.
+                return Ok(());
+            }
+            self.tails(&me, &shipped, limit, pushed)?;
         }
         Ok(())
     }
@@ -290,7 +300,7 @@ impl Publisher {
     fn fence(
         &mut self,
         me: &Owner,
-        epochs: &[crate::log::files::EpochEntry],
+        epochs: &[EpochEntry],
         offer: &Offer,
         pushed: &mut Pushed,
     ) -> Result<()> {
@@ -298,7 +308,7 @@ impl Publisher {
         loop {
             let (fork, fork_offset) = match self.state.n {
                 0 => (offer.floor, offer.floor_offset),
-                _ => common(&self.state, epochs, offer.durable),
+                _ => common(&self.state, &history(epochs, offer)),
             };
             if self.state.n > 0 && fork < self.state.end && !self.options.accept_loss {
                 return Err(self.fork_below_end(fork_offset));
@@ -525,4 +535,8 @@ impl Publisher {
         .at_offset(self.state.end_offset.0)
         .help("publish to a new archive, or from a copy that still holds it")
     }
+}
+
+fn history<'a>(epochs: &'a [EpochEntry], offer: &'a Offer) -> History<'a> {
+    History { epochs, segments: &offer.segments, durable: offer.durable }
 }

@@ -25,6 +25,8 @@ use super::store::{Create, ReadPart, Store};
 
 /// Above this an object is sent in parts.
 const WHOLE_BYTES: usize = 96 << 20;
+/// Small requests at a time: their answers are long in coming, and no work.
+const WIDTH: usize = 16;
 /// Bytes of a part.
 const PART_BYTES: usize = 16 << 20;
 
@@ -270,6 +272,10 @@ impl Store for RemoteStore {
             Some((name, object.size))
         };
         Ok(listed.objects.iter().filter_map(named).collect())
+    }
+
+    fn width(&self) -> usize {
+        WIDTH
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {

@@ -353,11 +353,11 @@ impl State {
             Some(piece) if piece.sealed().is_some() => false,
             Some(piece) => {
                 let (to, to_offset) = piece.end();
-                let cut = matches!(piece, Piece::Sealed(_));
-                // One that another follows, or that a fence cut, is known to its last frame.
-                let ends = match !last || cut {
-                    true => to == frames_end && to_offset == sealed.end_offset,
-                    false => to <= frames_end && to_offset <= sealed.end_offset,
+                // One that another follows is known to its last frame; the last one may go on, also where a
+                // fence cut it before a SEAL that another history had written.
+                let ends = match last {
+                    true => to <= frames_end && to_offset <= sealed.end_offset,
+                    false => to == frames_end && to_offset == sealed.end_offset,
                 };
                 ends && piece.epoch() == sealed.epoch && piece.base_offset() == sealed.base_offset
             }

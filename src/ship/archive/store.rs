@@ -50,6 +50,11 @@ pub trait Store: Send + Sync + Debug {
     /// Removes an object; fine if there is none.
     fn delete(&self, name: &ObjectName) -> Result<()>;
 
+    /// How many requests at a time it answers about as fast as one.
+    fn width(&self) -> usize {
+        1
+    }
+
     /// Waits before the same is tried again for the `attempt`th time.
     fn back_off(&self, attempt: u32) {
         let wait = Duration::from_millis(20u64.saturating_mul(1 << attempt.min(7)));

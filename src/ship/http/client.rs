@@ -158,7 +158,8 @@ impl Client {
         Ok(Client { agent, base, credentials, silence: SILENCE })
     }
 
-    /// Answers begin after this long at most, beyond what the other side was asked to wait. Default: 20 s.
+    /// Answers begin after this long at most, beyond what the other side was asked to wait; and none stands still for
+    /// longer before it is whole. Default: 20 s.
     #[must_use]
     pub fn silence(mut self, silence: Duration) -> Self {
         self.silence = silence;
@@ -212,13 +213,23 @@ impl Client {
                 let request = headers.fold(self.agent.get(&place), |request, (name, value)| {
                     request.header(name, value)
                 });
-                request.config().timeout_recv_response(patience).build().call()
+                request
+                    .config()
+                    .timeout_recv_response(patience)
+                    .timeout_per_read(patience)
+                    .build()
+                    .call()
             }
             Some(body) => {
                 let request = headers.fold(self.agent.post(&place), |request, (name, value)| {
                     request.header(name, value)
                 });
-                request.config().timeout_recv_response(patience).build().send(body)
+                request
+                    .config()
+                    .timeout_recv_response(patience)
+                    .timeout_per_read(patience)
+                    .build()
+                    .send(body)
             }
         };
         let reply = reply.map_err(|e| Unanswered {

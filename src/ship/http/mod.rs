@@ -26,6 +26,8 @@ use throttle::Throttle;
 
 /// A node may write a checkpoint before it says which snapshots it has.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
+/// A body of so many bytes comes in memory that is used again.
+const LARGE_BYTES: usize = 256 << 10;
 /// No manifest is larger.
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
 
@@ -48,6 +50,8 @@ pub struct HttpWire {
     client: Client,
     packed: bool,
     throttle: Throttle,
+    /// What a block came in before: memory that was used is faster.
+    spare: Vec<u8>,
 }
 
 impl Http {
@@ -59,6 +63,7 @@ impl Http {
             packed: !client.is_loopback(),
             client,
             throttle: Throttle::default(),
+            spare: Vec::new(),
         }))
     }
 
@@ -78,7 +83,8 @@ impl Http {
         self
     }
 
-    /// An answer begins after this long at most, beyond what the node was asked to wait. Default: 20 s.
+    /// An answer begins after this long at most, beyond what the node was asked to wait; and none stands still for
+    /// longer before it is whole. Default: 20 s.
     #[must_use]
     pub fn silence(mut self, silence: Duration) -> Self {
         self.wire.client = self.wire.client.silence(silence);
@@ -94,6 +100,42 @@ impl Http {
 }
 
 impl HttpWire {
+    /// Snapshots that a node has.
+    fn ask_snapshots(&mut self, path: &str) -> Result<Vec<SnapshotOffer>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            name: String,
+            log: String,
+            log_byte: u64,
+            bytes: u64,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            snapshots: Vec<Listed>,
+        }
+        let reply = self.client.get(path, &[], SNAPSHOT_WAIT)?;
+        if reply.status == 404 {
+            // A node of a version that lends none.
+            return Ok(Vec::new());
+        }
+        let page: Page = reply.ok()?.json()?;
+        let read = |listed: Listed| {
+            Some(SnapshotOffer {
+                name: listed.name.parse().ok()?,
+                log: listed.log.parse().ok()?,
+                log_byte: LogByte(listed.log_byte),
+                bytes: listed.bytes,
+                link: 0,
+            })
+        };
+        page.snapshots.into_iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            Error::new(
+                Kind::Io,
+                format!("expected snapshots from {}, found something else", self.client.url()),
+            )
+        })
+    }
+
     /// A body, unpacked, at most `limit` bytes of it; never faster than allowed.
     fn body(&mut self, reply: Reply, packed: bool, limit: usize) -> Result<Vec<u8>> {
         let place = self.client.url().to_owned();
@@ -110,12 +152,41 @@ impl HttpWire {
             }
         };
         read.map_err(broke)?;
-        if bytes.len() > limit {
-            return Err(Error::new(
-                Kind::Io,
-                format!("expected at most {limit} bytes from {place}, found more"),
-            ));
+        match bytes.len() > limit {
+            true => Err(too_many(&place, limit)),
+            false => Ok(bytes),
         }
+    }
+
+    /// A body of about `limit` bytes that came as it is, in memory that was used before.
+    fn whole_body(&mut self, reply: Reply, limit: usize) -> Result<Vec<u8>> {
+        let place = self.client.url().to_owned();
+        let mut bytes = match limit < LARGE_BYTES {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.spare),
+        };
+        if bytes.len() < limit {
+            bytes.resize(limit, 0);
+        }
+        let step = self.throttle.step();
+        let mut paced = Paced { reader: reply.reader(), throttle: &mut self.throttle, step };
+        let mut len = 0;
+        loop {
+            // To the end, also behind the last byte expected: only then is the connection used again.
+            let mut beyond = [0];
+            let read = match len < limit {
+                true => paced.read(&mut bytes[len..limit]),
+                false => paced.read(&mut beyond),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(_) if len == limit => return Err(too_many(&place, limit)),
+                Ok(read) => len += read,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(client::cut(&place, &e)),
+            }
+        }
+        bytes.truncate(len);
         Ok(bytes)
     }
 
@@ -149,7 +220,10 @@ impl HttpWire {
         let sealed = reply.header("x-tidelog-sealed") == Some("true");
         let expected = bytes.min(total.saturating_sub(byte));
         let limit = usize::try_from(expected).unwrap_or(usize::MAX);
-        let bytes = self.body(reply, self.packed, limit)?;
+        let bytes = match self.packed {
+            true => self.body(reply, true, limit)?,
+            false => self.whole_body(reply, limit)?,
+        };
         Ok(Some(Range { bytes, crc, total, sealed }))
     }
 }
@@ -200,38 +274,11 @@ impl Wire for HttpWire {
     }
 
     fn snapshots(&mut self) -> Result<Vec<SnapshotOffer>> {
-        #[derive(Deserialize)]
-        struct Listed {
-            name: String,
-            log: String,
-            log_byte: u64,
-            bytes: u64,
-        }
-        #[derive(Deserialize)]
-        struct Page {
-            snapshots: Vec<Listed>,
-        }
-        let reply = self.client.get("/v1/snapshots?fresh=true", &[], SNAPSHOT_WAIT)?;
-        if reply.status == 404 {
-            // A node of a version that lends none.
-            return Ok(Vec::new());
-        }
-        let page: Page = reply.ok()?.json()?;
-        let read = |listed: Listed| {
-            Some(SnapshotOffer {
-                name: listed.name.parse().ok()?,
-                log: listed.log.parse().ok()?,
-                log_byte: LogByte(listed.log_byte),
-                bytes: listed.bytes,
-                link: 0,
-            })
-        };
-        page.snapshots.into_iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
-            Error::new(
-                Kind::Io,
-                format!("expected snapshots from {}, found something else", self.client.url()),
-            )
-        })
+        self.ask_snapshots("/v1/snapshots?fresh=true")
+    }
+
+    fn snapshots_within(&mut self, bytes: u64) -> Result<Vec<SnapshotOffer>> {
+        self.ask_snapshots(&format!("/v1/snapshots?fresh=true&within={bytes}"))
     }
 
     fn manifest(&mut self, snapshot: SnapshotName) -> Result<Vec<u8>> {
@@ -249,6 +296,12 @@ impl Wire for HttpWire {
         self.range_of(&format!("/v1/snapshots/{snapshot}/{run}"), byte, bytes)
     }
 
+    fn done_with(&mut self, bytes: Vec<u8>) {
+        if bytes.len() >= LARGE_BYTES {
+            self.spare = bytes;
+        }
+    }
+
     fn block(&self, least: u64, most: u64) -> u64 {
         self.throttle.block(least, most)
     }
@@ -256,6 +309,10 @@ impl Wire for HttpWire {
     fn wait(&self, time: Duration) {
         self.throttle.wait(time);
     }
+}
+
+fn too_many(place: &str, limit: usize) -> Error {
+    Error::new(Kind::Io, format!("expected at most {limit} bytes from {place}, found more"))
 }
 
 /// A reader that waits until what it has read is paid for.

@@ -321,11 +321,17 @@ impl Core {
     /// A manifest of the runs there are, durable in the log, and a view of just their rows.
     pub(in crate::table) fn published(&self) -> Result<(Manifest, View)> {
         if !self.checkpoint()? {
-            return Err(Error::new(
-                Kind::InvalidInput,
-                "expected a table that this process keeps on disk, of records that are durable",
-            )
-            .help("ask the process that keeps it, or a copy of the log"));
+            let (kind, found) = match (self.upkeep.is_none(), self.options.persist) {
+                (true, true) => (
+                    Kind::Locked,
+                    "found that another process keeps it, or that it takes no writes",
+                ),
+                (true, false) => (Kind::InvalidInput, "found one in memory"),
+                (false, _) => (Kind::InvalidInput, "found records that nobody knows to be durable"),
+            };
+            let message = format!("expected a table that this process keeps on disk, {found}");
+            return Err(Error::new(kind, message)
+                .help("ask the process that keeps it, or a copy of the log"));
         }
         let (mark, runs, lost) = {
             let flow = self.flow();

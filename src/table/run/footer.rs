@@ -49,7 +49,7 @@ pub struct RunId(pub [u8; 32]);
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&crate::log::scan::hex(&self.0))
     }
 }
 

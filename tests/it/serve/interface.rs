@@ -40,6 +40,8 @@ fn records_go_in_and_come_out_by_log_table_and_sql() {
     assert_eq!(get(&client, "/v1/table?end=b").1["key"], "a/b");
     assert_eq!(get(&client, "/v1/table?reverse=true&limit=1").1["key"], "c");
     assert_eq!(get(&client, "/v1/count").1["count"], 2);
+    assert_eq!(get(&client, "/v1/hash?at=1").1["offset"], 1);
+    assert_eq!(get(&client, "/v1/hash?at=99").0, 404, "what is not there yet has no digest");
     assert_eq!(post(&client, "/v1/sql", "SELECT count(*) AS n FROM kv").1["n"], 2);
     let json = r#"{"sql":"SELECT value, 1.5 AS real, NULL AS none FROM log WHERE key = 'c'"}"#;
     let (_, row) = post(&client, "/v1/sql", json);

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidelog::replica::Progress;
-use tidelog::ship::{Http, Report, Source};
+use tidelog::ship::{Http, LeaderAt, Led, Report, Source};
 use tidelog::{Follower, Id, Kind};
 
 use super::*;
@@ -250,6 +250,14 @@ fn a_follower_that_serves_is_a_source_and_a_circle_is_refused() {
     assert_eq!(error.kind(), Kind::InvalidInput);
     assert!(error.to_string().contains("circles"), "{error}");
     assert_ne!(first_url, second_url);
+    drop(circle);
+    // Where a cluster says whom to follow this passes: the other one is about to lead, and to follow nobody.
+    let at = LeaderAt::default();
+    at.set(Some(second_url));
+    let led = Led::new(at, |url| Ok(Box::new(Http::open(url, Credentials::default())?)));
+    let mut circle = Follower::open(Log::options(), leader.path("first"), led).unwrap();
+    let error = circle.catch_up().unwrap_err();
+    assert_eq!(error.kind(), Kind::NotLeader, "{error}");
     drop(circle);
     second.stop().unwrap();
     same(&leader, &leader.path("second"));

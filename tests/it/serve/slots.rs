@@ -153,7 +153,7 @@ fn a_node_drops_what_it_is_not_told_to_keep_and_slots_are_dropped_by_name() {
 
     // A plan first; then one after the other lets go.
     place.expect(1, &format!("slots drop {url} nobody --yes"));
-    place.expect(1, &format!("slots drop {url} mailer"));
+    place.expect(1, &format!("slots drop {url} mailer --dry-run"));
     place.ok(&format!("slots drop {url} mailer --yes"));
     place.expect(1, &format!("slots drop {url} mailer --yes"));
     leader.server().table().checkpoint().unwrap();
@@ -161,9 +161,9 @@ fn a_node_drops_what_it_is_not_told_to_keep_and_slots_are_dropped_by_name() {
     let before = leader.server().log().slots().unwrap()[0].claim.needs;
     until("the slot alone holds the log", || slot(&leader) == SlotState::Extended);
     assert!(base() <= before);
-    let plan = place.expect(1, &format!("slots drop {url} {node}"));
+    let plan = place.expect(1, &format!("slots drop {url} {node} --dry-run"));
     assert_eq!(serde_json::from_str::<Value>(&plan).unwrap()["done"], false);
-    place.ok(&format!("slots drop {url} {node} --yes"));
+    place.ok(&format!("slots drop {url} {node}"));
     until("the node drops it", || base() > before);
     assert_eq!(place.ok(&format!("slots list {url}")), "");
 
@@ -181,7 +181,7 @@ fn a_node_drops_what_it_is_not_told_to_keep_and_slots_are_dropped_by_name() {
     leader.server().log().claim(claim).unwrap();
     place.expect(5, &format!("slots drop {dir} edge --yes"));
     leader.stop();
-    place.expect(1, &format!("slots drop {dir} {node}"));
+    place.expect(1, &format!("slots drop {dir} {node} --dry-run"));
     place.ok(&format!("slots drop {dir} {node} --yes"));
     assert_eq!(place.ok(&format!("slots list {dir}")), "");
 }

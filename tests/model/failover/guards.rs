@@ -33,6 +33,12 @@ pub struct Guards {
     pub confirm: bool,
     /// A set with k = 0 is left only once all of its members hold the next one.
     pub all_leave_zero: bool,
+    /// A set without members is left, for one with k > 0, only once all members of that hold it.
+    pub all_leave_none: bool,
+    /// What is asked for leaving a set is asked whatever the next one promises.
+    pub leave_always: bool,
+    /// A set with k > 0 adds only members that hold the set before.
+    pub known_members: bool,
     /// A set with k > 0 is left only once k + 1 of its members hold the next one, even if it commits
     /// with fewer.
     pub leave_by_k: bool,
@@ -70,6 +76,9 @@ impl Guards {
         gate: true,
         confirm: true,
         all_leave_zero: true,
+        all_leave_none: true,
+        leave_always: true,
+        known_members: true,
         leave_by_k: true,
         cut_at_end: true,
         compare_epochs: true,

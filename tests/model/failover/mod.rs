@@ -194,6 +194,9 @@ impl<const N: usize> Failover<N> {
         if number > self.scope.max_epoch || !self.is_member(&own, node) || own.halted {
             return None;
         }
+        if self.knows_no_set(own.log) && !self.is_wanted(state, node) {
+            return None;
+        }
         state.coordinator = number;
         state.won_old |= number <= seen;
         // One nonce a node will do where no node wins a number twice.
@@ -422,7 +425,8 @@ impl<const N: usize> Model for Failover<N> {
                 let Role::Leader { epoch } = own.role else { return None };
                 let (newest, before) = self.ruling(own.log, own.committed);
                 let member = self.scope.sets[usize::from(set)].has(leader);
-                if set == newest || before.is_some() || !member || !self.open(own) {
+                let known = self.knows_members(last, leader, set);
+                if set == newest || before.is_some() || !member || !known || !self.open(own) {
                     return None;
                 }
                 self.append(&mut state, leader, Frame::set(epoch, set))?;

@@ -19,7 +19,33 @@ impl<const N: usize> Failover<N> {
     }
 
     pub fn is_member(&self, node: &Node, number: u8) -> bool {
-        self.set(node.log.sets().0.0).has(number)
+        self.knows_no_set(node.log) || self.set(node.log.sets().0.0).has(number)
+    }
+
+    /// A set without members stands for none.
+    pub fn knows_no_set(&self, log: Log) -> bool {
+        self.set(log.sets().0.0).size() == 0
+    }
+
+    /// Whoever knows no set must be promoted by an operator, who knows the members of any set that there is, and
+    /// that nobody leads any more: no rule sees that.
+    pub fn is_wanted(&self, state: &State<N>, node: u8) -> bool {
+        let leads = |other| matches!(state.node(other).role, Role::Leader { .. });
+        let foreign = |log: Log| !self.knows_no_set(log) && !self.set(log.sets().0.0).has(node);
+        !self.nodes().any(|other| other != node && (leads(other) || foreign(state.node(other).log)))
+    }
+
+    /// Do the members that a set adds hold the one before it?
+    pub fn knows_members(&self, state: &State<N>, leader: u8, set: u8) -> bool {
+        let (set, (newest, at)) = (self.set(set), state.node(leader).log.sets().0);
+        let before = self.set(newest);
+        let known = |node: u8| {
+            !set.has(node)
+                || before.has(node)
+                || node == leader
+                || self.holds(state, node, leader, at + 1)
+        };
+        !self.guards.known_members || set.k == 0 || before.size() == 0 || self.nodes().all(known)
     }
 
     /// How many members of a set are so.
@@ -36,7 +62,10 @@ impl<const N: usize> Failover<N> {
 
     /// How many members of a set must hold the next one before that is committed: so many that
     /// whoever gathers enough promises under the old one hears of it. Where nobody is asked, all.
-    fn wanted_to_leave(&self, set: SyncSet) -> u8 {
+    fn wanted_to_leave(&self, set: SyncSet, next: SyncSet) -> u8 {
+        if next.k == 0 && !self.guards.leave_always {
+            return set.waits + 1;
+        }
         match set.k {
             0 if self.guards.all_leave_zero => set.size(),
             k if self.guards.leave_by_k => k + 1,
@@ -71,11 +100,15 @@ impl<const N: usize> Failover<N> {
             let ruling = self.ruling(own.log, own.committed);
             let held = |end: u8| {
                 let holds = |node: u8| node == leader || self.holds(state, node, leader, end);
-                let held = |set: SyncSet, wanted| self.count(set, holds) >= wanted;
+                let held =
+                    |set: SyncSet, wanted| set.size() == 0 || self.count(set, holds) >= wanted;
                 self.all_of(ruling, |set| held(set, set.waits + 1))
                     && ruling.1.is_none_or(|left| {
-                        let left = self.set(left);
-                        held(left, self.wanted_to_leave(left))
+                        let (left, next) = (self.set(left), self.set(ruling.0));
+                        match left.size() == 0 && next.k > 0 && self.guards.all_leave_none {
+                            true => held(next, next.size()),
+                            false => held(left, self.wanted_to_leave(left, next)),
+                        }
                     })
             };
             let Some(end) = (own.committed + 1..=own.log.len()).rev().find(|end| held(*end)) else {
@@ -117,6 +150,7 @@ impl<const N: usize> Failover<N> {
         let ruling = self.ruling(own.log, own.committed);
         let enough = |set| self.count(set, |node| promised >> node & 1 == 1) >= self.wanted(set);
         self.is_member(own, candidate)
+            && (!self.knows_no_set(own.log) || self.is_wanted(state, candidate))
             && self.all_of(ruling, enough)
             && (!self.guards.fetch_best || self.position(own.log) >= best)
     }

@@ -9,6 +9,8 @@ const ANY_OF_3: SyncSet = SyncSet::sync(0b0111, 1);
 const EACH_OF_3: SyncSet = SyncSet::sync(0b0111, 2);
 const NONE_OF_3: SyncSet = SyncSet::alone(0b0111, 0);
 const BOUNDED: SyncSet = SyncSet::alone(0b0111, 2);
+const ONE: SyncSet = SyncSet::alone(0b0001, 0);
+const NOBODY: SyncSet = SyncSet::alone(0, 0);
 const PAIR: SyncSet = SyncSet::sync(0b0011, 1);
 
 const MANUAL: Scope = Scope {
@@ -44,6 +46,20 @@ const TO_NONE: Scope =
 /// With these k it asks for what leaving k = 0 asks for: one epoch shows it.
 const FROM_BOUNDED: Scope =
     Scope { name: "failover, leaving bounded", sets: &[BOUNDED, ANY_OF_3], max_epoch: 1, ..SMALL };
+const BY_NONE: Scope = Scope {
+    name: "failover, leaving bounded by way of k = 0",
+    sets: &[BOUNDED, ONE, PAIR],
+    max_epoch: 1,
+    ..SMALL
+};
+const FIRST: Scope = Scope { name: "failover, a first set", sets: &[NOBODY, ANY_OF_3], ..SMALL };
+/// With numbers of a coordinator: under no set nobody is asked, and two operators could lead by one number.
+const ADDED: Scope = Scope {
+    name: "failover, a member is added",
+    sets: &[NOBODY, PAIR, ANY_OF_3],
+    coordinated: true,
+    ..SMALL
+};
 const RESTORED: Scope =
     Scope { name: "failover, an old copy returns", restores: 1, max_epoch: 1, ..SMALL };
 
@@ -84,6 +100,13 @@ fn sets_that_promise_nothing_come_and_go() {
     whole::<3>(FROM_NONE);
     whole::<3>(TO_NONE);
     whole::<3>(FROM_BOUNDED);
+    whole::<3>(BY_NONE);
+}
+
+#[test]
+fn who_knows_no_set_is_a_member_of_none_that_others_rely_on() {
+    whole::<3>(FIRST);
+    whole::<3>(ADDED);
 }
 
 #[test]
@@ -121,6 +144,9 @@ const NEEDED: &[Row] = &[
     ("confirming the epoch", |g| g.confirm = false, MANUAL, STALE_READ),
     ("all leaving k = 0", |g| g.all_leave_zero = false, FROM_NONE, LOST),
     ("k + 1 leaving bounded", |g| g.leave_by_k = false, FROM_BOUNDED, LOST),
+    ("asking whatever comes next", |g| g.leave_always = false, BY_NONE, LOST),
+    ("all members of a first set", |g| g.all_leave_none = false, FIRST, LOST),
+    ("members that know a set", |g| g.known_members = false, ADDED, LOST),
     ("keeping until answered", |g| g.cut_at_end = false, MANUAL, LOST),
     ("comparing epochs", |g| g.compare_epochs = false, SMALL, HEALS),
     ("asking again", |g| g.ask_again = false, ELECTED, HEALS),

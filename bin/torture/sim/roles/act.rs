@@ -1,55 +1,37 @@
-//! What a step does, and what clients are told by it.
+//! What a step does to nodes: their lives, promotions and switchovers, and what goes wrong around them.
 
 use std::time::Duration;
 
-use tidelog::frame::{Mode, SyncSet};
 use tidelog::fs::sim::{Crash, Errno, Fault, OpKind};
-use tidelog::replica::failover::{Promotion, Stage, survey};
-use tidelog::replica::{Level, Outcome};
-use tidelog::{Appended, Epoch, Error, Id, Kind};
+use tidelog::replica::failover::{Stage, archived_epoch, survey};
+use tidelog::{Epoch, Error, Kind};
 
 use crate::dice::Dice;
 
 use super::super::world::Done;
-use super::node::{Led, Role};
+use super::node::{Node, Role};
 use super::op::{Op, Step};
 use super::{World, net};
 
-/// Clients at a time.
-const CLIENTS: u64 = 4;
-/// Steps that a client waits for an acknowledgement at most.
-const PATIENCE: u64 = 150;
 /// A wall clock is never further off than this.
 const FURTHEST_JUMP: i64 = 4 * 3600 * 1_000_000_000;
+/// When a node heard its source is forgotten after so many nanoseconds.
+const LONG_AGO: u64 = 4_000_000_000;
+/// A step takes so many microseconds at most.
+const STRIDE: u64 = 40_000;
 /// Steps that a switchover takes at most.
 const HASTE: usize = 60;
-
-/// What a leader has decided to answer.
-pub struct Told {
-    number: usize,
-    who: usize,
-    epoch: Epoch,
-    outcome: Outcome,
-    /// Whether the mode promises that no failover takes it back.
-    kept: bool,
-}
-
-/// An answer that was decided on and is under way for long: its leader may be another one by then.
-pub struct HeldUp {
-    due: u64,
-    told: Told,
-}
 
 impl World {
     pub fn act(&mut self, step: &Step) -> Done {
         let mut dice = Dice::new(step.seed);
         let dice = &mut dice;
-        self.wait(Duration::from_micros(dice.below(8_000)));
+        self.wait(Duration::from_micros(dice.below(STRIDE)));
         let any = usize::try_from(dice.below(self.nodes.len() as u64)).expect("few");
         match step.op {
             Op::Follow => self.follow(any),
             Op::Append => self.append(dice),
-            Op::Tend => self.tend(any),
+            Op::Tend => self.tend(any, dice),
             Op::Promote => self.promote(any, dice.next()),
             Op::Campaign => match self.one_of(dice, |role| matches!(role, Role::Asks(..))) {
                 Some(who) => self.campaign(who, dice),
@@ -78,6 +60,7 @@ impl World {
                 if (node.jumped + nanos).abs() < FURTHEST_JUMP {
                     node.jumped += nanos;
                     node.sim.jump(nanos);
+                    self.watch.jumped = true;
                 }
                 Ok(())
             }
@@ -92,6 +75,7 @@ impl World {
             Op::Weather => {
                 let bad = self.setup.bad_weather;
                 self.net().per_mille = dice.pick(&[0, bad, bad * 3]);
+                self.watch.stirred = self.time;
                 Ok(())
             }
             Op::Late => {
@@ -125,6 +109,28 @@ impl World {
                 Some(who) => self.check_log(who),
                 None => Ok(()),
             },
+            Op::Publish => match self.a_leader(dice) {
+                Some(who) => self.publish(who, false),
+                None => Ok(()),
+            },
+            Op::Read => self.read_vault(),
+            Op::Outage => {
+                let off = dice.chance(1, 3);
+                let mut net = self.net();
+                match off {
+                    true => net.off[any] = true,
+                    false => net.off.iter_mut().for_each(|off| *off = false),
+                }
+                Ok(())
+            }
+            Op::Coordinator => {
+                self.disturb(any, dice);
+                Ok(())
+            }
+            Op::Pause => {
+                self.pause(any, dice.chance(1, 3));
+                Ok(())
+            }
         }
     }
 
@@ -135,7 +141,7 @@ impl World {
     }
 
     /// Some node that leads, or thinks so.
-    fn a_leader(&self, dice: &mut Dice) -> Option<usize> {
+    pub fn a_leader(&self, dice: &mut Dice) -> Option<usize> {
         self.one_of(dice, |role| matches!(role, Role::Leads(_)))
     }
 
@@ -143,10 +149,17 @@ impl World {
 
     /// What runs a node starts it as a follower, whatever it was.
     pub fn start(&mut self, who: usize) -> Done {
+        let held = self.nodes[who].held;
         match self.nodes[who].follow() {
             Ok(()) => {
                 let end = self.nodes[who].end().unwrap_or(0);
                 self.note(&format!("node {who} follows from {end}"));
+                self.nodes[who].held = end;
+                if let Role::Follows(follower) = &self.nodes[who].role
+                    && let Some(rejoined) = follower.report().rejoined.clone()
+                {
+                    self.check_rejoined(who, &rejoined, held)?;
+                }
                 self.check_promise(who)
             }
             Err(error) => {
@@ -158,7 +171,7 @@ impl World {
     }
 
     /// What a node's runner does when it looks around.
-    pub fn tend(&mut self, who: usize) -> Done {
+    pub fn tend(&mut self, who: usize, dice: &mut Dice) -> Done {
         if let Some(candidate) = self.net().granted[who].take()
             && !matches!(self.nodes[who].role, Role::Leads(_))
         {
@@ -172,8 +185,12 @@ impl World {
                 self.start(who)
             }
             Role::Leads(led) if led.leader.fenced().is_some() => self.step_down(who),
-            Role::Leads(_) | Role::Asks(..) => Ok(()),
+            Role::Leads(_) | Role::Asks(..) => match self.hold_seat(who, dice) {
+                true => Ok(()),
+                false => self.step_down(who),
+            },
             Role::Follows(_) if self.nodes[who].diverged => self.rejoin(who),
+            Role::Follows(_) if self.has_coordinator() => self.look_around(who),
             Role::Follows(_) => {
                 self.find_leader(who);
                 Ok(())
@@ -184,13 +201,24 @@ impl World {
     /// It leads no more, and follows.
     pub fn step_down(&mut self, who: usize) -> Done {
         self.stats.add("stepped_down", 1);
+        // Nothing more is acknowledged while it closes.
+        if let Role::Leads(led) = &self.nodes[who].role {
+            led.leader
+                .fence(Error::new(Kind::Fenced, "expected a leader, found that it steps down"));
+        }
+        let next = self.nodes[who].at.get().filter(|at| *at != net::address(who));
         self.close(who)?;
-        self.nodes[who].at.set(None);
-        self.find_leader(who);
+        self.nodes[who].at.set(next);
+        if !self.has_coordinator() {
+            self.find_leader(who);
+        }
         self.start(who)
     }
 
     pub fn close(&mut self, who: usize) -> Done {
+        if matches!(self.nodes[who].role, Role::Leads(_)) {
+            self.nodes[who].post.resign();
+        }
         match self.nodes[who].close() {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -223,13 +251,7 @@ impl World {
     /// Its history and the leader's part: opened again, it keeps what differs and goes on.
     fn rejoin(&mut self, who: usize) -> Done {
         self.close(who)?;
-        self.start(who)?;
-        if let Role::Follows(follower) = &self.nodes[who].role
-            && follower.report().rejoined.is_some()
-        {
-            self.stats.add("rejoins", 1);
-        }
-        Ok(())
+        self.start(who)
     }
 
     /// A round of a follower.
@@ -240,6 +262,16 @@ impl World {
         match stepped {
             Ok(progress) => {
                 self.note(&format!("node {who}: {} to {}", progress.from, progress.to));
+                let (time, node) = (self.time, &mut self.nodes[who]);
+                node.heard.retain(|at| at + LONG_AGO > time);
+                if node
+                    .at
+                    .get()
+                    .and_then(|at| net::at(&at))
+                    .is_some_and(|at| node.port.net().leads(at))
+                {
+                    node.heard.push(time);
+                }
                 Ok(())
             }
             Err(error) if error.kind() == Kind::Diverged => {
@@ -269,25 +301,39 @@ impl World {
             return Ok(());
         }
         let Some(ask) = node.question(None) else { return Ok(()) };
+        // A node that knows no set, or one that promises nothing, knows of no promise: the operator knows who
+        // is a member of a later one.
+        let own = node.id.unwrap_or_default();
+        if node
+            .standing()
+            .is_some_and(|standing| standing.set().is_none_or(|set| set.mode.k() == 0))
+        {
+            let foreign = |other: &Node| {
+                let there = other.standing();
+                let set = there.as_ref().and_then(|standing| standing.set());
+                set.is_some_and(|set| set.mode.k() > 0 && !set.has(own))
+            };
+            if self.nodes.iter().any(foreign) {
+                self.stats.add("promotions_refrained", 1);
+                return Ok(());
+            }
+        }
+        let node = &self.nodes[who];
         let mut port = node.port.clone();
         let answers = survey(&ask, &mut port);
         let seen = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).map(|o| o.seen());
         let own =
             node.port.net().desks[who].as_ref().map_or(0, |desk| desk.voter().standing().seen());
-        let epoch = Epoch { number: seen.max().unwrap_or(0).max(own) + 1, nonce };
+        let mut seen = seen.max().unwrap_or(0).max(own);
         self.stats.add("promotions_tried", 1);
-        let Role::Follows(follower) = self.take(who) else { unreachable!("looked at just now") };
-        let begun = Promotion::begin(&follower, epoch, &ask);
-        match begun {
-            Ok(promotion) => {
-                self.nodes[who].role = Role::Asks(follower, promotion, false);
-                self.note(&format!("node {who} asks for epoch {}", epoch.number));
-                self.check_promise(who)
-            }
-            Err(error) => {
-                self.nodes[who].role = Role::Follows(follower);
-                self.may_fail(who, "is promoted", &error)
-            }
+        if !self.has_coordinator() {
+            seen = seen.max(archived_epoch(&mut self.nodes[who].port()));
+            return self.ask_for(who, Epoch { number: seen + 1, nonce });
+        }
+        // While somebody holds the seat there, nobody else leads, whoever says so.
+        match self.win(who, nonce, seen)? {
+            Some(epoch) => self.ask_for(who, epoch),
+            None => Ok(()),
         }
     }
 
@@ -297,7 +343,7 @@ impl World {
 
     /// A candidate takes a step.
     pub fn campaign(&mut self, who: usize, dice: &mut Dice) -> Done {
-        let mut port = self.nodes[who].port.clone();
+        let mut port = self.nodes[who].port();
         let Role::Asks(follower, promotion, ready) = &mut self.nodes[who].role else {
             return Ok(());
         };
@@ -316,8 +362,14 @@ impl World {
                 }
             }
             Err(error) => {
+                let better = promotion.better().and_then(|peer| net::at(&peer.address));
                 self.give_up(who);
                 self.may_fail(who, "asks", &error)?;
+                if let Some(better) = better {
+                    self.stats.add("promotions_handed_on", 1);
+                    self.nodes[who].at.set(Some(net::address(better)));
+                    return self.promote(better, dice.next());
+                }
             }
         }
         Ok(())
@@ -328,6 +380,8 @@ impl World {
             Role::Asks(follower, ..) => Role::Follows(follower),
             other => other,
         };
+        // Whoever is better placed may have it.
+        self.nodes[who].post.resign();
         self.stats.add("promotions_given_up", 1);
     }
 
@@ -342,13 +396,20 @@ impl World {
         match self.nodes[who].lead(epoch) {
             Ok(()) => {
                 self.stats.add("failovers", 1);
+                if self.nodes[who].post.by_itself {
+                    self.stats.add("failovers_by_election", 1);
+                }
                 self.note(&format!("node {who} leads epoch {}", epoch.number));
+                self.begun.insert(epoch.number, who);
+                let end = self.nodes[who].end().unwrap_or(0);
+                self.check_bound(who, epoch, end)?;
                 self.check_promise(who)?;
                 self.check_beginning(who, epoch)
             }
             Err(error) => {
                 self.stats.add("promotions_outbid", 1);
                 let done = self.may_fail(who, "begins to lead", &error);
+                self.nodes[who].post.resign();
                 self.nodes[who].kill();
                 done?;
                 self.start(who)
@@ -372,6 +433,7 @@ impl World {
         if self.nodes[to].end().is_none_or(|its| its < end) || self.nodes[to].diverged {
             return Ok(());
         }
+        self.hand_over_seat(who);
         self.promote(to, dice.next())?;
         for _ in 0..HASTE {
             if !matches!(self.nodes[to].role, Role::Asks(..)) {
@@ -391,224 +453,12 @@ impl World {
         }
     }
 
-    // Clients.
-
-    fn append(&mut self, dice: &mut Dice) -> Done {
-        let client = dice.below(CLIENTS);
-        let Some(who) = self.a_leader(dice) else { return Ok(()) };
-        let id = Id([u8::try_from(client + 1).expect("few"); 16]);
-        // One at a time: a client that does not know sends the same again, there or elsewhere.
-        let last = self.book.sent.iter().rposition(|sent| sent.producer.id == id && sent.open);
-        let number = match last {
-            Some(number) if self.waits(number).is_some_and(|at| at == who || dice.chance(3, 4)) => {
-                return Ok(());
-            }
-            Some(number) => number,
-            None => self.book.send(client, dice, self.setup.value_bytes),
-        };
-        // It waits there no more.
-        for node in &mut self.nodes {
-            if let Role::Leads(led) = &mut node.role {
-                led.pending.retain(|(waiting, ..)| *waiting != number);
-            }
-        }
-        let most = self.nodes.len() as u64 - 1;
-        let some = 1 + usize::try_from(dice.below(most)).expect("few");
-        let level = match dice.below(10) {
-            0 => Some(Level::Written),
-            1 => Some(Level::Durable),
-            2 => Some(Level::Replicated(some)),
-            3 => Some(Level::Applied(some)),
-            _ => None,
-        };
-        self.append_at(who, number, level)
-    }
-
-    /// Where a batch is waited for.
-    fn waits(&self, number: usize) -> Option<usize> {
-        let waits = |role: &Role| match role {
-            Role::Leads(led) => led.pending.iter().any(|(waiting, ..)| *waiting == number),
-            _ => false,
-        };
-        self.nodes.iter().position(|node| waits(&node.role))
-    }
-
-    pub fn append_at(&mut self, who: usize, number: usize, level: Option<Level>) -> Done {
-        let Role::Leads(led) = &mut self.nodes[who].role else { return Ok(()) };
-        let sent = &self.book.sent[number];
-        let begun = led.leader.begin(&sent.batch(), &sent.how(), level);
-        let epoch = led.epoch;
-        self.stats.add("appends", 1);
-        match begun {
-            Ok(Ok(waiting)) => {
-                led.pending.push((number, waiting, self.step));
-                self.note(&format!("batch {number} waits at {who}: {}", waiting.appended.first));
-                Ok(())
-            }
-            Ok(Err(outcome)) => self.told(Told { number, who, epoch, outcome, kept: false }),
-            Err(error) => self.gives_way(who, "appends", &error),
-        }
-    }
-
-    /// A leader whose disk fails is opened again.
-    fn gives_way(&mut self, who: usize, what: &str, error: &Error) -> Done {
-        let done = self.may_fail(who, what, error);
-        if self.nodes[who].troubled {
-            self.nodes[who].kill();
-        }
-        done
-    }
-
-    /// A leader looks at what its clients wait for. Some answers stay under way for long.
-    pub fn look(&mut self, who: usize, dice: &mut Dice) -> Done {
-        let step = self.step;
-        let Role::Leads(Led { leader, pending, epoch, .. }) = &mut self.nodes[who].role else {
-            return Ok(());
-        };
-        let (epoch, mut all) = (*epoch, Vec::new());
-        pending.retain(|(number, waiting, since)| match leader.look(waiting) {
-            Some(outcome) => {
-                let standing = leader.standing();
-                let kept = match standing.mode {
-                    Mode::Sync { .. } => true,
-                    Mode::Semi { .. } => standing.degraded.is_none(),
-                    _ => false,
-                };
-                all.push(Told { number: *number, who, epoch, outcome, kept });
-                false
-            }
-            None => since + PATIENCE > step,
-        });
-        for told in all {
-            self.check_gate(&told.outcome, who, epoch)?;
-            match dice.chance(1, 8) {
-                true => {
-                    let due = step + dice.below(200);
-                    self.held_up.push(HeldUp { due, told });
-                    self.stats.add("answers_held_up", 1);
-                }
-                false => self.told(told)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers that were under way arrive; all of them in the end.
-    pub fn deliver(&mut self, all: bool) -> Done {
-        let step = self.step;
-        let (due, later) =
-            std::mem::take(&mut self.held_up).into_iter().partition(|held| all || held.due <= step);
-        self.held_up = later;
-        let due: Vec<HeldUp> = due;
-        due.into_iter().try_for_each(|held| self.told(held.told))
-    }
-
-    /// Takes in what a client is told.
-    fn told(&mut self, told: Told) -> Done {
-        let Told { number, who, epoch, outcome, kept } = told;
-        match outcome {
-            Outcome::Acked { appended, level, copies } => {
-                self.note(&format!(
-                    "batch {number} acked by {who} at {}: {level}, {copies} copies",
-                    appended.first
-                ));
-                let kept = kept && level > Level::Durable && level != Level::Archived;
-                self.acked(number, (who, epoch), appended, level, kept)
-            }
-            Outcome::Unknown { why, .. } => {
-                self.note(&format!("batch {number}: unknown: {why}"));
-                self.stats.add("unknown", 1);
-                if why.kind() == Kind::Poisoned {
-                    self.nodes[who].kill();
-                }
-                Ok(())
-            }
-            Outcome::Rejected { why } => {
-                self.note(&format!("batch {number}: rejected: {why}"));
-                self.stats.add("rejected", 1);
-                Ok(())
-            }
-        }
-    }
-
-    fn acked(
-        &mut self,
-        number: usize,
-        (who, epoch): (usize, Epoch),
-        appended: Appended,
-        level: Level,
-        kept: bool,
-    ) -> Done {
-        self.stats.add("acked", 1);
-        self.stats.add(if kept { "acked_for_good" } else { "acked_otherwise" }, 1);
-        if appended.duplicate {
-            self.stats.add("retries_found", 1);
-        }
-        self.check_ack(number, (who, epoch), &appended, kept)?;
-        if let Role::Leads(led) = &self.nodes[who].role
-            && led.epoch == epoch
-        {
-            self.tokens.push((number, led.log.token(&appended)));
-        }
-        let sent = &mut self.book.sent[number];
-        if sent.kept {
-            // Told twice: the first answer counts.
-            return Ok(());
-        }
-        sent.kept = kept;
-        self.book.acked(number, appended.first, level);
-        Ok(())
-    }
-
-    fn sync(&mut self, who: usize) -> Done {
-        let Role::Leads(led) = &self.nodes[who].role else { return Ok(()) };
-        let synced = led.log.sync();
-        led.leader.grew();
-        match synced {
-            Ok(_) => Ok(()),
-            Err(error) => self.gives_way(who, "syncs", &error),
-        }
-    }
-
-    fn change_set(&mut self, who: usize, dice: &mut Dice) -> Done {
-        let own = self.nodes[who].id;
-        let mut others: Vec<Id> =
-            self.nodes.iter().filter_map(|node| node.id).filter(|id| Some(*id) != own).collect();
-        while others.len() > 1 && dice.chance(1, 4) {
-            let at = usize::try_from(dice.below(others.len() as u64)).expect("few");
-            others.remove(at);
-        }
-        let k = 1 + u32::try_from(dice.below(others.len() as u64)).expect("few");
-        let mode = match dice.below(8) {
-            _ if self.setup.strict => Mode::Sync { k },
-            0 => Mode::Async,
-            1 => Mode::Bounded { k, bytes: 40_000, within: Duration::from_secs(1) },
-            2 | 3 => Mode::Semi { k, timeout: Duration::from_millis(300) },
-            _ => Mode::Sync { k },
-        };
-        let members: Vec<Id> = others.into_iter().chain(own).collect();
-        self.set(who, mode, members)
-    }
-
-    /// Gives a leader another set.
-    pub fn set(&mut self, who: usize, mode: Mode, members: Vec<Id>) -> Done {
-        let Role::Leads(led) = &self.nodes[who].role else { return Ok(()) };
-        let set = SyncSet::new(mode, members).map_err(|e| format!("a set of {mode}: {e}"))?;
-        match led.leader.change(&set, Duration::ZERO) {
-            Ok(done) => {
-                self.stats.add("sets_changed", 1);
-                self.note(&format!("{mode} at {who}, committed: {done}"));
-                Ok(())
-            }
-            Err(error) => self.gives_way(who, "changes its set", &error),
-        }
-    }
-
     // What goes wrong.
 
     fn link(&mut self, any: usize, dice: &mut Dice) {
         let other = usize::try_from(dice.below(self.nodes.len() as u64)).expect("few");
         let nodes = self.nodes.len();
+        self.watch.stirred = self.time;
         let mut net = self.net();
         match dice.below(6) {
             0 => net.cut[any][other] = true,

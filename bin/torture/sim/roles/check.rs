@@ -26,7 +26,10 @@ impl World {
             operations += self.nodes[who].sim.operations();
             self.check_promise(who)?;
             self.check_shown(who)?;
+            let node = &mut self.nodes[who];
+            node.held = node.end().unwrap_or(node.held);
         }
+        self.look_at_leaders();
         self.note(&format!("{operations}"));
         Ok(())
     }
@@ -102,7 +105,7 @@ impl World {
         kept: bool,
     ) -> Done {
         // Without members nobody is asked for promises: then only number and nonce together are an epoch.
-        let nonce = if self.setup.strict { 0 } else { epoch.nonce };
+        let nonce = if self.setup.strict && self.vault.is_none() { 0 } else { epoch.nonce };
         let (known, by) = *self.acked_by.entry((epoch.number, nonce)).or_insert((epoch, who));
         if (known, by) != (epoch, who) {
             return Err(format!(
@@ -148,10 +151,15 @@ impl World {
 
     /// The log of a leader holds what was sent, each once, and all that was acknowledged for good.
     pub fn check_log(&mut self, who: usize) -> Done {
-        let Role::Leads(led) = &self.nodes[who].role else { return Ok(()) };
-        if self.is_outdated(who) || self.nodes[who].troubled {
-            return Ok(());
+        match self.is_outdated(who) || self.nodes[who].troubled {
+            true => Ok(()),
+            false => self.read_log(who).map(drop),
         }
+    }
+
+    /// The same, of the last leader; what was read.
+    pub fn read_log(&mut self, who: usize) -> Result<Reading, String> {
+        let Role::Leads(led) = &self.nodes[who].role else { return Ok(Reading::default()) };
         let log = &led.log;
         let (shown, end) = (log.end(), log.durable_end());
         // What is not shown yet is there all the same, and may be all that a new leader has of it.
@@ -177,7 +185,7 @@ impl World {
         if !hidden {
             self.stats.counts.insert("acked_and_lost", lost);
         }
-        Ok(())
+        Ok(reading)
     }
 
     /// A client shows its token to a node.

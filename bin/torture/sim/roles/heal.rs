@@ -6,7 +6,7 @@ use tidelog::frame::Mode;
 use tidelog::replica::Level;
 use tidelog::{Id, Table};
 
-use super::super::check::hold_files;
+use super::super::check::{Alike, hold_files};
 use super::super::world::Done;
 use super::World;
 use super::net;
@@ -16,6 +16,10 @@ use super::node::{DIR, Role};
 const ROUNDS: u64 = 120;
 /// A leader whose start is not committed by then is not waited for any longer.
 const SLOW: u64 = 20;
+/// With a coordinator somebody is elected by then.
+const ELECTED: u64 = 60;
+/// Operators give up what only the archive holds from then on, where a mode may lose it.
+const GIVEN_UP: u64 = 90;
 /// Steps of one candidate.
 const STEPS: usize = 60;
 
@@ -23,6 +27,9 @@ impl World {
     /// Heals everything, waits, and compares.
     pub fn finish(&mut self) -> Done {
         self.heal_disks();
+        self.heal_seats();
+        // Elections lie apart.
+        self.wait(self.setup.gap);
         {
             let mut net = self.net();
             net.per_mille = 0;
@@ -40,8 +47,10 @@ impl World {
         for round in 0..ROUNDS {
             self.step = first + round;
             self.wait(Duration::from_millis(400));
+            let mut dice = self.dice.clone();
             for who in 0..self.nodes.len() {
-                self.tend(who)?;
+                self.tend(who, &mut dice)?;
+                self.campaigns(who, &mut dice)?;
             }
             let Some(top) = self.one_leads(round)? else { continue };
             for who in 0..self.nodes.len() {
@@ -51,8 +60,8 @@ impl World {
                 self.follow(who)?;
                 self.follow(who)?;
             }
-            let mut dice = self.dice.clone();
             self.look(top, &mut dice)?;
+            let archived = self.is_archived(top)?;
             self.deliver(true)?;
             self.watch()?;
             if self.is_passed(top) {
@@ -83,7 +92,7 @@ impl World {
                 sent = Some(self.send_one(top, sent)?);
                 continue;
             }
-            if self.is_calm(top) {
+            if archived && self.is_calm(top) {
                 return self.all_alike(top);
             }
         }
@@ -107,6 +116,15 @@ impl World {
             }
             return Ok(Some(top));
         }
+        if self.has_coordinator() && round < ELECTED {
+            return Ok(None);
+        }
+        if self.elects_surely() && round == ELECTED {
+            return Err(format!("in {ELECTED} rounds nobody was elected: {}", self.standing()));
+        }
+        self.stats.add("operators_needed", 1);
+        // First without.
+        self.gives_up = !self.setup.strict && round >= GIVEN_UP;
         let place = |who: &usize| match &self.nodes[*who].role {
             Role::Follows(follower) => {
                 let at = follower.position();
@@ -125,16 +143,27 @@ impl World {
         let who = order[order.len() - 1 - back];
         let mut dice = crate::dice::Dice::new(self.dice.next());
         self.promote(who, dice.next())?;
+        self.campaigns(who, &mut dice)?;
+        Ok(None)
+    }
+
+    /// A candidate goes on until it leads or gives up.
+    fn campaigns(&mut self, who: usize, dice: &mut crate::dice::Dice) -> Done {
         for _ in 0..STEPS {
             if !matches!(self.nodes[who].role, Role::Asks(..)) {
-                break;
+                return Ok(());
             }
-            self.campaign(who, &mut dice)?;
+            self.campaign(who, dice)?;
         }
         if matches!(self.nodes[who].role, Role::Asks(..)) {
             self.give_up(who);
         }
-        Ok(None)
+        Ok(())
+    }
+
+    /// Whether somebody must be elected without an operator.
+    fn elects_surely(&self) -> bool {
+        self.setup.strict && self.setup.never_lead == 0
     }
 
     /// Whether some node is bound to another epoch that is no earlier one, that of a candidate which gave up:
@@ -192,7 +221,9 @@ impl World {
     }
 
     fn all_alike(&mut self, top: usize) -> Done {
-        self.check_log(top)?;
+        let reading = self.read_log(top)?;
+        self.check_kept(&reading)?;
+        self.check_fresh(top)?;
         let Role::Leads(led) = &self.nodes[top].role else { return Ok(()) };
         let end = led.log.durable_position().log_byte.0;
         let digest = Table::from_log(&led.log).and_then(|table| table.digest());
@@ -201,8 +232,9 @@ impl World {
         for node in &self.nodes {
             let Role::Follows(follower) = &node.role else { continue };
             let who = node.number();
-            compared += hold_files((&node.sim, DIR), (&self.nodes[top].sim, DIR), end)
-                .map_err(|e| format!("node {who}: {e}"))?;
+            compared +=
+                hold_files((&node.sim, DIR), (&self.nodes[top].sim, DIR), end, &mut Alike::new())
+                    .map_err(|e| format!("node {who}: {e}"))?;
             let found = follower.table().digest().map_err(|e| format!("node {who}: {e}"))?;
             if found != expected {
                 return Err(format!("node {who}: another digest than the leader's"));

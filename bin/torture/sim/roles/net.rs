@@ -11,6 +11,7 @@ use tidelog::fs::Fs;
 use tidelog::fs::sim::Sim;
 use tidelog::replica::failover::{Ask, Peer, Peers, Promises, Standing, Voter};
 use tidelog::replica::{Gauge, Leader};
+use tidelog::ship::archive::Store;
 use tidelog::ship::protocol::{MAX_PART_BYTES, Request};
 use tidelog::ship::shelf::{Shelf, Speaker};
 use tidelog::ship::{Range, Remote, Source, Wire};
@@ -24,6 +25,9 @@ pub struct Desk {
     pub shelf: Shelf,
     pub voice: Voice,
     pub sim: Sim,
+    /// What its operator allows.
+    pub may_lead: bool,
+    pub priority: u32,
 }
 
 /// In which role.
@@ -40,6 +44,17 @@ impl Desk {
             Voice::Follows(gauge, promises) => Voter::Follows(gauge, promises),
         }
     }
+
+    /// How the node stands, with what its host adds.
+    pub fn standing(&self, at: usize) -> Standing {
+        self.signed(self.voter().standing(), at)
+    }
+
+    fn signed(&self, mut standing: Standing, at: usize) -> Standing {
+        standing.address = Some(address(at));
+        (standing.may_lead, standing.priority) = (self.may_lead, self.priority);
+        standing
+    }
 }
 
 /// Everything between the nodes.
@@ -54,6 +69,10 @@ pub struct Net {
     pub granted: Vec<Option<usize>>,
     /// Questions that may arrive again: to whom, and what.
     late: Vec<(usize, usize, Vec<u8>)>,
+    /// Nodes that reach neither the coordinator nor a store.
+    pub off: Vec<bool>,
+    /// Whether stores fail now and then.
+    pub shaky: bool,
     pub calls: u64,
     pub harmed: u64,
     pub promises: u64,
@@ -82,6 +101,8 @@ impl Net {
             dice: Dice::new(seed),
             granted: vec![None; nodes],
             late: Vec::new(),
+            off: vec![false; nodes],
+            shaky: true,
             calls: 0,
             harmed: 0,
             promises: 0,
@@ -91,6 +112,16 @@ impl Net {
     /// All links are whole again.
     pub fn heal(&mut self) {
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+    }
+
+    /// Whether a node leads.
+    pub fn leads(&self, at: usize) -> bool {
+        self.desks[at].as_ref().is_some_and(|desk| matches!(desk.voice, Voice::Leads(_)))
+    }
+
+    /// Whether nobody listens at a node whose machine answers.
+    pub fn is_gone(&self, from: usize, at: usize) -> bool {
+        self.desks[at].is_none() && !self.cut[from][at] && !self.cut[at][from]
     }
 
     /// Lets an old question arrive once more; nobody waits for the answer.
@@ -135,8 +166,11 @@ impl Net {
         }
         let bound = desk.voter().promised().map(|(epoch, _)| epoch);
         let answer = desk.shelf.answer(&report, request.part_bytes, bound)?;
-        let speaker =
-            Speaker { time: desk.sim.now(), stale: Some(Duration::ZERO), ..Speaker::default() };
+        let (stale, upstream) = match &desk.voice {
+            Voice::Leads(_) => (Some(Duration::ZERO), Vec::new()),
+            Voice::Follows(gauge, _) => (gauge.staleness(), gauge.chain()),
+        };
+        let speaker = Speaker { time: desk.sim.now(), stale, upstream, ..Speaker::default() };
         Ok(desk.shelf.reply(answer, speaker, "none"))
     }
 
@@ -144,8 +178,8 @@ impl Net {
     fn vote(&mut self, from: usize, at: usize, bytes: &[u8]) -> Result<Vec<u8>> {
         let ask = Ask::decode(bytes)?;
         let desk = self.desk(at)?;
-        let (mut standing, new) = desk.voter().answer(&ask)?;
-        standing.address = Some(address(at));
+        let (standing, new) = desk.voter().answer(&ask)?;
+        let standing = desk.signed(standing, at);
         if new {
             self.promises += 1;
             self.granted[at] = Some(from);
@@ -198,6 +232,8 @@ pub fn at(address: &str) -> Option<usize> {
 pub struct Port {
     pub net: Arc<Mutex<Net>>,
     pub node: usize,
+    /// What its node publishes to once it leads.
+    pub archive: Option<Arc<dyn Store>>,
 }
 
 impl Port {
@@ -242,6 +278,10 @@ impl Peers for Port {
 
     fn source(&mut self, peer: &Peer) -> Result<Box<dyn Source>> {
         Port::source(self, &peer.address)
+    }
+
+    fn archive(&mut self) -> Option<Arc<dyn Store>> {
+        self.archive.clone()
     }
 }
 

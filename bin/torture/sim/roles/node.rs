@@ -3,17 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tidelog::frame::Mode;
 use tidelog::fs::sim::{Crash, Sim};
 use tidelog::log::MIN_SEGMENT_BYTES;
-use tidelog::replica::failover::{Ask, Promotion};
+use tidelog::replica::failover::{Ask, Promotion, Standing};
 use tidelog::replica::leader::Waiting;
 use tidelog::replica::{Leader, demote};
+use tidelog::ship::archive::Publisher;
 use tidelog::ship::shelf::Shelf;
 use tidelog::ship::{LeaderAt, Led as LedSource, Source};
 use tidelog::{Epoch, Follower, Id, Kind, Log, Options, Result};
 
 use super::super::world::World as Fixed;
 use super::net::{Desk, Given, Port, Voice, address};
+use super::post::Post;
 
 pub const DIR: &str = "/log";
 /// Records that are read once more when a node was opened anew.
@@ -24,6 +27,8 @@ pub struct Node {
     pub port: Port,
     pub sim: Sim,
     pub role: Role,
+    /// What runs it.
+    pub post: Post,
     /// Which node its log is of, once it has one.
     pub id: Option<Id>,
     pub log: Option<Id>,
@@ -44,9 +49,14 @@ pub struct Node {
     /// How fast its clock runs, in thousandths.
     pub rate: u32,
     pub jumped: i64,
+    /// When its source answered, by the time that nobody's clock shows, oldest first.
+    pub heard: Vec<u64>,
+    /// Behind the last record that was seen to be durable here.
+    pub held: u64,
 }
 
 /// What a node does just now.
+#[expect(clippy::large_enum_variant, reason = "a node has one, and few nodes there are")]
 pub enum Role {
     Down,
     Follows(Follower),
@@ -61,14 +71,25 @@ pub struct Led {
     pub leader: Arc<Leader>,
     pub epoch: Epoch,
     pub pending: Vec<(usize, Waiting, u64)>,
+    /// Batches that have a place in its log and are not known to be durable there: which, and behind what.
+    pub placed: Vec<(usize, u64)>,
+    /// Who publishes its log, once that has begun.
+    pub publisher: Option<Publisher>,
+    /// Somebody newer has the archive.
+    pub passed: bool,
+    /// Up to where a power cut leaves it: what was durable when it was last looked at.
+    pub durable: u64,
+    /// What the set before the newest asks for, as long as this one changed it; an inherited change says nothing.
+    pub before: Option<Mode>,
 }
 
 impl Node {
-    pub fn new(port: Port, seed: u64, rate: u64) -> Self {
+    pub fn new(port: Port, seed: u64, rate: u64, post: Post) -> Self {
         Node {
             port,
             sim: Sim::new(seed),
             role: Role::Down,
+            post,
             id: None,
             log: None,
             at: LeaderAt::default(),
@@ -80,11 +101,19 @@ impl Node {
             read: 0,
             rate: u32::try_from(rate).expect("about a thousand"),
             jumped: 0,
+            heard: Vec::new(),
+            held: 0,
         }
     }
 
     pub fn number(&self) -> usize {
         self.port.node
+    }
+
+    /// Its end of the network, with all that it needs to become leader.
+    pub fn port(&mut self) -> Port {
+        let archive = self.post.archive.clone().map(|fake| self.post.reach(&fake));
+        Port { archive, ..self.port.clone() }
     }
 
     fn options(&self) -> Options {
@@ -105,14 +134,33 @@ impl Node {
 
     fn lead_with(&mut self, log: Log) -> Result<()> {
         let log = Arc::new(log);
-        let leader = Arc::new(Leader::lead(Arc::clone(&log))?);
+        let leader = Arc::new(match self.post.coordinator.is_some() {
+            true => Leader::lead_elected(Arc::clone(&log))?,
+            false => Leader::lead(Arc::clone(&log))?,
+        });
+        // Nothing is acknowledged before the seat is known to be held.
+        leader.lease(self.post.lease());
+        if self.post.archive.is_some() {
+            leader.use_archive();
+        }
         (self.id, self.log) = (Some(log.node()), Some(log.id()));
         self.at.set(Some(address(self.number())));
         self.diverged = false;
         self.opened_anew();
         self.answer(&log, Voice::Leads(Arc::clone(&leader)));
         let epoch = log.durable_position().epoch;
-        self.role = Role::Leads(Led { log, leader, epoch, pending: Vec::new() });
+        let durable = log.durable_end().0;
+        self.role = Role::Leads(Led {
+            log,
+            leader,
+            epoch,
+            pending: Vec::new(),
+            placed: Vec::new(),
+            publisher: None,
+            passed: false,
+            durable,
+            before: None,
+        });
         Ok(())
     }
 
@@ -148,7 +196,9 @@ impl Node {
 
     fn answer(&self, log: &Arc<Log>, voice: Voice) {
         let shelf = Shelf::new(Arc::clone(log));
-        let desk = Desk { shelf, voice, sim: self.sim.clone() };
+        let may_lead = !self.post.election.policy().never_lead;
+        let priority = self.post.election.policy().priority;
+        let desk = Desk { shelf, voice, sim: self.sim.clone(), may_lead, priority };
         self.port.net().desks[self.number()] = Some(desk);
     }
 
@@ -164,6 +214,12 @@ impl Node {
         let net = self.port.net();
         let desk = net.desks[self.number()].as_ref();
         desk.and_then(|desk| desk.voter().promised())
+    }
+
+    /// How it stands, as far as it runs.
+    pub fn standing(&self) -> Option<Standing> {
+        let net = self.port.net();
+        net.desks[self.number()].as_ref().map(|desk| desk.standing(self.number()))
     }
 
     /// What can be read at this node now.
@@ -186,6 +242,7 @@ impl Node {
 
     /// Nobody answers there any more; what was running.
     pub fn stop(&mut self) -> Role {
+        self.heard.clear();
         self.port.net().desks[self.number()] = None;
         std::mem::replace(&mut self.role, Role::Down)
     }
@@ -196,6 +253,7 @@ impl Node {
             led.leader.stop();
         }
         self.sim = self.sim.process();
+        self.post.begin_anew(&self.sim);
     }
 
     /// Ends properly.
@@ -203,9 +261,9 @@ impl Node {
         match self.stop() {
             Role::Down => Ok(()),
             Role::Follows(follower) | Role::Asks(follower, ..) => follower.close(),
-            Role::Leads(Led { log, leader, pending, .. }) => {
+            Role::Leads(Led { log, leader, pending, publisher, .. }) => {
                 leader.stop();
-                drop((leader, pending));
+                drop((leader, pending, publisher));
                 match Arc::try_unwrap(log) {
                     Ok(log) => log.close(),
                     Err(_) => Err(tidelog::Error::new(Kind::InvalidInput, "the log is still held")),
@@ -218,6 +276,7 @@ impl Node {
         let left = self.sim.crash(crash);
         self.kill();
         self.sim = left;
+        self.post.begin_anew(&self.sim);
         // Another machine: no faults.
         self.troubled = false;
         self.sim.set_capacity(None);
@@ -228,7 +287,8 @@ impl Node {
     pub fn replace(&mut self, seed: u64) {
         self.kill();
         self.sim = Sim::new(seed);
+        self.post.begin_anew(&self.sim);
         (self.id, self.promise, self.diverged, self.troubled) = (None, None, false, false);
-        (self.shown, self.read, self.halted) = (0, 0, false);
+        (self.shown, self.read, self.halted, self.held) = (0, 0, false, 0);
     }
 }

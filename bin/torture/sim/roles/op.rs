@@ -1,10 +1,36 @@
 //! What may happen to nodes that change roles, and how a seed makes a sequence of it.
 
+use std::time::Duration;
+
 use crate::dice::Dice;
+
+/// Who says when to try to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// Operators alone.
+    Operators,
+    /// A coordinator with leases by its own clock.
+    Coordinator,
+    /// An object store, whose leases everybody watches by his own clock.
+    Store,
+}
 
 /// How a cluster is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
+    pub says: Says,
+    /// How long a seat is held without being renewed.
+    pub ttl: Duration,
+    /// Between two elections at least.
+    pub gap: Duration,
+    /// What an election may lose under modes that may lose records.
+    pub max_loss: Option<u64>,
+    /// Nodes, from the last one on, that never lead by themselves.
+    pub never_lead: usize,
+    /// Whether leaders publish to an archive, and somebody follows that.
+    pub archive: bool,
+    /// Of 1,000 calls to a store, how many fail.
+    pub shaky_store: u64,
     /// How many nodes.
     pub nodes: usize,
     /// Copies that the first set asks for.
@@ -23,7 +49,15 @@ impl Setup {
     /// What the dice say.
     pub fn new(dice: &mut Dice) -> Self {
         let nodes = dice.pick(&[2, 3, 3, 3, 4, 5]);
+        let says = [Says::Operators, Says::Coordinator, Says::Coordinator, Says::Store];
         Setup {
+            says: dice.pick(&says),
+            ttl: Duration::from_secs(dice.pick(&[2, 3, 10])),
+            gap: Duration::from_secs(dice.pick(&[0, 0, 20, 60])),
+            max_loss: dice.pick(&[None, Some(0), Some(5), Some(1_000)]),
+            never_lead: dice.pick(&[0, 0, 0, 1]),
+            archive: dice.chance(1, 2),
+            shaky_store: dice.pick(&[0, 20, 120]),
             nodes,
             k: 1 + u32::try_from(dice.below(nodes as u64 - 1)).expect("few"),
             strict: dice.chance(3, 4),
@@ -85,25 +119,37 @@ pub enum Op {
     Token,
     /// Files are held against each other.
     Compare,
+    /// A leader publishes what it may.
+    Publish,
+    /// Who follows the archive looks there.
+    Read,
+    /// Calls to the store fail, for some nodes or all of them.
+    Outage,
+    /// The coordinator is not reached, loses answers, is restored from a backup, revokes leases; or is well again.
+    Coordinator,
+    /// An operator pauses elections, or lets them go on.
+    Pause,
 }
 
 /// How often each is taken while things go well: leaders are found, and clients get on.
 const CALM: &[(Op, u64)] = &[
     (Op::Follow, 420),
     (Op::Append, 200),
-    (Op::Tend, 120),
+    (Op::Tend, 200),
     (Op::Campaign, 150),
     (Op::Look, 90),
     (Op::Sync, 5),
     (Op::ChangeSet, 10),
     (Op::Wait, 10),
     (Op::Token, 10),
+    (Op::Publish, 60),
+    (Op::Read, 20),
 ];
 /// And while they do not.
 const STORM: &[(Op, u64)] = &[
     (Op::Follow, 300),
     (Op::Append, 160),
-    (Op::Tend, 90),
+    (Op::Tend, 180),
     (Op::Promote, 22),
     (Op::Campaign, 150),
     (Op::Switchover, 6),
@@ -122,6 +168,11 @@ const STORM: &[(Op, u64)] = &[
     (Op::Heal, 12),
     (Op::Token, 16),
     (Op::Compare, 5),
+    (Op::Publish, 60),
+    (Op::Read, 20),
+    (Op::Outage, 8),
+    (Op::Coordinator, 14),
+    (Op::Pause, 3),
 ];
 /// Steps of a spell of either.
 const SPELL: u64 = 120;
@@ -151,6 +202,11 @@ impl Op {
             Op::Heal => "heal",
             Op::Token => "token",
             Op::Compare => "compare",
+            Op::Publish => "publish",
+            Op::Read => "read_archive",
+            Op::Outage => "outage",
+            Op::Coordinator => "coordinator_trouble",
+            Op::Pause => "pause",
         }
     }
 }

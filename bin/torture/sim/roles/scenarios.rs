@@ -1,16 +1,37 @@
 //! Scenarios of failover that a random run seldom meets, step by step on the simulated cluster.
 
+use std::time::Duration;
+
+use tidelog::frame::Mode;
 use tidelog::replica::Level;
 
 use crate::dice::Dice;
 
 use super::node::{DIR, Role};
-use super::op::Setup;
+use super::op::{Says, Setup};
 use super::{World, net};
 
 fn world(nodes: usize, k: u32, seed: u64) -> World {
-    let setup = Setup { nodes, k, strict: true, bad_weather: 0, value_bytes: 40, drift: 0 };
-    World::new(setup, seed, false).unwrap()
+    World::new(calm(nodes, k), seed, false).unwrap()
+}
+
+/// Operators alone, and nothing that goes wrong by itself.
+pub fn calm(nodes: usize, k: u32) -> Setup {
+    Setup {
+        says: Says::Operators,
+        ttl: Duration::from_secs(3),
+        gap: Duration::ZERO,
+        max_loss: None,
+        never_lead: 0,
+        archive: false,
+        shaky_store: 0,
+        nodes,
+        k,
+        strict: true,
+        bad_weather: 0,
+        value_bytes: 40,
+        drift: 0,
+    }
 }
 
 impl World {
@@ -212,5 +233,50 @@ fn a_retry_at_the_next_leader_is_there_once() {
     world.settles(1);
     assert!(world.is_kept(number));
     assert_eq!(world.stats.counts.get("retries_found"), Some(&1));
+    world.finish().unwrap();
+}
+
+/// A candidate whose own tail is no part of the history of whom it asked held the way for nothing: it tried to fetch
+/// what it could not take, until it gave up.
+#[test]
+fn a_candidate_whose_tail_is_another_history_lets_the_furthest_lead() {
+    let mut world = world(3, 1, 7);
+    world.isolate(0);
+    world.sends(0, 0);
+    assert!(world.promoted(1));
+    world.settles(1);
+    world.net().heal();
+    // It comes back, and has not heard of anybody yet.
+    world.close(0).unwrap();
+    world.nodes[0].at.set(None);
+    world.start(0).unwrap();
+    world.nodes[1].kill();
+    assert!(!world.promoted(0));
+    assert_eq!(world.stats.counts.get("promotions_handed_on"), Some(&1));
+    let mut dice = Dice::new(7);
+    for _ in 0..20 {
+        world.campaign(2, &mut dice).unwrap();
+    }
+    assert!(world.leads(2), "the furthest");
+    world.finish().unwrap();
+}
+
+/// It knows the set before, by which nobody asks anybody: it led without a word to those who acknowledged.
+#[test]
+fn a_node_that_is_added_behind_a_set_that_asks_nobody_is_waited_for() {
+    let mut world = World::new(Setup { strict: false, ..calm(3, 1) }, 8, false).unwrap();
+    let id = |world: &World, who: usize| world.nodes[who].id.unwrap();
+    let two = vec![id(&world, 0), id(&world, 1)];
+    world.set(0, Mode::Async, two.clone()).unwrap();
+    world.settles(0);
+    world.isolate(2);
+    let three = two.into_iter().chain([id(&world, 2)]).collect();
+    world.set(0, Mode::Sync { k: 1 }, three).unwrap();
+    let number = world.sends(0, 0);
+    world.settles(0);
+    assert!(!world.is_kept(number), "node 2 does not know by whom it is to ask");
+    assert!(world.promoted(2), "nobody is asked by the set that it knows");
+    world.check_log(2).unwrap();
+    world.net().heal();
     world.finish().unwrap();
 }

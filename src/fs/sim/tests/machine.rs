@@ -148,3 +148,65 @@ fn the_hash_tells_durable_states_apart_and_equal_ones_not() {
     sim.flip(B, 4096 * 8);
     assert!(after != before && sim.durable_hash() == before);
 }
+
+#[test]
+fn what_was_seen_of_a_file_tells_whether_it_changed_and_where_it_differs() {
+    let sim = Sim::new(0);
+    sim.write("/a", &[7; 9000]);
+    sim.write("/b", &[7; 9001]);
+    let (a, b) = (sim.see("/a"), sim.see("/b"));
+    assert_eq!((a.bytes(), a.differs(&b, 9000), a.differs(&b, 9001)), (9000, None, Some(9000)));
+    assert!(a.is_unchanged(&sim.see("/a")) && !a.is_unchanged(&b));
+    // What a power cut leaves of it is the same file.
+    assert!(sim.crash(&Crash::DropAll).see("/a").is_unchanged(&a));
+    sim.flip("/a", 8 * 5000);
+    assert!(!sim.see("/a").is_unchanged(&a), "what was seen stays as it was");
+    assert_eq!(sim.see("/a").differs(&a, 9000), Some(5000));
+    assert_eq!(sim.see("/a").differs(&b, 5000), None);
+    // Bytes that were never written are zeros.
+    let (holes, zeros) = (open(&sim, "/c", Open::Create), open(&sim, "/d", Open::Create));
+    holes.set_len(9000).unwrap();
+    zeros.write_all_at(&[0; 9000], 0).unwrap();
+    assert_eq!(sim.see("/c").differs(&sim.see("/d"), 9000), None);
+    assert_eq!(sim.see("/c").differs(&b, 9000), Some(0));
+}
+
+#[test]
+fn what_is_durable_has_another_version_whenever_a_power_cut_leaves_another_disk() {
+    let (sim, file) = disk();
+    let mut last = (sim.durable_version(), sim.crash(&Crash::DropAll).durable_hash());
+    let mut look = |what: &str, changes: bool| {
+        let now = (sim.durable_version(), sim.crash(&Crash::DropAll).durable_hash());
+        assert_eq!((now.0 != last.0, now.1 != last.1), (changes, changes), "{what}");
+        last = now;
+    };
+    file.write_all_at(b"bytes", 0).unwrap();
+    look("a write is pending", false);
+    file.sync_data().unwrap();
+    look("and is durable once it is synced", true);
+    file.sync_data().unwrap();
+    look("again there is nothing to sync", false);
+    rename(&sim, A, B);
+    look("a name is pending", false);
+    sync_dir(&sim, "/d");
+    look("and is durable once its directory is synced", true);
+    sim.flip(B, 3);
+    look("damage is durable at once", true);
+    file.write_all_at(b"other", 0).unwrap();
+    sim.fail(Fault::on(OpKind::Sync));
+    file.sync_data().unwrap_err();
+    look("a failed sync drops it", false);
+}
+
+#[test]
+fn a_file_is_mapped_as_it_is_also_when_an_older_state_of_it_was_mapped_elsewhere() {
+    let (sim, file) = disk();
+    file.write_all_at(b"old bytes", 0).unwrap();
+    file.sync_data().unwrap();
+    let map = |sim: &Sim, len| open(sim, A, Open::Read).map(len).unwrap().to_vec();
+    let cut = sim.crash(&Crash::DropAll);
+    assert_eq!(map(&cut, 9), b"old bytes");
+    file.write_all_at(b"new", 0).unwrap();
+    assert_eq!((map(&sim, 9), map(&cut, 9)), (b"new bytes".to_vec(), b"old bytes".to_vec()));
+    assert_eq!((map(&cut, 3), map(&cut, 9)), (b"old".to_vec(), b"old bytes".to_vec()));
+}

@@ -141,7 +141,9 @@ fn sound(fake: &Fake, what: &str) -> State {
     let store: Arc<dyn Store> = Arc::new(fake.client());
     let report = verify_archive(&*store).unwrap();
     assert_eq!(report.problems, [], "{what}");
-    for (name, bytes) in fake.created() {
+    // What the store was tried with goes again.
+    let tried = |name: &ObjectName| matches!(name, ObjectName::Probe(_));
+    for (name, bytes) in fake.created().into_iter().filter(|(name, _)| !tried(name)) {
         assert_eq!(fake.object(&name), Some(bytes), "{what}: {name} was replaced");
     }
     let state = load(&*store).unwrap();

@@ -1,6 +1,8 @@
 //! One publisher: whatever happens at whatever call, pushing again ends in the same archive.
 
-use super::super::fake::StoreFault;
+use std::sync::{Condvar, Mutex};
+
+use super::super::fake::{self, StoreFault};
 use super::*;
 use crate::error::Kind;
 
@@ -236,4 +238,82 @@ fn a_leader_that_knows_of_less_than_the_archive_holds_has_lost_nothing() {
     assert_eq!(end.1, Offset(1));
     publisher.push_to(Default::default()).unwrap();
     assert_eq!(publisher.held(), Some(end));
+}
+
+/// A store that is slow, and answers several requests as fast as one: each for an entry's head waits a moment for others.
+#[derive(Debug)]
+struct Wide {
+    store: fake::FakeStore,
+    /// Requests that are there, and the most that there were.
+    asked: Mutex<(usize, usize)>,
+    moved: Condvar,
+}
+
+impl Store for Wide {
+    fn place(&self) -> String {
+        self.store.place()
+    }
+    fn get_range(&self, name: &ObjectName, from: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        if len == HEAD_BYTES {
+            let mut asked = self.asked.lock().unwrap();
+            asked.0 += 1;
+            asked.1 = asked.1.max(asked.0);
+            self.moved.notify_all();
+            let wait = Duration::from_millis(20);
+            let waited = self.moved.wait_timeout_while(asked, wait, |asked| asked.1 < self.width());
+            waited.unwrap().0.0 -= 1;
+        }
+        self.store.get_range(name, from, len)
+    }
+    fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        self.store.put(name, bytes)
+    }
+    fn create(&self, name: &ObjectName, bytes: &[u8]) -> Create {
+        self.store.create(name, bytes)
+    }
+    fn list(&self, prefix: Prefix) -> Result<Vec<(ObjectName, u64)>> {
+        self.store.list(prefix)
+    }
+    fn delete(&self, name: &ObjectName) -> Result<()> {
+        self.store.delete(name)
+    }
+    fn width(&self) -> usize {
+        8
+    }
+}
+
+/// A leader read up to a thousand entries one behind the other before it published anything, and a candidate twice before
+/// it led: with a store that takes a second for an answer a change to the mode `archive` was not committed in a minute.
+#[test]
+fn a_slow_store_is_asked_for_several_entries_at_a_time() {
+    let fake = Fake::new();
+    let sim = Sim::new(5);
+    let log = options(&sim).open(LEADER).unwrap();
+    let options = PublishOptions { rollup_every: 1000, ..small() };
+    let mut publisher = publisher(Arc::new(fake.client()), &sim, options).unwrap();
+    for _ in 0..20 {
+        append(&sim, &log, 1, 100);
+        publisher.push().unwrap();
+    }
+    let stage = Stage { disk: sim.deep_copy(), end: log.durable_end() };
+    let state = load(&fake.client()).unwrap();
+    assert!(state.n > 16 && state.rollup == 0, "{} entries", state.n);
+    let wide = Wide { store: fake.client(), asked: Mutex::default(), moved: Condvar::new() };
+    assert_eq!(load(&wide).unwrap(), state);
+    assert_eq!(wide.asked.lock().unwrap().1, 8, "at most so many, and so many");
+    follow(&fake, &Sim::new(4), &stage, "read by a reader that asks for one at a time");
+    // The epoch alone is had for less.
+    #[cfg(feature = "wire")]
+    {
+        let store = fake.client();
+        assert_eq!(walk::newest_epoch(&store).unwrap(), Some(state.epoch));
+        assert!(store.calls() < 8, "{} calls", store.calls());
+        assert_eq!(walk::newest_epoch(&Fake::new().client()).unwrap(), None);
+    }
+    // What fails is an error, as of one at a time.
+    let calls = wide.store.calls();
+    for call in calls..calls + 20 {
+        wide.store.fail_at(call, StoreFault::ServerError);
+    }
+    assert_eq!(load(&wide).unwrap_err().kind(), Kind::Io);
 }

@@ -3,6 +3,7 @@
 use super::super::fake::Turns;
 use super::*;
 use crate::error::Kind;
+use crate::ship::SegmentName;
 
 /// A zombie that appended on in epoch 1, and `count` others that took over from before that.
 fn branches(count: usize) -> (Stage, Stage, Vec<Stage>) {
@@ -186,4 +187,122 @@ fn a_fork_below_the_end_needs_consent_and_what_it_cuts_stays_readable() {
         }
     }
     follow(&fake, &Sim::new(2), &others[0], "behind a fork");
+}
+
+/// A candidate fences before its epoch has a frame: at the end, so that nothing is cut, and nobody older goes on.
+#[cfg(feature = "wire")]
+#[test]
+fn who_takes_over_before_its_epoch_cuts_nothing_and_shuts_out_the_old_leader() {
+    use crate::position::{Epoch, Id, LogByte};
+
+    let (shared, zombie, _) = branches(0);
+    for seed in 0..60 {
+        let fake = Fake::new();
+        let shaky = if seed % 2 == 0 { 0 } else { 120 };
+        let store: Arc<dyn Store> = Arc::new(fake.shaky(seed, shaky));
+        let fs = Sim::new(seed).shared();
+        let owner =
+            |log, number| Owner { log, epoch: Epoch { number, nonce: seed }, node: Id([7; 16]) };
+        let take = |me: &Owner| loop {
+            match take_over(&*store, me, &fs, (LogByte(0), Offset(0))) {
+                Err(e) if matches!(e.kind(), Kind::Io | Kind::Unknown) => {}
+                outcome => break outcome.map(|state| (state.end, state.end_offset)),
+            }
+        };
+        push(&fake, &shared).unwrap();
+        let before = sound(&fake, "pushed");
+        let me = owner(before.log, 9);
+        let end = (before.end, before.end_offset);
+        assert_eq!(take(&me).unwrap(), end);
+        fake.settle();
+        let fenced = sound(&fake, "taken over");
+        assert_eq!((fenced.epoch, fenced.end, fenced.cut.len()), (me.epoch, before.end, 0));
+        assert_eq!(take(&me).unwrap(), end, "done again");
+        fake.settle();
+        assert_eq!(sound(&fake, "again").n, fenced.n, "nothing more was said");
+        assert_eq!(push(&fake, &zombie).unwrap_err().kind(), Kind::Fenced);
+        for late in [8, 9] {
+            let late = Owner { node: Id([8; 16]), ..owner(before.log, late) };
+            assert_eq!(take(&late).unwrap_err().kind(), Kind::Fenced);
+        }
+        let other = owner(Id([1; 16]), 10);
+        assert_eq!(take(&other).unwrap_err().kind(), Kind::WrongLog);
+    }
+}
+
+/// The simulation of roles found it (seed 188 over 4,000 steps): a leader that was cut back while it was down ended
+/// an epoch, and its segment, earlier than the copy that led next. That SEAL was taken for a part of both histories,
+/// the fork was put behind it, and nothing more could be published.
+#[test]
+fn a_fork_lies_before_a_seal_that_only_one_history_has() {
+    let sim = Sim::new(13);
+    let log = options(&sim).open(LEADER).unwrap();
+    append(&sim, &log, 2, 3000);
+    let less = sim.deep_copy();
+    append(&sim, &log, 2, 2000);
+    let more = sim.deep_copy();
+    std::mem::forget(log);
+    // Each goes on as another node does, in an epoch of its own.
+    let lead = |disk: &Sim, number: u64, by: usize| {
+        let disk = disk.process();
+        reseed(&disk, by);
+        disk.unlink(&Path::new(LEADER).join("LOCK")).unwrap();
+        drop(disk.open(&Path::new(LEADER).join("LOCK"), crate::fs::Open::Create).unwrap());
+        let mut log = options(&disk).identity(Identity::NewNode).open(LEADER).unwrap();
+        while log.stats().epoch.number < number {
+            disk.kill();
+            std::mem::forget(log);
+            log = options(&disk.process()).open(LEADER).unwrap();
+        }
+        append(&disk, &log, 3, 500);
+        Stage { disk: disk.deep_copy(), end: log.durable_end() }
+    };
+    let (less, more) = (lead(&less, 2, 1), lead(&more, 3, 2));
+
+    let fake = Fake::new();
+    push(&fake, &less).unwrap();
+    let before = sound(&fake, "the shorter one");
+    let (base, piece) = before.pieces.first_key_value().unwrap();
+    let seal = piece.sealed().expect("the segment that its epoch ended with").end;
+    let other = bytes(&*more.disk.shared(), LEADER, &SegmentName(*base).to_string());
+    assert!(other.len() as u64 > seal.0, "the other copy of it is longer");
+
+    let options = PublishOptions { accept_loss: true, ..small() };
+    let store = Arc::new(fake.client());
+    publisher(store, &more.disk, options).unwrap().push().unwrap();
+    let after = sound(&fake, "the longer one");
+    assert_eq!(after.end_offset, more.end);
+    assert!(!after.cut.is_empty());
+    follow(&fake, &Sim::new(2), &more, "behind the fork");
+}
+
+/// Where nothing was published yet the fence is the first entry: an old leader that comes later finds it, and its own
+/// publisher goes on behind it.
+#[cfg(feature = "wire")]
+#[test]
+fn who_takes_over_an_archive_that_is_empty_shuts_out_the_old_leader_too() {
+    use crate::position::LogByte;
+
+    let (_, zombie, others) = branches(1);
+    let from = Directory::open_in(others[0].disk.shared(), LEADER).unwrap().leadership().unwrap();
+    let epoch = from.epochs.last().unwrap().epoch;
+    let me = Owner { log: from.log, epoch, node: from.node.unwrap() };
+    for seed in 0..60 {
+        let what = format!("seed {seed}");
+        let fake = Fake::new();
+        let shaky = if seed % 2 == 0 { 0 } else { 120 };
+        let (store, fs) = (fake.shaky(seed, shaky), Sim::new(seed).shared());
+        let state = loop {
+            match take_over(&store, &me, &fs, (LogByte(0), Offset(0))) {
+                Err(e) if matches!(e.kind(), Kind::Io | Kind::Unknown) => {}
+                outcome => break outcome.unwrap(),
+            }
+        };
+        assert_eq!((state.n, state.epoch, state.end), (1, epoch, LogByte(0)), "{what}");
+        assert_eq!(push(&fake, &zombie).unwrap_err().kind(), Kind::Fenced, "{what}");
+        push(&fake, &others[0]).unwrap();
+        fake.settle();
+        assert_eq!(sound(&fake, &what).end_offset, others[0].end, "{what}");
+        follow(&fake, &Sim::new(2), &others[0], &what);
+    }
 }
