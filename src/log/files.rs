@@ -244,7 +244,7 @@ impl FromStr for SetLine {
 }
 
 /// 32 bytes from their 64 hexadecimal digits.
-fn unhex(hex: &str) -> Option<[u8; 32]> {
+pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if hex.len() != 64 || !hex.is_ascii() {
         return None;
@@ -268,7 +268,7 @@ pub(crate) struct Control {
     /// Offset of the first record at the floor.
     pub(crate) floor_offset: Offset,
     /// The hash in the footer of the segment that ended at the floor, for the footer of the one behind it: that
-    /// may be sealed after the other is gone. Unknown where the log was begun behind it.
+    /// may be sealed after the other is gone. Unknown where the log was begun behind it and no source told.
     pub(crate) floor_seal: Option<[u8; 32]>,
     /// The node this one copies from; a follower takes no appends.
     pub(crate) follows: Option<String>,

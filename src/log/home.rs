@@ -110,19 +110,14 @@ impl Home {
     pub(crate) fn visible(&self) -> (LogByte, Offset) {
         self.0.visible()
     }
-}
 
-/// What who offers a log's files needs of it.
-#[cfg(feature = "wire")]
-impl Home {
-    /// Segments that a repair replaced, here or where they were copied from.
-    pub(crate) fn repairs(&self) -> Result<Vec<super::files::Repaired>> {
+    /// What `CONTROL` says now.
+    pub(crate) fn control(&self) -> Result<Control> {
         if self.may_write() {
-            // Only an opening repairs: what CONTROL said then holds, and every fetch asks.
-            return Ok(self.0.control().repairs.clone());
+            // Nobody else writes it, and every fetch asks.
+            return Ok(self.0.control().clone());
         }
-        let control = super::files::Control::read(&**self.fs(), &self.0.layout)?;
-        Ok(control.unwrap_or_default().repairs)
+        Ok(Control::read(&**self.fs(), &self.0.layout)?.unwrap_or_default())
     }
 }
 

@@ -420,6 +420,8 @@ pub(crate) struct Birth {
     /// Where the log begins here.
     pub(crate) floor: LogByte,
     pub(crate) floor_offset: Offset,
+    /// The hash in the footer of the segment that ended there, if it is known.
+    pub(crate) floor_seal: Option<[u8; 32]>,
     /// The history until then.
     pub(crate) epochs: Epochs,
     /// The synchronous sets that stand in it.
@@ -493,7 +495,8 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         drawn.map_err(|e| Error::io("read randomness for", &layout.root, e))?;
         Ok(Id(id))
     };
-    let Birth { id, follows, floor, floor_offset, epochs, sets, node, lost_below } = birth;
+    let Birth { id, follows, floor, floor_offset, floor_seal, epochs, sets, node, lost_below } =
+        birth;
     let node = match node {
         Some(node) => node,
         None => random()?,
@@ -515,6 +518,7 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         follows,
         floor,
         floor_offset,
+        floor_seal,
         sets,
         lost_below,
         ..Control::default()

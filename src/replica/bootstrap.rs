@@ -25,7 +25,7 @@ use crate::log::files::{CHECKPOINT, Control, Epochs, Layout, NodeFile};
 use crate::log::open;
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{Link, SEAL_BYTES, SegmentName, Tally};
-use crate::ship::{Offer, Report, SnapshotOffer, Source};
+use crate::ship::{Offer, Report, Shipped, SnapshotOffer, Source};
 use crate::table::{
     Manifest, RestoreAt, SNAPSHOT, SnapshotName, checkpoint_name, fetch_run, finished, prepare,
     run_path, unmake,
@@ -287,7 +287,10 @@ impl Bootstrap<'_> {
                         link.end == next.0 && mark.is_none_or(|mark| mark == link.fingerprint)
                     });
                 match same {
-                    true => Ok(Start { floor: next.0, at, staged: None }),
+                    true => {
+                        let seal = there.floor_seal.filter(|_| there.floor == next.0);
+                        Ok(Start { floor: next.0, at, seal, staged: None })
+                    }
                     false => Err(self.another_branch(manifest, &place)),
                 }
             }
@@ -352,7 +355,28 @@ impl Bootstrap<'_> {
         file.sync_data().map_err(io("sync"))?;
         let floor = header.base;
         let first = Position { offset: header.base_offset, log_byte: floor, epoch: header.epoch };
-        Ok(Start { floor, at: first, staged: Some((staged, path)) })
+        let seal = self.seal_before(source, there, name, &shipped)?;
+        Ok(Start { floor, at: first, seal, staged: Some((staged, path)) })
+    }
+
+    /// The hash in the footer of the segment before `name`. Who leads with this copy seals the first segment itself, and
+    /// the seal is to be the same as with whoever has the one before.
+    fn seal_before(
+        &self,
+        source: &mut dyn Source,
+        there: &Offer,
+        name: SegmentName,
+        shipped: &Shipped,
+    ) -> Result<Option<[u8; 32]>> {
+        if let Some(footer) = &shipped.footer {
+            return Ok(Some(footer.previous_hash));
+        }
+        if there.floor == name.0 {
+            return Ok(there.floor_seal);
+        }
+        let before = there.segments.partition_point(|other| *other < name).checked_sub(1);
+        let Some(before) = before.map(|i| there.segments[i]) else { return Ok(None) };
+        Ok(source.segment(before)?.footer.map(|footer| footer.hash))
     }
 
     /// Makes it a log: everything is here but for names.
@@ -387,6 +411,7 @@ impl Bootstrap<'_> {
             follows: Some(self.follows.clone()),
             floor: start.floor,
             floor_offset: start.at.offset,
+            floor_seal: start.seal,
             epochs: Epochs(epochs),
             sets,
             node: Some(node),
@@ -418,6 +443,8 @@ struct Start {
     floor: LogByte,
     /// The first record there.
     at: Position,
+    /// The hash in the footer of the segment before, which the seal of the first one here is to name, if anybody knows it.
+    seal: Option<[u8; 32]>,
     /// The first segment's file, and the name that it is to have.
     staged: Option<(PathBuf, PathBuf)>,
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::error::{Error, Kind, Result};
 use crate::fs::Fs;
 use crate::fs::sim::{Crash, Fault, Sim};
+use crate::log::files::{Control, Layout};
 use crate::log::{Identity, Log, MIN_SEGMENT_BYTES, Options, Retention};
 use crate::position::Offset;
 use crate::record::{Batch, Record};
@@ -473,4 +474,38 @@ fn an_interrupted_restore_goes_on_and_one_to_an_earlier_point_begins_anew() {
     // Somebody's log is never touched.
     let error = restore(&disk, RestoreAt::End).unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
+}
+
+/// A copy that had begun so and came to lead sealed its first segment without the hash of the one before, which a
+/// follower that had that one could not go on with.
+#[test]
+fn a_copy_that_begins_with_a_snapshot_and_leads_seals_its_first_segment_like_who_has_the_one_before()
+ {
+    for dropped in [false, true] {
+        let mut leader = Leader::new(1);
+        let whole = Sim::new(3);
+        follow(&leader, &whole, leader.source(), Beginning::Log).unwrap();
+        if dropped {
+            leader.retain();
+        }
+        let disk = Sim::new(2);
+        let begun = follow(&leader, &disk, leader.source(), Beginning::Snapshot).unwrap();
+        assert!(begun.start > Offset(0), "{begun:?}");
+        let segments = Path::new(COPY).join("segments");
+        assert_eq!(disk.shared().list(&segments).unwrap().len(), 1, "it has none but the last");
+        // It takes over, and goes on.
+        let layout = Layout::new(Path::new(COPY));
+        let mut control = Control::need(&*disk.shared(), &layout).unwrap();
+        control.follows = None;
+        control.write(&*disk.shared(), &layout).unwrap();
+        leader.log = options(&disk).open(COPY).unwrap();
+        leader.table = table().open(&leader.log).unwrap();
+        leader.sim = disk.clone();
+        leader.grow(60);
+        let source = Box::new(Directory::open_in(disk.shared(), COPY).unwrap());
+        let mut follower = open(&whole, source, Beginning::Log).unwrap();
+        let progress = follower.catch_up().unwrap_or_else(|e| panic!("dropped: {dropped}: {e}"));
+        assert_eq!(progress.to, leader.log.durable_end());
+        assert_eq!(follower.table().digest().unwrap(), leader.digest());
+    }
 }

@@ -383,13 +383,15 @@ impl Copy {
 
     /// The seal hash of the newest sealed segment; zeros if there is none.
     pub(super) fn previous_hash(&self) -> [u8; 32] {
-        self.sealed.map_or([0; 32], |footer| footer.hash)
+        let before = self.sealed.map(|footer| footer.hash).or(self.control.floor_seal);
+        before.unwrap_or_default()
     }
 
     /// Whether the segment that grows follows one that was never here, so that only a source knows the
     /// hash that its seal is to name.
     pub(super) fn lacks_link(&self) -> bool {
         self.sealed.is_none()
+            && self.control.floor_seal.is_none()
             && self.active.as_ref().is_some_and(|active| active.header.previous.is_some())
     }
 

@@ -252,6 +252,7 @@ impl Source for Directory {
             epoch: proven.epoch,
             floor: control.floor,
             floor_offset: control.floor_offset,
+            floor_seal: control.floor_seal,
             durable: proven.durable,
             durable_offset: proven.offset,
             committed: committed.0,

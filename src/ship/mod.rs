@@ -213,6 +213,8 @@ pub struct Offer {
     pub floor: LogByte,
     /// Offset of the first record at the floor.
     pub floor_offset: Offset,
+    /// The hash in the footer of the segment that ended at the floor, if the source knows it.
+    pub floor_seal: Option<[u8; 32]>,
     /// Everything below is durable at the source.
     pub durable: LogByte,
     /// Offset of the first record behind that.

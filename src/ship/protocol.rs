@@ -128,6 +128,9 @@ pub struct Head {
     pub durable: WireEnd,
     /// Where the log begins.
     pub floor: WireEnd,
+    /// The hash in the footer of the segment that ended there, in hexadecimal, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_seal: Option<String>,
     /// What retention holds for this follower.
     pub slot: String,
     /// What the answer is.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::crc::crc32c;
 use crate::error::{Error, Kind, Result};
-use crate::log::files::Repaired;
+use crate::log::files::{Repaired, unhex};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset, Position};
 use crate::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, SegmentName};
 use crate::table::{RunId, SnapshotName};
@@ -292,6 +292,7 @@ impl<W: Wire> Remote<W> {
             Error::new(Kind::Io, format!("expected {what} from {place}, found something else"))
         };
         let id = |text: &str| text.parse::<Id>().map_err(|()| lied("ids"));
+        let seal = |text: &str| unhex(text).ok_or_else(|| lied("a seal's hash"));
         let mut offer = Offer {
             log: id(&head.log)?,
             node: Some(id(&head.node)?),
@@ -303,6 +304,7 @@ impl<W: Wire> Remote<W> {
             epoch: head.epoch.read().ok_or_else(|| lied("an epoch"))?,
             floor: LogByte(head.floor.log_byte),
             floor_offset: Offset(head.floor.offset),
+            floor_seal: head.floor_seal.as_deref().map(seal).transpose()?,
             durable: LogByte(head.durable.log_byte),
             durable_offset: Offset(head.durable.offset),
             committed: LogByte(head.committed.log_byte),

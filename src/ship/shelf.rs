@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::File;
 use crate::log::catalog::{List, Segment};
+use crate::log::scan::hex;
 use crate::log::{Claim, Home, Log, SlotState};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
@@ -48,6 +49,8 @@ pub struct Served {
     pub committed: WireEnd,
     /// Where the log begins here.
     pub floor: WireEnd,
+    /// The hash in the footer of the segment that ended there, if it is known.
+    pub floor_seal: Option<[u8; 32]>,
     /// What it comes to.
     pub answer: Answer,
     /// What the bytes are.
@@ -154,6 +157,7 @@ impl Shelf {
             durable: durable_end,
             committed: WireEnd::new(committed.0, committed.1),
             floor: WireEnd::new(floor.0, floor.1),
+            floor_seal: None,
             answer: Answer::NotLeader,
             parts: Vec::new(),
             bytes: Vec::new(),
@@ -174,7 +178,9 @@ impl Shelf {
         if (refused || ahead) && !stock.list.is_empty() {
             return Ok(served);
         }
-        let repairs = self.home.repairs()?;
+        let control = self.home.control()?;
+        served.floor_seal = control.floor_seal.filter(|_| control.floor == floor.0);
+        let repairs = control.repairs;
         if repairs.is_empty() && !self.has_frame(&stock, report)? {
             let (shared, end) = self.shared_epoch(report, durable_end)?;
             served.answer = Answer::Diverged { shared: shared.into(), end };
@@ -223,7 +229,8 @@ impl Shelf {
 
     /// The bytes of an answer; `slot` is what retention holds for who asked.
     pub fn reply(&self, served: Served, speaker: Speaker, slot: &str) -> Vec<u8> {
-        let Served { epoch, durable, committed, floor, answer, parts, bytes, crc } = served;
+        let Served { epoch, durable, committed, floor, floor_seal, answer, parts, bytes, crc } =
+            served;
         let upstream = speaker.upstream.iter().take(MAX_UPSTREAM).map(ToString::to_string);
         let head = Head {
             log: self.log.id().to_string(),
@@ -237,6 +244,7 @@ impl Shelf {
             committed,
             durable,
             floor,
+            floor_seal: floor_seal.map(|seal| hex(&seal)),
             slot: slot.into(),
             answer,
             parts,

@@ -122,6 +122,7 @@ pub fn restore_on(fs: &Arc<dyn Fs>, from: &Path, to: &Path, at: RestoreAt) -> Re
         id: Some(restored.log),
         floor: pieces.floor,
         floor_offset: pieces.floor_offset,
+        floor_seal: pieces.floor_seal,
         epochs: Epochs(epochs),
         ..open::Birth::default()
     };
@@ -248,6 +249,8 @@ pub(super) struct Source {
 pub(super) struct Pieces {
     pub(super) floor: LogByte,
     pub(super) floor_offset: Offset,
+    /// The hash in the footer of the segment before, if it is known.
+    pub(super) floor_seal: Option<[u8; 32]>,
     /// With the bytes of each that count.
     pub(super) segments: Vec<(SegmentInfo, u64)>,
     pub(super) end: Position,
@@ -304,6 +307,7 @@ impl Source {
         let nothing = |position: Position| Pieces {
             floor: position.log_byte,
             floor_offset: position.offset,
+            floor_seal: None,
             segments: Vec::new(),
             end: position,
         };
@@ -333,6 +337,10 @@ impl Source {
             }
             if pieces.segments.is_empty() {
                 (pieces.floor, pieces.floor_offset) = (segment.base, segment.base_offset);
+                pieces.floor_seal = match i.checked_sub(1) {
+                    Some(before) => list[before].hash,
+                    None => log.home().control()?.floor_seal,
+                };
             }
             // Rolled and not sealed yet: its frames end where the SEAL before the next will begin.
             let next = list.get(i + 1).filter(|next| next.base_offset <= target);

@@ -268,6 +268,8 @@ impl Source for Archive {
             epoch: state.epoch,
             floor: state.floor,
             floor_offset: state.floor_offset,
+            // No entry says what lay before the first.
+            floor_seal: None,
             durable: state.end,
             durable_offset: state.end_offset,
             committed: state.end,

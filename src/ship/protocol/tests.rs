@@ -48,6 +48,7 @@ fn reply() -> Vec<u8> {
         committed: WireEnd::default(),
         durable: WireEnd::new(LogByte(900), Offset(9)),
         floor: WireEnd::default(),
+        floor_seal: Some("5e".repeat(32)),
         slot: "reserved".into(),
         answer: Answer::Offer {
             segments: vec![0, 64],
