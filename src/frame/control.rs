@@ -210,6 +210,11 @@ impl SyncSet {
         self.members.binary_search(&node).is_ok()
     }
 
+    /// Whether a node may lead by it: one that promises copies is led by a member.
+    pub fn lets_lead(&self, node: Id) -> bool {
+        self.mode.k() == 0 || self.has(node)
+    }
+
     /// The body's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

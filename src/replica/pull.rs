@@ -75,11 +75,15 @@ pub(super) fn compare(copy: &mut Copy, source: &mut dyn Source, offer: &Offer) -
         return Ok(last.is_none_or(|last| round.offers(last)));
     };
     let (header, end) = (active.header, active.tally.end);
+    let sealed_end = LogByte(active.tally.sealed_end(&header));
     let name = SegmentName(header.base);
     if !round.offers(name) {
-        return match round.offer.floor <= header.base {
-            true => Err(round.diverged("has no segment that starts there", header.base)),
-            false => Ok(false),
+        return match round.offer.floor {
+            floor if floor <= header.base => {
+                Err(round.diverged("has no segment that starts there", header.base))
+            }
+            floor if floor < sealed_end => Err(round.goes_over_the_floor()),
+            _ => Ok(false),
         };
     }
     let theirs = round.source.segment(name)?;
@@ -305,8 +309,16 @@ impl Round<'_> {
             return Err(self.diverged("has no segment that starts there", base));
         }
         let sealed_end = SegmentName(LogByte(active.tally.sealed_end(&active.header)));
+        if sealed_end.0 > self.offer.floor {
+            return Err(self.goes_over_the_floor());
+        }
         let finished = self.offers(sealed_end) && self.finish(sealed_end, moved)?;
         if finished { Ok(true) } else { Err(self.gone()) }
+    }
+
+    /// What grows here goes on where the last segment that the source dropped had its SEAL.
+    fn goes_over_the_floor(&self) -> Error {
+        self.diverged("dropped a segment that ended there", self.offer.floor)
     }
 
     /// The seal hash of the segment before the active one; `None` when neither this copy nor the source

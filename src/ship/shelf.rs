@@ -8,6 +8,7 @@
 //! - nothing above the durable end is handed out, whatever is asked for;
 //! - names and lengths come from the log, never from who asks.
 
+use std::cmp::Ordering::*;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,8 +190,21 @@ impl Shelf {
         let growing = report.last.and_then(|last| last.growing);
         let needs = growing.unwrap_or(report.durable.log_byte);
         if report.log.is_some() && needs < floor.0 {
-            served.answer = Answer::Gone;
-            return Ok(served);
+            // Where its frames end, sealed: all of what was dropped may be there, and then what is needed comes next.
+            let sealed = report.durable.log_byte.0.saturating_add(SEAL_BYTES);
+            match sealed.cmp(&floor.0.0) {
+                Less => {
+                    served.answer = Answer::Gone;
+                    return Ok(served);
+                }
+                Equal => {}
+                // Its frames go on where the segment that was dropped had its SEAL.
+                Greater => {
+                    let (shared, end) = self.shared_epoch(report, durable_end)?;
+                    served.answer = Answer::Diverged { shared: shared.into(), end };
+                    return Ok(served);
+                }
+            }
         }
         // From the segment before the one it ends in: that is what it compares.
         let from = stock.list.partition_point(|segment| segment.header.base <= needs);

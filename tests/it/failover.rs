@@ -259,6 +259,19 @@ fn two() -> Nodes {
     nodes
 }
 
+/// A leader with two followers that know each other.
+fn three() -> Nodes {
+    let mut nodes = Nodes::new(3, &[]);
+    nodes.start_with_peers(0, &["--create"]);
+    nodes.until_led();
+    let leader = nodes.url(0);
+    for node in [1, 2] {
+        nodes.start_with_peers(node, &["--follow", &leader]);
+    }
+    waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
+    nodes
+}
+
 /// Scenario 47, a few times, while somebody writes: nothing is lost, nothing stands twice, and whoever led
 /// follows.
 #[test]
@@ -390,14 +403,8 @@ fn a_directory_that_leads_follows_only_when_it_is_told_to() {
 /// possible.
 #[test]
 fn a_promotion_without_enough_promises_says_who_is_missing() {
-    let mut nodes = Nodes::new(3, &[]);
-    nodes.start_with_peers(0, &["--create"]);
-    nodes.until_led();
+    let mut nodes = three();
     let leader = nodes.url(0);
-    for node in [1, 2] {
-        nodes.start_with_peers(node, &["--follow", &leader]);
-    }
-    waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
     nodes.set(0, "sync:k=1");
     assert_eq!(nodes.append_somewhere("a")["level"], "replicated");
     waits_for("both have it", || (1..3).all(|node| nodes.status(node).unwrap()["applied"] == 1));
@@ -496,14 +503,8 @@ fn two_nodes_with_a_store_alone_elect_another_leader_by_themselves() {
 /// for ever. Without a coordinator the leader finds that out, and takes a later epoch.
 #[test]
 fn a_leader_whose_members_are_bound_to_a_candidate_that_does_not_lead_takes_a_later_epoch() {
-    let mut nodes = Nodes::new(3, &[]);
-    nodes.start_with_peers(0, &["--create"]);
-    nodes.until_led();
+    let mut nodes = three();
     let leader = nodes.url(0);
-    for node in [1, 2] {
-        nodes.start_with_peers(node, &["--follow", &leader]);
-    }
-    waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
     let ids = ids(&nodes);
     let output =
         tidelog(&["members", "add", &leader, &ids[1], "--mode", "sync:k=1", "--timeout", "20s"]);

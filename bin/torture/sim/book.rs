@@ -112,6 +112,16 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// A log whose beginning was dropped: of its batches it is known where they began.
+    pub fn behind(dropped: impl Iterator<Item = (usize, u64)>) -> Self {
+        Reading { found: dropped.collect(), ..Reading::default() }
+    }
+
+    /// Where each batch begins.
+    pub fn places(&self) -> &BTreeMap<usize, u64> {
+        &self.found
+    }
+
     /// Where a batch begins, if it is there.
     pub fn place(&self, number: usize) -> Option<u64> {
         self.found.get(&number).copied()

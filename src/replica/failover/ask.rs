@@ -74,6 +74,11 @@ impl Standing {
         self.sets.last().map(|line| line.set.mode).unwrap_or_default()
     }
 
+    /// Whether it may lead: its operator lets it, and the newest set that it knows.
+    pub(crate) fn can_lead(&self) -> bool {
+        self.may_lead && self.set().is_none_or(|set| set.lets_lead(self.node()))
+    }
+
     /// The newest set in its log.
     pub fn set(&self) -> Option<&SyncSet> {
         self.sets.last().map(|line| &line.set)

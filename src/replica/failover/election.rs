@@ -158,16 +158,14 @@ impl Election {
         if let Some(lacking) = lacks(own, others) {
             return Move::Stay(format!("found {lacking}"));
         }
-        if let Some(newest) =
-            own.sets.last().filter(|line| line.set.mode.k() > 0 && !line.set.has(me))
-        {
-            return Move::Stay(format!("this node is no member of the set {}", newest.set));
+        if let Some(set) = own.set().filter(|set| !set.lets_lead(me)) {
+            return Move::Stay(format!("this node is no member of the set {set}"));
         }
         if let Some(why) = self.too_much_lost(sight) {
             return Move::Stay(why);
         }
         let better =
-            others.iter().filter(|other| rank(other) > rank(own) && other.may_lead).count();
+            others.iter().filter(|other| rank(other) > rank(own) && other.can_lead()).count();
         let head_start = HEAD_START * u32::try_from(better).unwrap_or(u32::MAX).min(32);
         let waited = Duration::from_nanos(now.saturating_sub(since));
         match head_start.checked_sub(waited).filter(|left| !left.is_zero()) {

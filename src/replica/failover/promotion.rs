@@ -136,9 +136,7 @@ impl Promotion {
         if let Some(lacking) = lacking_by_all(&sets, committed, told, promised) {
             return Ok(Stage::Short(self.short(&lacking)));
         }
-        if let Some(newest) = sets.last().filter(|line| line.set.mode.k() > 0)
-            && !newest.set.has(me)
-        {
+        if let Some(newest) = sets.last().filter(|line| !line.set.lets_lead(me)) {
             return Err(Error::new(
                 Kind::Rejected,
                 format!(
@@ -160,7 +158,7 @@ impl Promotion {
                 self.failed.insert(peer.address, message);
             }
             Err(e) if matches!(e.kind(), Kind::NotInHistory | Kind::Diverged) => {
-                self.better = Some(peer.clone()).filter(|_| there.may_lead);
+                self.better = self.instead(end);
                 return Err(Error::new(
                     Kind::Rejected,
                     format!(
@@ -309,6 +307,16 @@ impl Promotion {
             .values()
             .filter(|(_, there)| furthest(there.report.durable) > furthest(end));
         ahead.max_by_key(|(_, there)| furthest(there.report.durable)).cloned()
+    }
+
+    /// Of those that are further and may lead, the furthest: not always the one that is furthest of all.
+    fn instead(&self, end: Position) -> Option<Peer> {
+        let further = self.granted.values().filter(|(_, there)| {
+            furthest(there.report.durable) > furthest(end) && there.can_lead()
+        });
+        further
+            .max_by_key(|(_, there)| furthest(there.report.durable))
+            .map(|(peer, _)| peer.clone())
     }
 
     fn short(&self, lacking: &Lacking) -> Error {

@@ -143,14 +143,8 @@ fn a_node_that_never_leads_is_not_promoted() {
 /// follower halted with `committed data loss`.
 #[test]
 fn a_spell_that_is_given_up_is_lost_as_reported_and_all_who_had_it_come_back_by_themselves() {
-    let mut nodes = Nodes::new(3, &[]);
-    nodes.start_with_peers(0, &["--create"]);
-    nodes.until_led();
+    let mut nodes = three();
     let leader = nodes.url(0);
-    for node in [1, 2] {
-        nodes.start_with_peers(node, &["--follow", &leader]);
-    }
-    waits_for("all serve", || (0..3).all(|node| nodes.status(node).is_some()));
     // The third one is no member.
     let ids = ids(&nodes);
     let mode = "semi:k=1,timeout=500ms";

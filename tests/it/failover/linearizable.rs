@@ -28,14 +28,8 @@ fn put(nodes: &Nodes, node: usize, value: &str) {
 /// while it was stopped does not show what it had.
 #[test]
 fn a_leader_that_cannot_ask_its_members_or_was_replaced_answers_no_linearizable_read() {
-    let mut nodes = Nodes::new(3, &[]);
-    nodes.start_with_peers(0, &["--create"]);
-    nodes.until_led();
+    let mut nodes = three();
     let leader = nodes.url(0);
-    for node in [1, 2] {
-        nodes.start_with_peers(node, &["--follow", &leader]);
-    }
-    waits_for("they serve", || (0..3).all(|node| nodes.status(node).is_some()));
     // Under async nobody can say that nobody else leads.
     let (status, why) = read(&nodes, 0);
     assert_eq!((status, &why["error"]["kind"]), (400, &Value::from("invalid_input")), "{why}");

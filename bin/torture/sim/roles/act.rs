@@ -131,6 +131,10 @@ impl World {
                 self.pause(any, dice.chance(1, 3));
                 Ok(())
             }
+            Op::Retain => match self.a_leader(dice) {
+                Some(who) => self.retain(who),
+                None => Ok(()),
+            },
         }
     }
 

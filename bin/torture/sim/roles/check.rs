@@ -55,8 +55,9 @@ impl World {
             return Err(format!("node {who} showed {} records, shows {shown}", node.shown));
         }
         node.shown = shown;
-        let from = node.read.min(shown);
-        if !self.setup.strict || from == shown {
+        node.sure = node.sure.max(shown);
+        let from = node.read.min(shown).max(log.start().0);
+        if !self.setup.strict || from >= shown {
             return Ok(());
         }
         node.read = shown;
@@ -164,7 +165,7 @@ impl World {
         let (shown, end) = (log.end(), log.durable_end());
         // What is not shown yet is there all the same, and may be all that a new leader has of it.
         let hidden = end > shown;
-        let mut reading = Reading::default();
+        let mut reading = self.dropped.below(log.start().0);
         let mut cursor =
             log.read_range(log.start()..shown).map_err(|e| format!("node {who} is read: {e}"))?;
         while let Some(entry) = cursor.next().map_err(|e| format!("node {who} is read: {e}"))? {
@@ -199,7 +200,7 @@ impl World {
         self.stats.add("tokens_shown", 1);
         let told = self.book.sent[number].records.last().and_then(|told| told.timestamp);
         match log.check_token(&token) {
-            Ok(()) if token.offset >= log.end() => Ok(()),
+            Ok(()) if token.offset >= log.end() || token.offset < log.start() => Ok(()),
             Ok(()) => {
                 let found =
                     log.get(token.offset).map_err(|e| format!("node {who} is read: {e}"))?;

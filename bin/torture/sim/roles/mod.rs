@@ -10,6 +10,7 @@
 mod act;
 mod check;
 mod clients;
+mod dropped;
 #[cfg(test)]
 mod elections;
 mod heal;
@@ -39,6 +40,7 @@ use crate::dice::Dice;
 use super::book::Book;
 use super::world::{Done, Failure, Stats};
 
+use dropped::Dropped;
 use kept::Kept;
 use net::{Net, Port};
 use node::{Node, Role};
@@ -78,6 +80,8 @@ pub struct World {
     /// Operators give up what only the archive holds.
     gives_up: bool,
     kept: Kept,
+    /// What leaders dropped.
+    dropped: Dropped,
     aloud: bool,
     dice: Dice,
     trace: DefaultHasher,
@@ -168,6 +172,7 @@ impl World {
             vault,
             gives_up: false,
             kept: Kept::default(),
+            dropped: Dropped::default(),
             aloud,
             dice,
             trace: DefaultHasher::new(),

@@ -44,6 +44,8 @@ pub struct Node {
     pub halted: bool,
     /// What readers were shown since it was opened.
     pub shown: u64,
+    /// The most that they were ever shown: under synchronous sets it stays.
+    pub sure: u64,
     /// Up to where that was compared.
     pub read: u64,
     /// How fast its clock runs, in thousandths.
@@ -98,6 +100,7 @@ impl Node {
             diverged: false,
             halted: false,
             shown: 0,
+            sure: 0,
             read: 0,
             rate: u32::try_from(rate).expect("about a thousand"),
             jumped: 0,
@@ -289,6 +292,6 @@ impl Node {
         self.sim = Sim::new(seed);
         self.post.begin_anew(&self.sim);
         (self.id, self.promise, self.diverged, self.troubled) = (None, None, false, false);
-        (self.shown, self.read, self.halted, self.held) = (0, 0, false, 0);
+        (self.shown, self.sure, self.read, self.halted, self.held) = (0, 0, 0, false, 0);
     }
 }

@@ -43,6 +43,8 @@ pub struct Setup {
     pub value_bytes: u64,
     /// How far clocks run apart, in parts of a thousand.
     pub drift: u64,
+    /// Whether leaders drop what every node has.
+    pub retains: bool,
 }
 
 impl Setup {
@@ -50,7 +52,7 @@ impl Setup {
     pub fn new(dice: &mut Dice) -> Self {
         let nodes = dice.pick(&[2, 3, 3, 3, 4, 5]);
         let says = [Says::Operators, Says::Coordinator, Says::Coordinator, Says::Store];
-        Setup {
+        let setup = Setup {
             says: dice.pick(&says),
             ttl: Duration::from_secs(dice.pick(&[2, 3, 10])),
             gap: Duration::from_secs(dice.pick(&[0, 0, 20, 60])),
@@ -64,7 +66,12 @@ impl Setup {
             bad_weather: dice.pick(&[0, 30, 150]),
             value_bytes: dice.pick(&[40, 40, 400, 3_000]),
             drift: dice.pick(&[0, 50]),
-        }
+            retains: false,
+        };
+        let retains = setup.strict && dice.chance(1, 2);
+        // Segments are to fill.
+        let value_bytes = if retains { 3_000 } else { setup.value_bytes };
+        Setup { retains, value_bytes, ..setup }
     }
 }
 
@@ -129,6 +136,8 @@ pub enum Op {
     Coordinator,
     /// An operator pauses elections, or lets them go on.
     Pause,
+    /// A leader drops what every node has.
+    Retain,
 }
 
 /// How often each is taken while things go well: leaders are found, and clients get on.
@@ -144,6 +153,7 @@ const CALM: &[(Op, u64)] = &[
     (Op::Token, 10),
     (Op::Publish, 60),
     (Op::Read, 20),
+    (Op::Retain, 6),
 ];
 /// And while they do not.
 const STORM: &[(Op, u64)] = &[
@@ -173,6 +183,7 @@ const STORM: &[(Op, u64)] = &[
     (Op::Outage, 8),
     (Op::Coordinator, 14),
     (Op::Pause, 3),
+    (Op::Retain, 6),
 ];
 /// Steps of a spell of either.
 const SPELL: u64 = 120;
@@ -207,6 +218,7 @@ impl Op {
             Op::Outage => "outage",
             Op::Coordinator => "coordinator_trouble",
             Op::Pause => "pause",
+            Op::Retain => "retain",
         }
     }
 }

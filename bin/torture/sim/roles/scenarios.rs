@@ -31,6 +31,7 @@ pub fn calm(nodes: usize, k: u32) -> Setup {
         bad_weather: 0,
         value_bytes: 40,
         drift: 0,
+        retains: false,
     }
 }
 
@@ -259,6 +260,36 @@ fn a_candidate_whose_tail_is_another_history_lets_the_furthest_lead() {
     }
     assert!(world.leads(2), "the furthest");
     world.finish().unwrap();
+}
+
+/// Found by the simulation (seed 5270): who had another history let the furthest lead, which was no member, and might
+/// not; both took the seat in turn, and a member that had everything never got it.
+#[test]
+fn who_has_another_history_lets_the_furthest_member_lead() {
+    for seed in 0..8 {
+        let mut world = world(3, 1, seed);
+        let members = [0, 1].map(|who| world.nodes[who].id.unwrap()).to_vec();
+        world.set(0, Mode::Sync { k: 1 }, members).unwrap();
+        world.settles(0);
+        world.isolate(0);
+        world.sends(0, 0);
+        assert!(world.promoted(1));
+        world.settles(1);
+        world.net().heal();
+        // Both come back, and have not heard of anybody yet; the third one has all that the second has.
+        for who in [0, 1] {
+            world.close(who).unwrap();
+            world.nodes[who].at.set(None);
+            world.start(who).unwrap();
+        }
+        assert!(!world.promoted(0));
+        let mut dice = Dice::new(seed);
+        for _ in 0..20 {
+            world.campaign(1, &mut dice).unwrap();
+        }
+        assert!(world.leads(1), "the member, seed {seed}");
+        world.finish().unwrap();
+    }
 }
 
 /// It knows the set before, by which nobody asks anybody: it led without a word to those who acknowledged.

@@ -16,7 +16,7 @@ use tidelog::log::MIN_SEGMENT_BYTES;
 use tidelog::ship::Directory;
 use tidelog::ship::archive::fake::Fake;
 use tidelog::ship::archive::{Archive, PublishOptions, Publisher, verify_archive};
-use tidelog::{Error, Follower, Kind, Log, Offset, Result, Table};
+use tidelog::{Error, Follower, Kind, Log, Offset, Result};
 
 use super::super::check::{Alike, hold_files};
 use super::super::walk::{Walk, check_names};
@@ -163,6 +163,14 @@ impl World {
         self.check_vault(false)
     }
 
+    /// Up to where the archive holds the log; everything where there is none.
+    pub fn archived_to(&mut self) -> std::result::Result<u64, String> {
+        match &mut self.vault {
+            Some(vault) => Ok(vault.walk.go_on(&vault.store)?.end_offset.0),
+            None => Ok(u64::MAX),
+        }
+    }
+
     /// Who follows the archive does a round.
     pub fn read_vault(&mut self) -> Done {
         let Some(vault) = &mut self.vault else { return Ok(()) };
@@ -223,9 +231,7 @@ impl World {
         }
         hold_files((&sim, DIR), (&self.nodes[top].sim, DIR), byte, &mut Alike::new())
             .map_err(|e| format!("a new node of the archive: {e}"))?;
-        let digest = |table: &Table| table.digest().map_err(|e| e.to_string());
-        let expected = Table::from_log(&led.log).map_err(|e| e.to_string())?;
-        if digest(fresh.table())? != digest(&expected)? {
+        if fresh.table().digest().map_err(|e| e.to_string())? != self.digest(top)? {
             return Err("a new node of the archive has another digest than the leader".into());
         }
         self.stats.add("begun_with_the_archive", 1);
@@ -240,7 +246,7 @@ impl World {
         let refused = self.stats.counts.get("publishers_refused").copied();
         self.publish(top, false)?;
         let Role::Leads(led) = &self.nodes[top].role else { return Ok(false) };
-        let end = led.log.durable_end();
+        let end = led.log.durable_position();
         let held = led.publisher.as_ref().and_then(Publisher::held);
         let mode = led.leader.standing().mode;
         if self.stats.counts.get("publishers_refused").copied() != refused {
@@ -257,6 +263,6 @@ impl World {
             self.publish(top, true)?;
             return Ok(false);
         }
-        Ok(held.is_some_and(|(_, offset)| offset == end))
+        Ok(held == Some((end.log_byte, end.offset)))
     }
 }
