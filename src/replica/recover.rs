@@ -77,6 +77,10 @@ pub(super) fn recover(
         footers: None,
     };
     let mut scan = scan(&known, &mut control, &mut report)?;
+    // What this node dropped when it led, and was interrupted.
+    for path in &scan.leftovers {
+        fs.unlink(path).map_err(|e| Error::io("remove", path, e))?;
+    }
     let committed = match before.holds_commits() {
         true => known.committed(&scan),
         false => (scan.end, scan.end_offset),

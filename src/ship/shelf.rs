@@ -556,6 +556,51 @@ mod tests {
         }
     }
 
+    /// Found by the simulation: of a follower whose growing segment was dropped only that was looked at, and it was sent to
+    /// begin anew: also one that had all of that segment, and one whose frames go on in another history.
+    #[test]
+    fn whose_growing_segment_was_dropped_is_told_by_where_its_frames_end() {
+        let sim = Sim::new(1);
+        let options = Log::options().fs(sim.shared()).create(true).worker(false);
+        let log =
+            Arc::new(options.segment_bytes(crate::log::MIN_SEGMENT_BYTES).open("/log").unwrap());
+        while log.stats().segments < 3 {
+            log.append(&Record::put(b"key", &[0xEE; 9000])).unwrap();
+        }
+        let (old, whole) = (log.stats().epoch, log.segments()[1].base);
+        let policy = crate::log::Retention {
+            keep_from: Some(log.segments()[1].base_offset),
+            copied_below: Some(log.durable_end()),
+            ..Default::default()
+        };
+        assert_eq!(log.retain(&policy).unwrap().files.len(), 1);
+        let shelf = Shelf::new(Arc::clone(&log));
+        let asks = |log_byte: u64| {
+            let durable = Position { epoch: old, log_byte: LogByte(log_byte), offset: Offset(1) };
+            let last = LastFrame {
+                start: LogByte(log_byte - 40),
+                growing: Some(LogByte(0)),
+                fingerprint: Fingerprint::default(),
+            };
+            let report = Report {
+                log: Some(log.id()),
+                durable,
+                received: durable,
+                last: Some(last),
+                ..Report::default()
+            };
+            let served = shelf.answer(&report, 1 << 20, None).unwrap();
+            assert_eq!((served.floor.log_byte, served.floor_seal.is_some()), (whole.0, true));
+            served.answer
+        };
+        assert!(matches!(asks(whole.0 - SEAL_BYTES - 8), Answer::Gone));
+        let Answer::Offer { segments, .. } = asks(whole.0 - SEAL_BYTES) else {
+            panic!("it has all")
+        };
+        assert_eq!(segments.first(), Some(&whole.0));
+        assert!(matches!(asks(whole.0 - SEAL_BYTES + 8), Answer::Diverged { .. }));
+    }
+
     /// Found by the simulation: a candidate answered another member, which had promised it the same epoch and had
     /// more than itself, that their histories part: that member halted, over frames of a leader that the
     /// candidate had not heard of yet.

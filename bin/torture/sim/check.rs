@@ -357,7 +357,9 @@ pub(super) fn hold_files(
             continue;
         }
         if let Some(at) = mine.differs(&theirs, until) {
-            return Err(format!("segment {base} differs at byte {at} of {until}"));
+            return Err(format!(
+                "segment {base} differs at byte {at} of {until}; it has {copies:?}, the leader {leaders:?} up to {end}"
+            ));
         }
         if sealed && let Some(at) = mine.differs(&theirs, mine.bytes()) {
             return Err(format!("segment {base} was sealed otherwise, from byte {at} on"));

@@ -223,7 +223,23 @@ fn a_follower_with_a_longer_tail_than_the_new_leader_rejoins_too() {
 
 #[test]
 fn a_follower_that_meets_another_history_while_it_runs_says_that_it_can_rejoin() {
-    let (a, b) = parted(4, 3, 2, 100, true);
+    meets_another_history(false);
+}
+
+/// Found by the simulation: whose own tail goes on where the leader has dropped all before its epoch was told that the log
+/// it needs is gone, and would have begun anew.
+#[test]
+fn so_it_does_where_the_leader_has_dropped_what_they_share() {
+    meets_another_history(true);
+}
+
+fn meets_another_history(dropped: bool) {
+    // Long, so that there is a checkpoint behind what is dropped.
+    let (alone, later, size) = if dropped { (1, 25, 8000) } else { (3, 2, 100) };
+    let (a, b) = parted(4, alone, later, size, true);
+    if dropped {
+        assert_eq!(forget_below(&b, Offset(12)), Offset(12), "where its epoch begins");
+    }
     turn(&*a.shared(), &layout(), &mut Control::need(&*a.shared(), &layout()).unwrap(), "x")
         .unwrap();
     // Open before the source is there.
@@ -265,10 +281,33 @@ fn a_follower_that_meets_another_history_while_it_runs_says_that_it_can_rejoin()
     let error = follower.catch_up().unwrap_err();
     assert_eq!(error.kind(), Kind::Diverged, "{error}");
     assert!(error.to_string().contains("opened again"), "{error}");
-    assert_eq!(follower.end(), Offset(21));
+    assert_eq!(follower.end(), Offset(12 + 3 * alone));
     drop(follower);
-    assert_eq!(follow(&a, &b).unwrap().rejoined.unwrap().records, 9);
-    same(&a, &b, "opened again");
+    let report = follow(&a, &b).unwrap();
+    assert_eq!((report.rejoined.unwrap().records, report.snapshot), (3 * alone, None));
+    if !dropped {
+        same(&a, &b, "opened again");
+    }
+}
+
+/// Found by the simulation: what a leader had dropped, and a power cut brought back, stayed for ever where that node
+/// followed from then on.
+#[test]
+fn what_was_dropped_and_came_back_goes_when_the_node_follows() {
+    let (a, b) = (Sim::new(1), Sim::new(2));
+    let mut a = lead(&a, "shared", 20, 8000, true);
+    follow(&b, &a).unwrap();
+    promote(&b);
+    let first = SegmentName(crate::LogByte(0)).path(&layout().segments());
+    let bytes = read(&b, &first);
+    assert!(forget(&b) > Offset(0));
+    b.shared().open(&first, crate::fs::Open::Create).unwrap().write_all_at(&bytes, 0).unwrap();
+    // The other one comes to lead by a later epoch.
+    for _ in 0..4 {
+        a = lead(&a, "later", 1, 100, false);
+    }
+    follow(&b, &a).unwrap();
+    assert!(!b.exists(&first));
 }
 
 #[test]
@@ -552,12 +591,16 @@ fn a_copy_of_another_history_altogether_is_refused() {
 
 /// Retention takes everything that the table holds, and a checkpoint is all that is left of it.
 fn forget(sim: &Sim) -> Offset {
+    forget_below(sim, Offset(u64::MAX))
+}
+
+fn forget_below(sim: &Sim, keep: Offset) -> Offset {
     let log = options(sim).create(false).open(NODE).unwrap();
     let table = rows().open(&log).unwrap();
     table.catch_up(&log).unwrap();
     table.checkpoint().unwrap();
     let mut policy = Retention::default();
-    (policy.keep_bytes, policy.table_is_only_copy) = (Some(1), true);
+    (policy.keep_from, policy.table_is_only_copy) = (Some(keep), true);
     let start = log.retain(&policy).unwrap().start;
     drop(table);
     log.close().unwrap();

@@ -48,7 +48,9 @@ impl World {
         let mut cursor = log.read_range(start..Offset(keep)).map_err(amiss)?;
         loop {
             match cursor.next() {
-                Ok(Some(entry)) => reading.take(&self.book, &entry).map_err(|e| format!("node {who}: {e}"))?,
+                Ok(Some(entry)) => {
+                    reading.take(&self.book, &entry).map_err(|e| format!("node {who}: {e}"))?
+                }
                 Ok(None) => break,
                 Err(_) if self.nodes[who].troubled => return Ok(()),
                 Err(e) => return Err(amiss(e)),
@@ -81,7 +83,8 @@ fn drop_below(log: &Log, keep: u64) -> Result<u64> {
     table.checkpoint()?;
     drop(table);
     let policy = Retention {
-        keep_from: Some(Offset(keep)),
+        // Behind a node's last record there may be segments that it lacks and that hold none, of epochs that came to nothing.
+        keep_from: Some(Offset(keep - 1)),
         table_is_only_copy: true,
         ..Retention::default()
     };

@@ -231,9 +231,7 @@ impl World {
             0 => Table::from_log(&led.log),
             _ => Fixed::rows().open(&led.log),
         };
-        table
-            .and_then(|table| table.digest())
-            .map_err(|e| format!("the leader's table: {e}"))
+        table.and_then(|table| table.digest()).map_err(|e| format!("the leader's table: {e}"))
     }
 
     fn all_alike(&mut self, top: usize) -> Done {
