@@ -381,7 +381,8 @@ impl Copy {
         Ok(())
     }
 
-    /// The seal hash of the newest sealed segment; zeros if there is none.
+    /// The seal hash of the newest sealed segment, or of the one that ended at the floor; zeros if there is none, or
+    /// nobody told.
     pub(super) fn previous_hash(&self) -> [u8; 32] {
         let before = self.sealed.map(|footer| footer.hash).or(self.control.floor_seal);
         before.unwrap_or_default()

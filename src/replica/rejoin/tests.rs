@@ -235,7 +235,7 @@ fn so_it_does_where_the_leader_has_dropped_what_they_share() {
 
 fn meets_another_history(dropped: bool) {
     // Long, so that there is a checkpoint behind what is dropped.
-    let (alone, later, size) = if dropped { (1, 25, 8000) } else { (3, 2, 100) };
+    let (alone, later, size) = if dropped { (1, 25, 2000) } else { (3, 2, 100) };
     let (a, b) = parted(4, alone, later, size, true);
     if dropped {
         assert_eq!(forget_below(&b, Offset(12)), Offset(12), "where its epoch begins");
