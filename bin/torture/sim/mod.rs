@@ -136,7 +136,7 @@ impl Sequence {
             }
             Only::Roles => {
                 let setup = roles::Setup::new(&mut dice);
-                Cluster::Roles(setup, roles::steps(&mut dice, args.steps))
+                Cluster::Roles(setup, roles::steps(&setup, &mut dice, args.steps))
             }
         };
         Sequence { seed, kind }

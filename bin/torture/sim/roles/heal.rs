@@ -36,6 +36,7 @@ impl World {
             net.per_mille = 0;
             net.heal();
         }
+        self.watch.stirred = self.time;
         self.deliver(true)?;
         for who in 0..self.nodes.len() {
             if matches!(self.nodes[who].role, Role::Asks(..)) {

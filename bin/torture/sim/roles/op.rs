@@ -52,7 +52,7 @@ impl Setup {
     pub fn new(dice: &mut Dice) -> Self {
         let nodes = dice.pick(&[2, 3, 3, 3, 4, 5]);
         let says = [Says::Operators, Says::Coordinator, Says::Coordinator, Says::Store];
-        let setup = Setup {
+        let mut setup = Setup {
             says: dice.pick(&says),
             ttl: Duration::from_secs(dice.pick(&[2, 3, 10])),
             gap: Duration::from_secs(dice.pick(&[0, 0, 20, 60])),
@@ -68,10 +68,9 @@ impl Setup {
             drift: dice.pick(&[0, 50]),
             retains: false,
         };
-        let retains = setup.strict && dice.chance(1, 2);
-        // Segments are to fill.
-        let value_bytes = if retains { 3_000 } else { setup.value_bytes };
-        Setup { retains, value_bytes, ..setup }
+        // Segments fill there.
+        setup.retains = setup.strict && setup.value_bytes == 3_000;
+        setup
     }
 }
 
@@ -223,8 +222,13 @@ impl Op {
     }
 }
 
+/// Without the last: where nothing is dropped.
+fn weights(of: &'static [(Op, u64)], setup: &Setup) -> &'static [(Op, u64)] {
+    if setup.retains { of } else { &of[..of.len() - 1] }
+}
+
 /// A sequence: spells of calm and storm by turns, of lengths that the dice say.
-pub fn steps(dice: &mut Dice, count: usize) -> Vec<Step> {
+pub fn steps(setup: &Setup, dice: &mut Dice, count: usize) -> Vec<Step> {
     let (mut calm, mut left) = (false, 0);
     (0..count)
         .map(|_| {
@@ -232,7 +236,7 @@ pub fn steps(dice: &mut Dice, count: usize) -> Vec<Step> {
                 (calm, left) = (!calm, 1 + dice.below(SPELL));
             }
             left -= 1;
-            let op = draw(dice, if calm { CALM } else { STORM });
+            let op = draw(dice, weights(if calm { CALM } else { STORM }, setup));
             Step { op, seed: dice.next() }
         })
         .collect()

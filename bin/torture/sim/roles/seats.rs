@@ -20,7 +20,7 @@ use tidelog::replica::failover::{Move, Promotion, Sight, Standing, archived_epoc
 use crate::dice::Dice;
 
 use super::super::world::Done;
-use super::node::Role;
+use super::node::{Node, Role};
 use super::post::{Seats, client, clock};
 use super::{World, net};
 
@@ -392,6 +392,19 @@ impl World {
                 return wrong(format!("the last election was {} ms ago", apart / 1_000_000));
             }
         }
+        // By what stands there, and by its own wall clock, however that was set.
+        if let (Some(last), Some(taken)) = (&seat.last, seat.taken) {
+            let its = self.nodes.iter().find(|node| node.id == Some(last.node));
+            // Nothing began by that number, or an operator wants another one.
+            let excused = its
+                .and_then(Node::standing)
+                .is_some_and(|its| its.report.durable.epoch.number < seat.number || !its.may_lead);
+            let since = self.nodes[who].sim.now() - taken;
+            let least = i64::try_from(nanos(policy.gap) / 10 * 9).unwrap_or(i64::MAX);
+            if (0..least).contains(&since) && last.node != own.node() && !crashed && !excused {
+                return wrong(format!("the last one took it {} ms ago", since / 1_000_000));
+            }
+        }
         // By what happened, whatever the coordinator knows.
         let led_last = match self.watch.lied {
             Some(_) => led_last,
@@ -428,7 +441,9 @@ impl World {
         let patience = nanos(policy.patience) / 10 * 9;
         let hears = |other: usize| {
             let heard = self.nodes[other].heard.iter();
-            heard.rev().any(|at| *at + FRESH <= self.time && self.time < at + patience)
+            // Who promised a candidate pulls from it: that is no leader.
+            self.nodes[other].at.get() != Some(net::address(who))
+                && heard.rev().any(|at| *at + FRESH <= self.time && self.time < at + patience)
         };
         match self.reached(who).find(|other| hears(*other)) {
             Some(other) => wrong(format!("node {other}, which it reaches, hears the leader")),
