@@ -79,7 +79,7 @@ const BY_ROLES: &[&str] = &[
     "hide-spell",
     "throw-tail-away",
 ];
-const ROLES: &[&str] = &["--only", "roles", "--seeds", "1600", "--steps", "1000", "--first"];
+const ROLES: &[&str] = &["--only", "roles", "--seeds", "1000", "--steps", "2000", "--first"];
 /// Planted bugs of the contested sequence.
 const BY_RACES: &[&str] =
     &["create-overwrites", "forget-put-id", "unknown-is-mine", "ignore-fence"];

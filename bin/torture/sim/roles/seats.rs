@@ -393,9 +393,11 @@ impl World {
             }
         }
         // By what stands there, and by its own wall clock, however that was set.
-        if let (Some(last), Some(taken)) = (&seat.last, seat.taken) {
+        if let (Some(last), Some(taken)) = (&seat.last, seat.taken)
+            && self.begun.contains_key(&last.epoch.number)
+        {
             let its = self.nodes.iter().find(|node| node.id == Some(last.node));
-            // Nothing began by that number, or an operator wants another one.
+            // It has lost what it began, or an operator wants another one.
             let excused = its
                 .and_then(Node::standing)
                 .is_some_and(|its| its.report.durable.epoch.number < seat.number || !its.may_lead);
