@@ -480,23 +480,18 @@ fn three_nodes_with_etcd_elect_another_leader_by_themselves() {
     elects(Nodes::new(3, &lease), Some("sync:k=1"), 2);
 }
 
+/// A store alone, as coordinator and as archive.
+fn by_store(url: &str) -> [&str; 8] {
+    ["--coordinator", url, "--archive", url, "--lease", "3s", "--coordinator-timeout", "500ms"]
+}
+
 /// The same with a store alone, as coordinator and as archive: what it has taken is what is promised.
 #[test]
 fn two_nodes_with_a_store_alone_elect_another_leader_by_themselves() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| format!("file://{}", Path::join(dir.path(), name).display());
     let url = place("shelf");
-    let args = [
-        "--coordinator",
-        &url,
-        "--archive",
-        &url,
-        "--lease",
-        "3s",
-        "--coordinator-timeout",
-        "500ms",
-    ];
-    elects(Nodes::new(2, &args), Some("archive"), 1);
+    elects(Nodes::new(2, &by_store(&url)), Some("archive"), 1);
 }
 
 /// A member was bound to a candidate that came to nothing: it took no more frames of the leader, which waited for it
@@ -537,17 +532,7 @@ fn a_leader_whose_members_are_bound_to_a_candidate_that_does_not_lead_takes_a_la
 fn who_is_elected_takes_over_what_the_archive_alone_holds() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().join("shelf").display());
-    let args = [
-        "--coordinator",
-        &url,
-        "--archive",
-        &url,
-        "--lease",
-        "3s",
-        "--coordinator-timeout",
-        "500ms",
-    ];
-    let mut nodes = Nodes::new(2, &args);
+    let mut nodes = Nodes::new(2, &by_store(&url));
     for node in 0..2 {
         nodes.start(node, &["--create"]);
     }

@@ -11,7 +11,7 @@ use tidelog::client::{AppendOptions, Cluster, Outcome};
 use tidelog::ship::Credentials;
 use tidelog::{Batch, Offset, Record, Token};
 
-use super::{Nodes, ids, tidelog, waits_for};
+use super::{Nodes, by_store, ids, tidelog, waits_for};
 use crate::archive::s3::Weed;
 use crate::coordinator::etcd::{Etcd, is_here};
 
@@ -212,17 +212,7 @@ fn a_promotion_that_accepts_loss_gives_up_nothing_that_can_be_had() {
 fn the_archive_alone_has_it(an_operator_accepts_loss: bool) {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().join("shelf").display());
-    let args = [
-        "--coordinator",
-        &url,
-        "--archive",
-        &url,
-        "--lease",
-        "3s",
-        "--coordinator-timeout",
-        "500ms",
-    ];
-    let mut nodes = Nodes::new(2, &args);
+    let mut nodes = Nodes::new(2, &by_store(&url));
     for node in 0..2 {
         nodes.start(node, &["--create"]);
     }
