@@ -44,6 +44,16 @@ fn waits_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether every thread of a process is stopped.
+fn stands_still(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    threads.map_while(Result::ok).all(|thread| {
+        // `number (name) state …`, and the name may hold anything.
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
+}
+
 /// Nodes that know each other, each in a process of its own.
 struct Nodes {
     dir: tempfile::TempDir,
@@ -109,6 +119,10 @@ impl Nodes {
         let child = self.running[node].as_ref().unwrap();
         let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, signal).unwrap();
+        if signal == rustix::process::Signal::STOP {
+            // The signal is sent, and its threads answer on until one of them has taken it.
+            waits_for("it stands still", || stands_still(child.id()));
+        }
     }
 
     fn status(&self, node: usize) -> Option<Value> {
