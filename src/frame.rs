@@ -217,7 +217,7 @@ impl Header {
     #[inline]
     pub(crate) fn check_body(&self, bytes: &[u8]) -> Result<(), Fault> {
         let body = bytes.get(HEADER_BYTES..self.stride()).ok_or(Fault::Short)?;
-        if crc::crc32c(body) == self.body_crc { Ok(()) } else { Err(Fault::BodyCrc) }
+        if crc::joined(&[body]) == self.body_crc { Ok(()) } else { Err(Fault::BodyCrc) }
     }
 
     /// Header and body with the padding: where the next frame starts, relative to this one.

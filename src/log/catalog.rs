@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::crc;
 use crate::error::{Error, Result};
+use crate::frame::Seed;
 use crate::fs::{File, Fs, Map, Open};
 use crate::mutant::{self, Mutant};
 use crate::position::Offset;
@@ -23,6 +24,8 @@ const MAX_MAPS: u64 = 256;
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
+    /// Of its header.
+    pub(crate) seed: Seed,
     pub(crate) path: PathBuf,
     /// Set once sealed; never changes afterwards.
     pub(crate) footer: OnceLock<Footer>,
@@ -57,6 +60,7 @@ impl Segment {
 
     fn new(header: SegmentHeader, path: PathBuf) -> Self {
         Segment {
+            seed: header.seed(),
             header,
             path,
             footer: OnceLock::new(),
@@ -170,10 +174,12 @@ impl Catalog {
         }
     }
 
-    /// Looks an entry up in the segment's index; `None` sends the caller to the first frame.
+    /// Looks an entry up in the segment's index, in the map that `window` shows if it is one;
+    /// `None` sends the caller to the first frame.
     pub(crate) fn find(
         &self,
         segment: &Segment,
+        window: &Window,
         find: impl Fn(&[u8]) -> Option<IndexEntry>,
     ) -> Result<Option<IndexEntry>> {
         let Some(footer) = segment.footer.get() else {
@@ -186,7 +192,7 @@ impl Catalog {
             }
             *segment.index_checked.get_or_init(|| crc::crc32c(block) == footer.index_crc)
         };
-        if let Some(map) = self.map(segment)? {
+        if let Some(map) = window.mapped() {
             let block = usize::try_from(range.start)
                 .ok()
                 .zip(usize::try_from(range.end).ok())

@@ -173,11 +173,12 @@ impl Home {
             let io = |e| Error::io("read", &segment.path, e);
             // A crash may have put other frames about where CONTROL says that a set's would be.
             let from = header.file_byte(from.0.max(header.base.0));
-            let entry = shared.catalog.find(segment, |block| Index::find_byte(block, from))?;
+            let mut window = shared.catalog.window(segment)?;
+            let find = |block: &[u8]| Index::find_byte(block, from);
+            let entry = shared.catalog.find(segment, &window, find)?;
             let mut byte = entry.map_or(HEADER_BYTES, |entry| entry.byte);
             let written = header.file_byte(written.0.max(header.base.0));
             let limit = segment.end.get().map_or(written, |end| end.0);
-            let mut window = shared.catalog.window(segment)?;
             while byte + FRAME_HEADER as u64 <= limit {
                 let bytes = window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
                 let bad = |fault: Fault| {
@@ -186,7 +187,7 @@ impl Home {
                         .at_byte(byte)
                         .help("run `tidelog verify` to see all damage")
                 };
-                let head = Header::decode(bytes, byte, limit, header.seed()).map_err(bad)?;
+                let head = Header::decode(bytes, byte, limit, segment.seed).map_err(bad)?;
                 let end = byte + head.stride() as u64;
                 if head.kind == FrameKind::SyncSet && byte >= from {
                     let bytes = window.bytes(byte, head.stride(), limit).map_err(io)?;

@@ -1,8 +1,8 @@
 //! Reading: a cursor that walks frames in order and hands out records without copying.
 //!
 //! Called by users, tails, the table and verification of conditions; uses the catalog and the
-//! window. A cursor takes no lock while it reads and sees at most the visible end, which it looks
-//! up again at every frame. Invariants:
+//! window. A cursor takes no lock while it reads and sees at most the visible end, which only
+//! grows: it looks it up again where what it knew of it ends. Invariants:
 //! - a frame's header is checked at every read, its body as [`Verification`] says;
 //! - an index only says where to start looking: the frame found is held against the offset;
 //! - damage is an error that names file and byte; the cursor stays where it is.
@@ -111,6 +111,8 @@ struct Place {
     window: Window,
     /// Byte of the next frame's header.
     byte: u64,
+    /// What lies before this byte is visible.
+    known: u64,
     seed: Seed,
     /// Whether bodies are to be checked, and whether everything before was.
     check: bool,
@@ -128,6 +130,29 @@ struct Open {
     end: u64,
     compressed: bool,
     producer: Option<Producer>,
+}
+
+impl Place {
+    /// The frame that stands next, if that is as plain as most are: of record `next`, in bytes that
+    /// are here and known to be visible, whole, neither packed nor a producer's. Of all others, and
+    /// of damage, [`Cursor::advance`] knows what to do.
+    #[inline]
+    fn follow(&mut self, next: u64) -> Option<Open> {
+        let (byte, limit) = (self.byte, self.known);
+        let bytes = self.window.here(byte, limit)?;
+        let header = Header::decode(bytes, byte, limit, self.seed).ok()?;
+        let first = self.segment.header.base_offset.0 + u64::from(header.rel_offset);
+        let special = header.flags & (COMPRESSION_MASK | FLAG_PRODUCER) != 0;
+        if special || header.kind != FrameKind::Data || first != next {
+            return None;
+        }
+        if self.check {
+            header.check_body(bytes).ok()?;
+        }
+        self.byte = byte + header.stride() as u64;
+        let end = first + u64::from(header.count);
+        Some(Open { header, byte, first, end, compressed: false, producer: None })
+    }
 }
 
 /// The records of one batch, borrowing from the cursor. Made by [`Cursor::next_batch`].
@@ -338,14 +363,23 @@ impl Cursor {
         let after = list.partition_point(|segment| segment.header.base_offset <= offset);
         let Some(segment) = after.checked_sub(1).map(|i| &list[i]) else { return Ok(()) };
         let rel = u32::try_from(offset.0 - segment.header.base_offset.0).unwrap_or(u32::MAX);
-        let found = self.shared.catalog.find(segment, |block| Index::find_offset(block, rel));
+        let catalog = &self.shared.catalog;
+        let window = catalog.window(segment).map_err(|e| self.or_gone(e))?;
+        let found = catalog.find(segment, &window, |block| Index::find_offset(block, rel));
         let entry = found.map_err(|e| self.or_gone(e))?;
-        self.enter(Arc::clone(segment), entry.map_or(HEADER_BYTES, |entry| entry.byte))
+        let byte = entry.map_or(HEADER_BYTES, |entry| entry.byte);
+        self.stand(Arc::clone(segment), window, byte);
+        Ok(())
     }
 
     /// Stands at `byte` of `segment`.
     pub(super) fn enter(&mut self, segment: Arc<Segment>, byte: u64) -> Result<()> {
         let window = self.shared.catalog.window(&segment).map_err(|e| self.or_gone(e))?;
+        self.stand(segment, window, byte);
+        Ok(())
+    }
+
+    fn stand(&mut self, segment: Arc<Segment>, window: Window, byte: u64) {
         let check = match self.shared.options.verification {
             _ if mutant::on(Mutant::SkipBodyCheck) => false,
             Verification::Always => true,
@@ -353,10 +387,8 @@ impl Cursor {
             Verification::Never => false,
         };
         self.frame = None;
-        let seed = segment.header.seed();
-        let from_start = byte == HEADER_BYTES;
-        self.at = Some(Place { segment, window, byte, seed, check, from_start });
-        Ok(())
+        let (seed, from_start) = (segment.seed, byte == HEADER_BYTES);
+        self.at = Some(Place { segment, window, byte, known: 0, seed, check, from_start });
     }
 
     /// A file that is missing because retention dropped its segment after it was looked up.
@@ -398,6 +430,7 @@ impl Cursor {
                 return Ok(false);
             }
             let limit = frames_end.min(segment.header.file_byte(visible));
+            place.known = limit;
             let io = |e| Error::io("read", &segment.path, e);
             let byte = place.byte;
             let bytes = place.window.bytes(byte, FRAME_HEADER, limit).map_err(io)?;
@@ -523,25 +556,30 @@ impl Cursor {
     pub(crate) fn is_ready(&mut self) -> Result<bool> {
         match &self.frame {
             Some(open) if self.next < open.end => Ok(true),
-            _ => self.advance(),
+            _ => match self.at.as_mut().and_then(|place| place.follow(self.next)) {
+                Some(open) => {
+                    self.frame = Some(open);
+                    Ok(true)
+                }
+                None => self.advance(),
+            },
         }
     }
 
     /// The offset of the first record at or behind `target`, a byte of `segment`, looked for
     /// from `byte` on.
     pub(crate) fn offset_at(
-        shared: &Arc<Shared>,
-        segment: &Arc<Segment>,
+        segment: &Segment,
+        mut window: Window,
         byte: u64,
         target: u64,
     ) -> Result<Offset> {
-        let mut window = shared.catalog.window(segment)?;
         let (mut byte, mut offset) = (byte, segment.header.base_offset);
         loop {
             let bytes = window
                 .bytes(byte, FRAME_HEADER, u64::MAX)
                 .map_err(|e| Error::io("read", &segment.path, e))?;
-            let Ok(header) = Header::decode(bytes, byte, u64::MAX, segment.header.seed()) else {
+            let Ok(header) = Header::decode(bytes, byte, u64::MAX, segment.seed) else {
                 return Ok(offset);
             };
             offset = segment.header.base_offset.plus(u64::from(header.rel_offset));
@@ -568,7 +606,8 @@ impl Cursor {
             if running < timestamp {
                 continue;
             }
-            let entry = shared.catalog.find(segment, |block| Index::find_time(block, timestamp))?;
+            let find = |block: &[u8]| Index::find_time(block, timestamp);
+            let entry = shared.catalog.find(segment, &shared.catalog.window(segment)?, find)?;
             let from = entry.map_or(segment.header.base_offset, |entry| {
                 segment.header.base_offset.plus(u64::from(entry.rel_offset))
             });

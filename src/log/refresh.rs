@@ -134,7 +134,9 @@ impl Shared {
             return Ok(*offset);
         }
         let target = segment.header.file_byte(byte.0);
-        let entry = self.catalog.find(segment, |block| Index::find_byte(block, target))?;
-        Cursor::offset_at(self, segment, entry.map_or(HEADER_BYTES, |entry| entry.byte), target)
+        let window = self.catalog.window(segment)?;
+        let entry = self.catalog.find(segment, &window, |block| Index::find_byte(block, target))?;
+        let from = entry.map_or(HEADER_BYTES, |entry| entry.byte);
+        Cursor::offset_at(segment, window, from, target)
     }
 }

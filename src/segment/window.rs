@@ -91,6 +91,19 @@ impl Window {
         }
     }
 
+    /// The bytes from `byte` on that need not be read, up to `limit`; `None` if there are none.
+    #[inline]
+    pub(crate) fn here(&self, byte: u64, limit: u64) -> Option<&[u8]> {
+        let (bytes, start) = match &self.source {
+            Source::Map(map) => (&map[..], 0),
+            Source::File(_) => (&self.buffer[..self.len], self.start),
+        };
+        let from = usize::try_from(byte.checked_sub(start)?).ok()?;
+        let end = usize::try_from(limit.checked_sub(start)?)
+            .map_or(bytes.len(), |end| end.min(bytes.len()));
+        bytes.get(from..end)
+    }
+
     /// Forgets what was read; for a file that grew.
     pub fn refresh(&mut self) {
         self.len = 0;
@@ -128,6 +141,18 @@ mod tests {
             assert!(got.len() >= want.min(expected.len()));
             assert_eq!(got, &expected[..got.len()]);
             assert_eq!(mapped.bytes(byte, want, limit).unwrap(), expected);
+            assert!(mapped.here(byte, limit).unwrap() == expected);
+            // What was just read is here, and nothing behind the limit.
+            let here = read.here(byte, limit).unwrap();
+            assert!(here.len() >= want.min(expected.len()));
+            assert!(here == &expected[..here.len()]);
+        }
+        // The last read began at 20.
+        for elsewhere in [19, 599_000] {
+            assert!(read.here(elsewhere, 600_000).is_none(), "it would have to be read");
+        }
+        for window in [&read, &mapped] {
+            assert!(window.here(90_000, 80_000).is_none(), "behind the limit");
         }
     }
 }
