@@ -454,11 +454,13 @@ impl Wait {
         let log = Log::options().read_only(true).open(dir)?;
         let offset = Offset(self.until.map_or(self.offset.unwrap_or(0), |token| token.offset.0));
         loop {
-            if let Some(token) = &self.until {
-                log.check_token(token)?;
-            }
+            let here = match self.until.as_ref().map_or(Ok(()), |token| log.check_token(token)) {
+                // What stands there is another history's: the token's is still to come.
+                Err(e) if e.kind() == Kind::Stale => false,
+                checked => checked.map(|()| true)?,
+            };
             let end = log.end();
-            if end > offset {
+            if here && end > offset {
                 return output::line(json!({ "applied": end.0 }));
             }
             let left = deadline.saturating_duration_since(Instant::now());

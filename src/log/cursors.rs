@@ -157,6 +157,11 @@ impl Log {
             }
             if let Some(token) = &stored.token {
                 self.check_token(token).map_err(|e| {
+                    // This log had met every epoch of which a cursor of it has read.
+                    let e = match e.kind() {
+                        Kind::Stale => e.with_kind(Kind::NotInHistory),
+                        _ => e,
+                    };
                     e.in_file(&path).help(
                         "the last record that this cursor read was replaced: decide where to go on, \
                          and delete the file or use another name",

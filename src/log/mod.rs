@@ -322,7 +322,8 @@ impl Log {
     }
 
     /// Whether a token's record belongs to this log's history, as far as that is known; an error
-    /// of [`Kind::WrongLog`] or [`Kind::NotInHistory`] if not.
+    /// of [`Kind::WrongLog`] or [`Kind::NotInHistory`] if not, and of [`Kind::Stale`] if the token
+    /// is of an epoch that has not come here yet: then what stands at its offset says nothing.
     pub fn check_token(&self, token: &Token) -> Result<()> {
         if token.log != self.id() {
             return Err(Error::new(
@@ -335,6 +336,18 @@ impl Log {
             return Ok(());
         }
         let epoch = self.shared.epoch_at(token.offset);
+        let newest = self.shared.epoch_at(Offset(u64::MAX));
+        if token.epoch.number > newest.number {
+            return Err(Error::new(
+                Kind::Stale,
+                format!(
+                    "offset {} was appended by epoch {epoch}, and epoch {} has not come here yet",
+                    token.offset, token.epoch
+                ),
+            )
+            .at_offset(token.offset.0)
+            .help("this copy has not met its new leader: ask again, or ask the leader"));
+        }
         if epoch != token.epoch {
             return Err(Error::new(
                 Kind::NotInHistory,

@@ -1,7 +1,7 @@
 //! `/v1/table`, `/v1/count`, `/v1/hash`, `/v1/wait`: the table's rows, as fresh as a token asks for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, Uri};
@@ -23,6 +23,8 @@ const DEFAULT_ROWS: u64 = 1000;
 const MOST_ROWS: u64 = 1_000_000;
 /// A table of an earlier moment is made in memory, of no more log than this.
 const MOST_REBUILT_BYTES: u64 = 256 << 20;
+/// Whoever waits for an epoch that this node has not met yet looks again after this long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A view that shows what the request's token stands for, or a later state.
 async fn view(node: &Arc<Node>, query: &Query, uri: &Uri) -> Result<View, Refusal> {
@@ -39,21 +41,34 @@ async fn view(node: &Arc<Node>, query: &Query, uri: &Uri) -> Result<View, Refusa
 async fn reach(node: &Node, text: &str, timeout: Duration) -> Result<(), Refusal> {
     let token = token(text)?;
     let end = Offset(token.offset.0.saturating_add(1));
-    let in_history = || node.log.check_token(&token).map_err(Refusal::from);
-    in_history()?;
-    let applied = node.wait_applied(end, timeout).await;
+    let deadline = Instant::now() + timeout;
+    in_history(node, &token, deadline).await?;
+    let applied = node.wait_applied(end, deadline - Instant::now()).await;
     // What came meanwhile may be another record at that offset.
-    in_history()?;
+    in_history(node, &token, deadline).await?;
     if applied { Ok(()) } else { Err(timed_out(node, token.offset, timeout)) }
+}
+
+/// Whether a token's record is of this node's history, as soon as the node has met the token's epoch.
+async fn in_history(node: &Node, token: &Token, deadline: Instant) -> Result<(), Refusal> {
+    loop {
+        match node.log.check_token(token) {
+            Err(e) if e.kind() == Kind::Stale && Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(e) if e.kind() == Kind::Stale => return Err(late(e.message().to_owned())),
+            checked => return checked.map_err(Refusal::from),
+        }
+    }
 }
 
 /// Waits until the log shows what a token stands for.
 pub(super) async fn held(node: &Node, text: &str, timeout: Duration) -> Result<(), Refusal> {
     let token = token(text)?;
-    let in_history = || node.log.check_token(&token).map_err(Refusal::from);
-    in_history()?;
-    node.wait_ends(|ends| ends.visible.1 > token.offset, timeout).await;
-    in_history()?;
+    let deadline = Instant::now() + timeout;
+    in_history(node, &token, deadline).await?;
+    node.wait_ends(|ends| ends.visible.1 > token.offset, deadline - Instant::now()).await;
+    in_history(node, &token, deadline).await?;
     let end = node.home.visible().1;
     if end > token.offset {
         return Ok(());

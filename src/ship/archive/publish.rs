@@ -136,18 +136,15 @@ impl Publisher {
     }
 
     fn publish_to(&mut self, mut offer: Offer, end: (LogByte, Offset)) -> Result<Pushed> {
-        // What the archive holds is there, though a leader that was opened anew and has not heard of
-        // its members yet calls less than that committed.
-        let there =
-            (self.state.end, self.state.end_offset).min((offer.durable, offer.durable_offset));
-        (offer.durable, offer.durable_offset) = end.max(there);
+        let durable = (offer.durable, offer.durable_offset);
+        (offer.durable, offer.durable_offset) = self.limit(durable, end);
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
         if self.pending.is_none() && self.is_all_there(&offer)? {
             pushed.end = self.state.end_offset;
             return Ok(pushed);
         }
         let before = self.state.n;
-        let outcome = self.publish(&offer, &mut pushed);
+        let outcome = self.publish(&mut offer, durable, end, &mut pushed);
         if outcome.as_ref().is_err_and(|e| e.kind() == Kind::Fenced) {
             // It is asked of the store from now on, however little there is to publish.
             self.held = None;
@@ -157,6 +154,13 @@ impl Publisher {
         }
         pushed.end = self.state.end_offset;
         outcome.map(|()| pushed)
+    }
+
+    /// How far to publish: to `end`, or to where the archive is, of a log that is durable up to
+    /// `durable`. What the archive holds is there, though a leader that was opened anew and has not
+    /// heard of its members yet, or whose set has changed, calls less than that committed.
+    fn limit(&self, durable: (LogByte, Offset), end: (LogByte, Offset)) -> (LogByte, Offset) {
+        end.max((self.state.end, self.state.end_offset).min(durable))
     }
 
     /// The archive as this publisher knows it.
@@ -182,10 +186,19 @@ impl Publisher {
         Ok(entered == Some(self.state.epoch))
     }
 
-    fn publish(&mut self, offer: &Offer, pushed: &mut Pushed) -> Result<()> {
+    fn publish(
+        &mut self,
+        offer: &mut Offer,
+        durable: (LogByte, Offset),
+        end: (LogByte, Offset),
+        pushed: &mut Pushed,
+    ) -> Result<()> {
         self.held = None;
         self.settle(pushed)?;
         self.catch_up()?;
+        // What only now is known to be there counts as well.
+        (offer.durable, offer.durable_offset) = self.limit(durable, end);
+        let offer = &*offer;
         let lead = self.from.leadership()?;
         let Some(me) = self.owner(&lead)? else { return Ok(()) };
         self.check_fenced(&me)?;

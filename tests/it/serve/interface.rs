@@ -195,9 +195,10 @@ fn tokens_of_lost_writes_and_of_other_logs_are_told_from_those_to_come() {
     let client = leader.client();
     let log = leader.server().log();
     let epoch = log.durable_position().epoch;
-    let token = |log: &str, nonce: u64, offset: u64| {
-        format!("v1.{log}.{}.{nonce:016x}.{offset}", epoch.number)
+    let of_epoch = |number: u64, log: &str, nonce: u64, offset: u64| {
+        format!("v1.{log}.{number}.{nonce:016x}.{offset}")
     };
+    let token = |log: &str, nonce: u64, offset: u64| of_epoch(epoch.number, log, nonce, offset);
     let id = log.id().to_string();
     let ask = |token: String| {
         let (status, answer) = get(&client, &format!("/v1/table/k?at_least={token}&timeout=50ms"));
@@ -206,6 +207,11 @@ fn tokens_of_lost_writes_and_of_other_logs_are_told_from_those_to_come() {
     assert_eq!(ask(token(&id, epoch.nonce, 1)), (404, "not_found".into()));
     assert_eq!(ask(token(&id, epoch.nonce ^ 1, 1)), (409, "not_in_history".into()));
     assert_eq!(ask(token(&id, epoch.nonce, 1000)), (504, "timed_out".into()));
+    // A node that has not met an epoch does not say that what it appended was lost.
+    let unmet = of_epoch(epoch.number + 1, &id, epoch.nonce ^ 1, 1);
+    assert_eq!(ask(unmet.clone()), (504, "timed_out".into()));
+    let records = format!("/v1/records?from=0&at_least={unmet}&timeout=50ms");
+    assert_eq!(get(&client, &records).0, 504);
     let other = "00000000-0000-0000-0000-000000000001";
     assert_eq!(ask(token(other, epoch.nonce, 1)), (409, "wrong_log".into()));
 }

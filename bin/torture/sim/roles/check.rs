@@ -214,6 +214,15 @@ impl World {
             }
             Err(error) if error.kind() == Kind::NotInHistory => {
                 self.stats.add("tokens_not_in_history", 1);
+                match self.setup.strict && self.book.sent[number].kept {
+                    true => {
+                        Err(format!("node {who} disowns batch {number}, which was kept: {error}"))
+                    }
+                    false => Ok(()),
+                }
+            }
+            Err(error) if error.kind() == Kind::Stale => {
+                self.stats.add("tokens_of_unmet_epochs", 1);
                 Ok(())
             }
             Err(error) => Err(format!("node {who} and the token of batch {number}: {error}")),

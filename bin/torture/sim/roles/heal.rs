@@ -27,6 +27,7 @@ const STEPS: usize = 60;
 impl World {
     /// Heals everything, waits, and compares.
     pub fn finish(&mut self) -> Done {
+        self.heals = true;
         self.heal_disks();
         self.heal_seats();
         // Elections lie apart.

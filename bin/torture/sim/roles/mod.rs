@@ -79,6 +79,8 @@ pub struct World {
     vault: Option<Vault>,
     /// Operators give up what only the archive holds.
     gives_up: bool,
+    /// Nothing goes wrong any more: the end of a run.
+    heals: bool,
     kept: Kept,
     /// What leaders dropped.
     dropped: Dropped,
@@ -171,6 +173,7 @@ impl World {
             lesser: None,
             vault,
             gives_up: false,
+            heals: false,
             kept: Kept::default(),
             dropped: Dropped::default(),
             aloud,

@@ -161,7 +161,7 @@ impl World {
                     self.stats.add("elections_withdrawn", 1);
                     return Ok(());
                 }
-                self.elect(who, epoch, &seat, (crashed, known))
+                self.elect(who, epoch, &seat, (crashed, known), &others)
             }
         }
     }
@@ -173,9 +173,10 @@ impl World {
         epoch: tidelog::Epoch,
         seat: &Seat,
         (crashed, known): (bool, u64),
+        others: &[Standing],
     ) -> Done {
         let Some(own) = self.nodes[who].standing() else { return Ok(()) };
-        self.check_election(who, seat, &own, (crashed, known))?;
+        self.check_election(who, seat, &own, (crashed, known), others)?;
         self.nodes[who].post.by_itself = true;
         self.stats.add("elections_won", 1);
         self.ask_for(who, epoch)
@@ -258,7 +259,7 @@ impl World {
         };
         match seat::hold(&mut **coordinator, &led.leader) {
             Ok(None) => {
-                if dice.chance(1, 12) {
+                if !self.heals && dice.chance(1, 12) {
                     // It was long under way.
                     self.wait(ttl / 20 * u32::try_from(dice.below(25)).expect("few"));
                 }
@@ -367,6 +368,7 @@ impl World {
         seat: &Seat,
         own: &Standing,
         (crashed, known): (bool, u64),
+        others: &[Standing],
     ) -> Done {
         let policy = *self.nodes[who].post.election.policy();
         let wrong = |what: String| Err(format!("node {who} takes the seat by itself, and {what}"));
@@ -397,10 +399,14 @@ impl World {
             && self.begun.contains_key(&last.epoch.number)
         {
             let its = self.nodes.iter().find(|node| node.id == Some(last.node));
-            // It has lost what it began, or an operator wants another one.
+            // It has lost what it began, or an operator wants another one; or had not begun it when it
+            // was asked, which may be a little ago.
+            let told = others.iter().find(|other| other.node() == last.node).cloned();
             let excused = its
                 .and_then(Node::standing)
-                .is_some_and(|its| its.report.durable.epoch.number < seat.number || !its.may_lead);
+                .into_iter()
+                .chain(told)
+                .any(|its| its.report.durable.epoch.number < seat.number || !its.may_lead);
             let since = self.nodes[who].sim.now() - taken;
             let least = i64::try_from(nanos(policy.gap) / 10 * 9).unwrap_or(i64::MAX);
             if (0..least).contains(&since) && last.node != own.node() && !crashed && !excused {

@@ -240,6 +240,38 @@ fn a_leader_that_knows_of_less_than_the_archive_holds_has_lost_nothing() {
     assert_eq!(publisher.held(), Some(end));
 }
 
+#[test]
+fn an_entry_that_turns_out_to_be_there_is_no_loss_when_less_is_to_be_published_by_then() {
+    // The archive's mode was given up for one that calls less committed while it was not known what had become
+    // of the last entry. It was there, and the publisher took the archive's end for records it had lost.
+    let stages = stages();
+    let fake = Fake::new();
+    push(&fake, &stages[0]).unwrap();
+    let (before, end) = {
+        let state = load(&fake.client()).unwrap();
+        (state.n, (state.end, state.end_offset))
+    };
+    // The call that creates the entry is done; from then on nothing is answered.
+    let entry = ObjectName::Log(before + 1);
+    let creates = |call: &u64| {
+        let fake = fake.deep_copy();
+        let store = fake.failing(*call, StoreFault::KilledAfter);
+        let _ = publisher(Arc::new(store), &stages[1].disk, small()).and_then(|mut to| to.push());
+        fake.object(&entry).is_some()
+    };
+    let call = (1..).find(creates).expect("some call creates it");
+    let store = Arc::new(fake.failing(call, StoreFault::TimeoutAfter));
+    for read in 1..=u64::from(sequence::ATTEMPTS) {
+        store.fail_at(call + read, StoreFault::ServerError);
+    }
+    let mut publisher = publisher(store, &stages[1].disk, small()).unwrap();
+    assert_eq!(publisher.push().unwrap_err().kind(), Kind::Unknown);
+    let pushed = publisher.push_to(end).unwrap();
+    assert!(pushed.end > end.1, "what is there is there");
+    assert_eq!(publisher.held(), Some((publisher.state().end, publisher.state().end_offset)));
+    sound(&fake, "an entry that was there");
+}
+
 /// A store that is slow, and answers several requests as fast as one: each for an entry's head waits a moment for others.
 #[derive(Debug)]
 struct Wide {
