@@ -175,6 +175,16 @@ impl Home {
         self.0.poison.get().cloned()
     }
 
+    /// Sees that what recovery found is durable, where a full disk kept it from that: an error says
+    /// that it still does.
+    pub(crate) fn settle(&self) -> crate::error::Result<()> {
+        if !self.0.unsettled.load(Acquire) {
+            return Ok(());
+        }
+        let ready = self.0.writer().ready(&self.0);
+        if self.0.unsettled.load(Acquire) { ready } else { Ok(()) }
+    }
+
     /// Wakes whoever waits, so that it looks whether to stop.
     pub(crate) fn wake(&self) {
         self.0.visible_wake.all();

@@ -129,6 +129,9 @@ pub(crate) struct Shared {
     poison: OnceLock<Error>,
     /// A full disk holds bytes back.
     stalled: AtomicBool,
+    /// A full disk kept what recovery found from being made durable: less than what this log had
+    /// is called durable until that is done.
+    unsettled: AtomicBool,
     /// Where the segment begins whose file waits for its name; `u64::MAX` if none does.
     unnamed_from: AtomicU64,
     /// A segment was given its name, and that is not synced yet.

@@ -306,6 +306,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         rounds: Rounds::default(),
         poison: OnceLock::new(),
         stalled: AtomicBool::new(false),
+        unsettled: AtomicBool::new(false),
         unnamed_from: AtomicU64::new(u64::MAX),
         names_unsynced: AtomicBool::new(false),
         group_bytes: AtomicU64::new(0),
@@ -340,10 +341,12 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
         let mut writer = shared.writer();
         match writer.ready(&shared) {
             Ok(()) => {}
-            Err(e) if e.kind() == Kind::DiskFull => {
+            // Who is to lead an epoch either begins it or does not lead.
+            Err(e) if e.kind() == Kind::DiskFull && shared.options.lead.is_none() => {
                 drop(writer);
                 // Unless it came as far as making all of it durable.
                 if shared.ends.durable().0 < end {
+                    shared.unsettled.store(true, Release);
                     shared.show_proven(end, end_offset, scan.durable)?;
                 }
             }

@@ -101,6 +101,7 @@ impl NewEpoch {
         let fs = &*shared.fs;
         self.settle(fs)?;
         shared.publish_recovered(self.fork, self.end_offset);
+        shared.unsettled.store(false, std::sync::atomic::Ordering::Release);
         let reason = "torn tail: never acknowledged, set aside when the log was reopened";
         set_aside(fs, &shared.layout, &mut self.beyond, reason)?;
         while let Some(first) = self.unsealed.first() {

@@ -6,6 +6,7 @@
 //!
 //! Invariants:
 //! - nothing above the durable end is handed out, whatever is asked for;
+//! - a log that is not in order yet says nothing of its end: copies would take it for a loss;
 //! - names and lengths come from the log, never from who asks.
 
 use std::cmp::Ordering::*;
@@ -145,6 +146,8 @@ impl Shelf {
     /// promised: a candidate that it has promised that to takes what is here, though of an older epoch, and so does
     /// who has promised the same; unless they are further themselves.
     pub fn answer(&self, report: &Report, part_bytes: u64, bound: Option<Epoch>) -> Result<Served> {
+        // What this machine's disk is like is no word about the follower's.
+        self.home.settle().map_err(|e| e.with_kind(Kind::Io))?;
         let stock = self.stock();
         let floor = stock.floor();
         let epoch = stock.epoch;
@@ -476,7 +479,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::fs::sim::Sim;
+    use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
     use crate::log::files::{Control, Layout};
     use crate::position::{Fingerprint, Position};
     use crate::record::Record;
@@ -554,6 +557,39 @@ mod tests {
             let answer = shelf.answer(&report, 1 << 20, None).unwrap().answer;
             assert_eq!(matches!(answer, Answer::Diverged { .. }), gone_back, "{epoch}: {answer:?}");
         }
+    }
+
+    /// Found by the simulation: after a power cut the leader's disk was full, so it could call less durable than
+    /// it had; its followers took that for a loss, and halted.
+    #[test]
+    fn a_leader_whose_disk_is_full_at_its_start_is_not_ready_and_has_lost_nothing() {
+        let sim = Sim::new(1);
+        let open = |sim: &Sim| {
+            let options = Log::options().fs(sim.shared()).create(true).worker(false);
+            Arc::new(options.open("/log").unwrap())
+        };
+        let log = open(&sim);
+        log.append(&Record::put(b"key", b"value")).unwrap();
+        let had = log.durable_position();
+        let mut tried = 0;
+        for nth in 0..8 {
+            let sim = sim.crash(&Crash::DropAll);
+            sim.fail(Fault::on(OpKind::Write).error(Errno::NoSpace).nth(nth).sticky());
+            let log = open(&sim);
+            let shelf = Shelf::new(Arc::clone(&log));
+            let answers = || shelf.answer(&Report::default(), 1 << 20, None);
+            match answers() {
+                Ok(served) => assert!(served.durable.log_byte >= had.log_byte.0, "write {nth}"),
+                Err(error) => {
+                    tried += 1;
+                    assert_eq!(error.kind(), Kind::Io, "write {nth}: {error}");
+                }
+            }
+            sim.heal();
+            // Nobody need append: being asked is enough.
+            assert!(answers().unwrap().durable.log_byte >= had.log_byte.0, "write {nth}");
+        }
+        assert!(tried > 0, "of 8 full disks none came in time");
     }
 
     /// Found by the simulation: of a follower whose growing segment was dropped only that was looked at, and it was sent to
