@@ -361,6 +361,11 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
             shared.publish_recovered(end, end_offset);
         }
     }
+    if shared.options.lead.is_some() {
+        // Whoever asks from now on is told of this epoch, and of none before it that ends here.
+        let (begun, _) = shared.intake().end();
+        shared.wait_durable(begun, end_offset)?;
+    }
     if wants_worker {
         Worker::spawn(&shared)?;
     }

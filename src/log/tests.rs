@@ -417,3 +417,35 @@ fn a_durable_append_after_a_pause_writes_state_at_once_and_a_stream_of_them_seld
     log.append(&Record::event(b"later")).unwrap();
     assert_eq!(said().durable_offset, Offset(6));
 }
+
+/// Found with real nodes: a leader that was promoted on a full disk led before its epoch stood on it, and told those
+/// who followed the one before that it ended there earlier than they did: they halted.
+#[cfg(all(feature = "sim", feature = "wire"))]
+#[test]
+fn who_is_to_lead_an_epoch_has_begun_it_or_does_not_lead() {
+    use crate::fs::sim::{Crash, Errno, Fault, OpKind, Sim};
+    let sim = Sim::new(1);
+    let log = small().fs(sim.shared()).worker(false).open("/log").unwrap();
+    log.append(&Record::put(b"k", b"v")).unwrap();
+    let won = Epoch { number: 7, nonce: 7 };
+    let promise = files::Promise { epoch: won, owner: log.node() };
+    log.home().promises().raise(promise).unwrap();
+    let (mut led, mut full) = (0, 0);
+    for kind in [OpKind::Write, OpKind::Create, OpKind::Sync] {
+        for nth in 0..24 {
+            let sim = sim.crash(&Crash::DropAll);
+            sim.fail(Fault::on(kind).error(Errno::NoSpace).nth(nth).sticky());
+            match small().fs(sim.shared()).worker(false).lead(won).open("/log") {
+                Ok(log) => {
+                    led += 1;
+                    assert_eq!(log.durable_position().epoch, won, "{kind:?} {nth}");
+                }
+                Err(_) => full += 1,
+            }
+            sim.heal();
+            let log = small().fs(sim.shared()).worker(false).lead(won).open("/log").unwrap();
+            assert_eq!((log.durable_position().epoch, values(&log).len()), (won, 1));
+        }
+    }
+    assert!(led > 0 && full > 0, "{led} led, {full} disks were full");
+}

@@ -12,7 +12,7 @@
 //!   is one that this log has, of this epoch, and it does not say less than its node said before;
 //! - an inherited tail is committed only through a frame of this epoch;
 //! - until a new set is committed, the set before must hold the same, and so many of its members that none
-//!   who knows the old set alone can be promoted by it; behind none, or one that asks nobody, all of its own, too;
+//!   who knows the old set alone can be promoted by it: one more of them where the leader is none; behind none, or one that asks nobody, all of its own, too;
 //! - under the mode `archive` nothing is committed that the archive does not hold.
 
 use std::collections::BTreeMap;
@@ -132,7 +132,8 @@ impl Rule {
         let heard = |member: &&Id| {
             self.nodes.get(member).is_some_and(|held| held.end.is_some() && held.contact >= since)
         };
-        self.ruling().any(|set| set.members.iter().filter(heard).count() < set.mode.k())
+        self.ruling()
+            .any(|set| set.members.iter().filter(heard).count() < self.beside(set, set.mode.k()))
     }
 
     /// Raises the committed end as far as the rule allows; whether it rose.
@@ -204,8 +205,14 @@ impl Rule {
     fn commit_k(&self, set: &SyncSet) -> usize {
         match set.mode {
             Mode::Semi { .. } if self.degraded => 0,
-            mode => mode.commit_k(),
+            mode => self.beside(set, mode.commit_k()),
         }
+    }
+
+    /// How many members beside the leader make k + 1 copies on members. A leader that is none, by a set that is
+    /// coming, is no copy that whoever is promoted by this set would ask.
+    fn beside(&self, set: &SyncSet, k: usize) -> usize {
+        k + usize::from(k > 0 && !set.has(self.leader))
     }
 
     /// How many members beside the leader of a set that is being left must hold the new one: as many as leave
@@ -213,7 +220,7 @@ impl Rule {
     fn leaving_k(&self, set: &SyncSet) -> usize {
         match set.mode.k() {
             0 => self.others(set),
-            k => k,
+            k => self.beside(set, k),
         }
     }
 
@@ -244,7 +251,7 @@ impl Rule {
     /// Whether the members that the sets that rule ask for hold everything below `end`, also those that are not
     /// waited for just now.
     pub(super) fn is_held(&self, end: LogByte) -> bool {
-        self.ruling().all(|set| match set.mode.commit_k() {
+        self.ruling().all(|set| match self.beside(set, set.mode.commit_k()) {
             0 => true,
             k => self.kth(set, k).is_some_and(|held| held.0 >= end),
         })

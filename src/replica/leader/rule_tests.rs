@@ -319,3 +319,22 @@ fn a_set_behind_one_that_asks_nobody_is_committed_once_all_of_both_know_it() {
         assert_eq!(rule.committed, at(1100), "from there on one of them is enough");
     }
 }
+
+/// Found by the simulation: who was promoted by a set that was coming, and is no member of the one before, committed with
+/// one member of that as if it were another; the next candidate had that one's promise not, and none of what was committed.
+#[test]
+fn a_leader_that_is_no_member_of_the_set_before_is_no_copy_in_it() {
+    for mode in [Mode::Sync { k: 1 }, Mode::Bounded { k: 1, bytes: 9, within: Duration::ZERO }] {
+        let mut rule = rule(sync(1, &[A, B]));
+        rule.before = Some(SyncSet::new(mode, [A, B]).unwrap());
+        rule.newest = Some((LogByte(80), sync(1, &[A, B])));
+        hears(&mut rule, A, 1000);
+        assert_eq!(rule.committed, at(40), "{mode}: B alone may promote somebody");
+        assert!(!rule.is_held(LogByte(1000)) || mode.commit_k() == 0);
+        hears(&mut rule, B, 90);
+        assert_eq!(rule.committed, at(40), "{mode}: nothing of this epoch yet");
+        hears(&mut rule, B, 900);
+        assert!(rule.before.is_none(), "{mode}");
+        assert_eq!(rule.committed, at(1000), "the new set is committed and rules alone");
+    }
+}
