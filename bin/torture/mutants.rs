@@ -20,7 +20,7 @@ use crate::line::{Line, Reproduction};
 const PARTS: &[(&str, &[&str])] = &[
     ("crash", &["--small", "--first", "--threads", "1"]),
     ("iofault", &[]),
-    ("bitflip", &["--flips", "20000"]),
+    ("bitflip", &["--flips", "20000", "--first"]),
     ("model", &["--sequences", "2000"]),
     ("sim", &["--seeds", "64", "--steps", "1000", "--first"]),
     ("fence", &["--rounds", "40", "--leaders", "6", "--local"]),
@@ -179,7 +179,8 @@ impl Mutants {
             (PARTS[0].0, budget)
         });
         let damage = BY_DAMAGE.contains(&name);
-        let damage = damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table"]));
+        let damage =
+            damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table", "--first"]));
         let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));
         let roles = BY_ROLES.contains(&name).then(|| ("sim", ROLES.to_vec()));
         let races = BY_RACES.contains(&name).then(|| ("fence", parts_of("fence")));
@@ -300,8 +301,10 @@ fn tell(outcome: &Outcome) {
 fn read(said: &str) -> (u64, String) {
     let line: Value = serde_json::from_str(said.trim()).unwrap_or(Value::Null);
     let counts = &line["counts"];
-    let tried = ["recoveries", "flips", "sequences", "calls", "seeds", "local_rounds"];
-    let states = tried.iter().find_map(|name| counts[*name].as_u64()).unwrap_or(0);
+    let count = |name: &str| counts[name].as_u64();
+    let damages = count("flips").map(|flips| flips + count("truncations").unwrap_or(0));
+    let tried = ["recoveries", "sequences", "calls", "seeds", "local_rounds"];
+    let states = damages.or_else(|| tried.into_iter().find_map(count)).unwrap_or(0);
     let found =
         line["reproductions"][0]["found"].as_str().unwrap_or("").chars().take(160).collect();
     (states, found)

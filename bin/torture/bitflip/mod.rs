@@ -48,6 +48,18 @@ pub struct Bitflip {
     /// Print every violation, not only the first ones.
     #[arg(long)]
     verbose: bool,
+    /// Stops at the first violation.
+    #[arg(long)]
+    first: bool,
+}
+
+/// Damages done between two looks at whether that is enough.
+const ROUND: usize = 256;
+
+impl Bitflip {
+    fn is_over(&self, line: &Line) -> bool {
+        self.first && line.violations() > 0
+    }
 }
 
 /// Runs it.
@@ -64,7 +76,7 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
     // A panic is a violation like any other: it is caught, counted and reproduced.
     std::panic::set_hook(Box::new(|_| {}));
     let mut seed = args.seed;
-    while sum.flips < args.flips {
+    while sum.flips < args.flips && !args.is_over(&line) {
         let fixtures: Vec<Fixture> =
             names.par_iter().map(|name| Fixture::new(name, seed)).collect::<Result<_, _>>()?;
         let before = sum.flips;
@@ -76,6 +88,9 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
         let mut order: Vec<&Fixture> = fixtures.iter().collect();
         order.sort_by_key(|f| f.files.iter().map(|(_, len)| len).sum::<u64>());
         for fixture in order {
+            if args.is_over(&line) {
+                break;
+            }
             let share = (args.flips - sum.flips) / fixtures_left.max(1);
             fixtures_left -= 1;
             batter(fixture, share, thin, args, &mut sum, &mut line)?;
@@ -123,35 +138,36 @@ fn batter(
     if let Some(only) = &args.only {
         damages.retain(|damage| damage.to_string().contains(only));
     }
-    let results: Vec<(usize, Result<Outcome, String>)> = damages
-        .par_iter()
-        .enumerate()
-        .map(|(i, damage)| {
-            let caught = catch_unwind(AssertUnwindSafe(|| match &base {
-                Some(base) => check(fixture, base, damage, args.mend_every),
-                None => table::check(fixture, damage),
-            }));
-            (
-                i,
-                caught
-                    .unwrap_or_else(|panic| Err(format!("panic: {}", crate::told::said(&*panic)))),
-            )
-        })
-        .collect();
-    for (i, result) in results {
-        sum.add(&damages[i], result.as_ref().ok());
-        if let Err(found) = result {
-            if args.verbose {
-                eprintln!("{} {}: {}: {found}", fixture.name, fixture.seed, damages[i]);
+    let round = if args.first { ROUND } else { damages.len().max(1) };
+    for damages in damages.chunks(round) {
+        if args.is_over(line) {
+            break;
+        }
+        let results: Vec<Result<Outcome, String>> = damages
+            .par_iter()
+            .map(|damage| {
+                let caught = catch_unwind(AssertUnwindSafe(|| match &base {
+                    Some(base) => check(fixture, base, damage, args.mend_every),
+                    None => table::check(fixture, damage),
+                }));
+                caught.unwrap_or_else(|panic| Err(format!("panic: {}", crate::told::said(&*panic))))
+            })
+            .collect();
+        for (damage, result) in damages.iter().zip(results) {
+            sum.add(damage, result.as_ref().ok());
+            if let Err(found) = result {
+                if args.verbose {
+                    eprintln!("{} {}: {damage}: {found}", fixture.name, fixture.seed);
+                }
+                line.violation(Reproduction {
+                    seed: fixture.seed,
+                    steps: vec![
+                        format!("fixture {} of seed {}", fixture.name, fixture.seed),
+                        damage.to_string(),
+                    ],
+                    found,
+                });
             }
-            line.violation(Reproduction {
-                seed: fixture.seed,
-                steps: vec![
-                    format!("fixture {} of seed {}", fixture.name, fixture.seed),
-                    damages[i].to_string(),
-                ],
-                found,
-            });
         }
     }
     Ok(())
