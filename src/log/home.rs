@@ -122,6 +122,19 @@ impl Home {
 }
 
 /// What who serves a log to others needs of it.
+#[cfg(feature = "wire")]
+impl Home {
+    /// Sees that what recovery found is durable, where a full disk kept it from that: an error says
+    /// that it still does.
+    pub(crate) fn settle(&self) -> crate::error::Result<()> {
+        if !self.0.unsettled.load(Acquire) {
+            return Ok(());
+        }
+        let ready = self.0.writer().ready(&self.0);
+        if self.0.unsettled.load(Acquire) { ready } else { Ok(()) }
+    }
+}
+
 #[cfg(feature = "server")]
 impl Home {
     /// Waits until more is visible than up to `seen`, at most `timeout`; returns what is.
@@ -173,16 +186,6 @@ impl Home {
     /// The failure after which a log takes no more appends.
     pub(crate) fn poison(&self) -> Option<crate::error::Error> {
         self.0.poison.get().cloned()
-    }
-
-    /// Sees that what recovery found is durable, where a full disk kept it from that: an error says
-    /// that it still does.
-    pub(crate) fn settle(&self) -> crate::error::Result<()> {
-        if !self.0.unsettled.load(Acquire) {
-            return Ok(());
-        }
-        let ready = self.0.writer().ready(&self.0);
-        if self.0.unsettled.load(Acquire) { ready } else { Ok(()) }
     }
 
     /// Wakes whoever waits, so that it looks whether to stop.
