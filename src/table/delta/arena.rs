@@ -4,7 +4,7 @@
 //! writer appends behind them. Called by the delta alone.
 //!
 //! ```text
-//! map:    | slots, 8 bytes each, a power of two | unused 8 | record | record | … | room |
+//! memory: | slots, 8 bytes each, a power of two | unused 8 | record | record | … | room |
 //! slot:   | tag 32: upper half of the key's hash | address 32 of its newest record |    0: empty
 //! record: | prev 4 | key len 4 | value len 4 | slot 4 | offset 8 | timestamp 8 | key | value | pad to 8
 //!           ^ address of the key's older record, 0: none
@@ -23,7 +23,7 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ptr::{self, NonNull};
@@ -41,6 +41,8 @@ pub(super) const RECORD_BYTES: usize = size_of::<Head>() + 8;
 /// Slots to a page that is cleared as one.
 const PAGE_SLOTS: usize = 4096 / 8;
 const HUGE_BYTES: usize = 2 << 20;
+/// Below so many bytes it is not worth a map: two calls to the system, and two faults for each page.
+const MAPPED_BYTES: usize = 128 << 10;
 /// Up to so many bytes, slots lie in small pages.
 const SMALL_PAGES_BYTES: usize = 64 << 20;
 const UNIT: usize = 8;
@@ -116,8 +118,46 @@ pub(super) struct Arena {
     /// A bit for each page of slots: something was put there. Relaxed: read by who clears, who
     /// has the arena to itself.
     touched: Box<[AtomicU64]>,
-    /// Owns the memory; none for [`Arena::none`].
-    map: Option<MmapMut>,
+    /// None for [`Arena::none`].
+    memory: Option<Memory>,
+}
+
+/// Owns the bytes of an arena: zeros at first, aligned to 8.
+enum Memory {
+    /// From the system, as they are touched.
+    Map(MmapMut),
+    Heap(NonNull<u8>, Layout),
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        let layout =
+            Layout::from_size_align(bytes, align_of::<AtomicU64>()).expect("at most the room");
+        if bytes >= MAPPED_BYTES {
+            return Memory::Map(
+                MmapMut::map_anon(bytes).unwrap_or_else(|_| handle_alloc_error(layout)),
+            );
+        }
+        // SAFETY: there are slots, so that it is not empty.
+        let start = unsafe { alloc_zeroed(layout) };
+        Memory::Heap(NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), layout)
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        match self {
+            Memory::Map(map) => map.as_mut_ptr(),
+            Memory::Heap(start, _) => start.as_ptr(),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Memory::Heap(start, layout) = *self {
+            // SAFETY: allocated with this layout, and its owner goes.
+            unsafe { dealloc(start.as_ptr(), layout) };
+        }
+    }
 }
 
 // SAFETY: plain memory; who may touch which part, and when, is the rule of the module.
@@ -126,41 +166,41 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Memory for `slot_count` slots, a power of two, and `room` bytes of records. Taken from the
-    /// system as it is touched.
+    /// Memory for `slot_count` slots, a power of two, and `room` bytes of records. Unless there is little of it, it is
+    /// taken from the system as it is touched.
     pub(super) fn new(slot_count: usize, room: usize) -> Self {
         assert!(slot_count.is_power_of_two() && slot_count <= 1 << 31 && room <= MAX_ROOM);
         let bytes = slot_count * 8 + room;
         // Small ones are not worth the alignment.
         let slack = if bytes >= 2 * HUGE_BYTES { HUGE_BYTES } else { 0 };
-        let mut map = MmapMut::map_anon(bytes + slack).unwrap_or_else(|_| {
-            handle_alloc_error(Layout::from_size_align(bytes, 8).unwrap_or(Layout::new::<u64>()))
-        });
-        let skip = if slack > 0 { map.as_ptr().align_offset(HUGE_BYTES) } else { 0 };
+        let mut memory = Memory::new(bytes + slack);
+        let skip = if slack > 0 { memory.start().align_offset(HUGE_BYTES) } else { 0 };
         assert!(skip <= slack);
         // Only a wish: without huge pages everything works, more slowly. Records fill theirs. Slots
         // are hit at random, so that a few keys would touch all pages there are: small ones, unless
         // there are so many that walking the page tables costs more than that.
         #[cfg(target_os = "linux")]
-        if slack > 0 {
+        if let Memory::Map(map) = &memory
+            && slack > 0
+        {
             let small = if slot_count * 8 <= SMALL_PAGES_BYTES { slot_count * 8 } else { 0 };
             let _ = map.advise_range(memmap2::Advice::HugePage, skip + small, bytes - small);
         }
-        let start = map.as_mut_ptr();
-        // SAFETY: `skip + bytes` lie in the map; `skip` is at most the slack.
+        let start = memory.start();
+        // SAFETY: `skip + bytes` lie in the memory; `skip` is at most the slack.
         let slots = unsafe { start.add(skip) };
         // SAFETY: as above.
         let records = unsafe { slots.add(slot_count * 8) };
         assert!(slots.cast::<AtomicU64>().is_aligned());
         Arena {
-            slots: NonNull::new(slots.cast()).expect("a map has an address"),
+            slots: NonNull::new(slots.cast()).expect("memory has an address"),
             slot_count,
             mask: u32::try_from(slot_count - 1).expect("at most 2^31 slots"),
-            records: NonNull::new(records).expect("a map has an address"),
+            records: NonNull::new(records).expect("memory has an address"),
             room,
             published: AtomicU64::new(UNIT as u64),
             touched: (0..slot_count.div_ceil(PAGE_SLOTS * 64)).map(|_| AtomicU64::new(0)).collect(),
-            map: Some(map),
+            memory: Some(memory),
         }
     }
 
@@ -174,12 +214,12 @@ impl Arena {
             room: 0,
             published: AtomicU64::new(0),
             touched: Box::default(),
-            map: None,
+            memory: None,
         }
     }
 
     pub(super) fn is_none(&self) -> bool {
-        self.map.is_none()
+        self.memory.is_none()
     }
 
     pub(super) fn slot_count(&self) -> usize {
@@ -217,12 +257,12 @@ impl Arena {
         assert!(*self.published.get_mut() == UNIT as u64, "expected an arena without records");
         let bytes = self.slot_count * 8 + self.room;
         #[cfg(target_os = "linux")]
-        if let Some(map) = &self.map {
+        if let Some(Memory::Map(map)) = &self.memory {
             let skip = self.slots.addr().get() - map.as_ptr().addr();
             let _ = map.advise_range(memmap2::Advice::HugePage, skip, self.slot_count * 8);
         }
         for at in (0..bytes).step_by(4096) {
-            // SAFETY: inside the map, and `&mut self` says that nobody else looks. The byte is zero,
+            // SAFETY: inside the memory, and `&mut self` says that nobody else looks. The byte is zero,
             // or belongs to a record that nobody can reach any more: no slot is taken.
             unsafe { self.slots.as_ptr().cast::<u8>().add(at).write_volatile(0) };
         }
@@ -235,7 +275,7 @@ impl Arena {
     }
 
     fn slots(&self) -> &[AtomicU64] {
-        // SAFETY: they lie in the map, aligned, zeros from the system on; only `clear` writes them
+        // SAFETY: they lie in the memory, aligned, zeros from the start on; only `clear` writes them
         // other than through atomics, with `&mut self`.
         unsafe { std::slice::from_raw_parts(self.slots.as_ptr(), self.slot_count) }
     }
