@@ -7,7 +7,7 @@
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -324,8 +324,17 @@ fn names() -> Result<&'static [&'static str], String> {
 #[cfg(not(feature = "mutants"))]
 const WITHOUT: &str = "this build has no planted bugs; build it with the feature `mutants`";
 
+/// Whether a bug is planted in this process.
+static PLANTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether what is found may be a planted bug: whoever planted it need not be shown how it comes about.
+pub fn is_planted() -> bool {
+    PLANTED.load(Relaxed)
+}
+
 /// Plants the bug of this name, or says why not.
 pub fn plant(name: &str) -> Result<(), ExitCode> {
+    PLANTED.store(true, Relaxed);
     #[cfg(feature = "mutants")]
     let planted = match tidelog::mutant::plant(name) {
         true => Ok(()),

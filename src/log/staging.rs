@@ -30,6 +30,9 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, handle_alloc_error};
+#[cfg(feature = "sim")]
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -516,7 +519,7 @@ const _: () = assert!(GENERATIONS.is_multiple_of(BUFFERS as u64));
 struct Memory(
     NonNull<u8>,
     Traced,
-    #[expect(dead_code, reason = "owns what the pointer points to")] Arc<MmapMut>,
+    #[expect(dead_code, reason = "owns what the pointer points to")] Arc<Ring>,
 );
 
 // SAFETY: plain memory; who may touch which part is the rule of the module.
@@ -527,15 +530,48 @@ unsafe impl Sync for Memory {}
 impl Memory {
     /// The memory of all buffers.
     fn ring() -> [Self; BUFFERS] {
-        let mut map = MmapMut::map_anon(BUFFERS * BUFFER_BYTES)
-            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFERS * BUFFER_BYTES]>()));
-        let start = NonNull::new(map.as_mut_ptr()).expect("a map has an address");
-        let map = Arc::new(map);
+        let mut ring = Ring::new();
+        let start = NonNull::new(ring.0.as_mut_ptr()).expect("a map has an address");
+        let ring = Arc::new(ring);
         std::array::from_fn(|i| {
             // SAFETY: within the map, which is that many buffers long.
             let start = unsafe { start.add(i * BUFFER_BYTES) };
-            Memory(start, Traced::new(BUFFER_BYTES), Arc::clone(&map))
+            Memory(start, Traced::new(BUFFER_BYTES), Arc::clone(&ring))
         })
+    }
+}
+
+/// The map of all buffers.
+#[derive(Debug)]
+struct Ring(ManuallyDrop<MmapMut>);
+
+// Tests on simulated disks open logs by the thousand, and a map costs as much as the rest of opening one: the next log
+// of a thread gets one that an earlier log left, as dirty as a buffer is that was written before.
+#[cfg(feature = "sim")]
+thread_local! {
+    static SPARE: RefCell<Vec<MmapMut>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Ring {
+    fn new() -> Self {
+        #[cfg(feature = "sim")]
+        if let Some(spare) = SPARE.with_borrow_mut(Vec::pop) {
+            return Ring(ManuallyDrop::new(spare));
+        }
+        let map = MmapMut::map_anon(BUFFERS * BUFFER_BYTES)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFERS * BUFFER_BYTES]>()));
+        Ring(ManuallyDrop::new(map))
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: it is not used again.
+        let map = unsafe { ManuallyDrop::take(&mut self.0) };
+        #[cfg(feature = "sim")]
+        let _ = SPARE.try_with(|spare| spare.borrow_mut().push(map));
+        #[cfg(not(feature = "sim"))]
+        drop(map);
     }
 }
 

@@ -116,6 +116,32 @@ fn conditions_are_checked_and_retries_do_not_duplicate() {
 }
 
 #[test]
+fn a_cursor_that_read_in_an_epoch_which_this_log_never_met_is_not_taken_up() {
+    // The log was restored from an older copy, and the cursor's file was not: to go on at its offset would skip what
+    // is written there now.
+    use super::meta::Meta;
+    let (_dir, path) = temp();
+    let log = small().open(&path).unwrap();
+    log.append(&Record::put(b"k", b"v")).unwrap();
+    let mut cursor = log.cursor("reader").unwrap();
+    cursor.save(Offset(1)).unwrap();
+    drop(cursor);
+    assert_eq!(log.cursor("reader").unwrap().offset(), Some(Offset(1)));
+
+    let path = log.shared.layout.cursors().join("reader.cursor");
+    let stored = Meta::read(&*log.fs, &path, "cursor").unwrap().unwrap();
+    let token: Token = stored.get("token").unwrap();
+    let number = token.epoch.number + 1;
+    let unmet = Token { epoch: Epoch { number, nonce: 1 }, ..token };
+    let mut meta = Meta::new("cursor");
+    meta.set("log", log.id()).set("offset", Offset(1)).set("time", 0_u64).set("token", unmet);
+    meta.replace(&*log.fs, &path).unwrap();
+    let refused = log.cursor("reader").unwrap_err();
+    assert_eq!(refused.kind(), Kind::NotInHistory, "{refused}");
+    assert!(refused.to_string().contains("reader.cursor"), "{refused}");
+}
+
+#[test]
 fn a_retry_after_a_crash_has_the_token_of_the_epoch_that_appended_it() {
     // The leader was killed behind an append and before its answer. The retry found it there, and was
     // given a token of the new epoch: every read by that token said that the write was lost.

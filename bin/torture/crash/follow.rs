@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use tidelog::{Durability, Follower, Log, ship};
+use tidelog::{Durability, Follower, Log, Table, ship};
 
 use super::table;
 use crate::rows;
@@ -84,7 +84,8 @@ fn open(stage: &mut Stage) -> Step {
             let rows = table::options(2 + stage.told.line.len() % 2);
             Follower::open_with(options, rows, COPY, source)
         }
-        false => Follower::open(options, COPY, source),
+        // All rows fit, and there is little to clear.
+        false => Follower::open_with(options, Table::options().delta_bytes(64 << 10), COPY, source),
     };
     let follower = follower.map_err(|e| stage.stopped("open the follower", &e))?;
     let (report, end) = (follower.report().clone(), follower.end().0);

@@ -316,7 +316,8 @@ fn hold_snapshots(stage: &mut Stage, dir: &str) -> Step {
         if !problems.is_empty() {
             return stage.violation(format!("snapshot {offset}: {problems:?}"));
         }
-        let own = Table::new();
+        let own = options(2).persist(false).open_at_checkpoint(stage.log());
+        let own = own.map_err(|e| stage.stopped("make a table", &e))?;
         own.catch_up_to(stage.log(), offset).map_err(|e| stage.stopped("apply", &e))?;
         let digest = own.digest().map_err(|e| stage.stopped("digest", &e))?;
         let to = PathBuf::from(format!("/tried-{}-{number}", stage.dice.roll()));

@@ -5,7 +5,7 @@
 
 use tidelog::fs::sim::{Crash, Fault, Sim};
 use tidelog::ship::Directory;
-use tidelog::{Durability, Follower, Log};
+use tidelog::{Durability, Follower, Log, Table};
 
 use super::client::{Client, DIR, End, Held, small};
 use super::variants::{Asked, loses_names};
@@ -75,7 +75,9 @@ fn step(client: &mut Client, slot: &mut Option<(Sim, Follower)>) -> Held {
 
 fn open(process: &Sim) -> tidelog::Result<Follower> {
     let source = Directory::open_in(process.shared(), DIR)?;
-    Follower::open(Log::options().fs(process.shared()).worker(false), COPY, source)
+    let options = Log::options().fs(process.shared()).worker(false);
+    // All rows fit, and there is little to clear.
+    Follower::open_with(options, Table::options().delta_bytes(64 << 10), COPY, source)
 }
 
 /// Without faults: the follower catches up with a leader that was closed, to the last byte.

@@ -26,6 +26,7 @@ use rayon::prelude::*;
 use crate::dice::Dice;
 use crate::line::{Line, Reproduction};
 use crate::model::shrink;
+use crate::mutants;
 
 use op::{Setup, Step, steps};
 use world::{Failure, Stats};
@@ -196,7 +197,8 @@ fn reproduce(seed: u64, args: &Sim, failure: &Failure, line: &Line) -> Reproduct
     let until = (failure.step + 1).min(sequence.len());
     let all: Vec<usize> = (0..until).collect();
     // Shrinking takes time: the first ones are what anybody looks at.
-    let left = match line.violations() < 2 && fails(&all) {
+    let wanted = line.violations() < 2 && (args.replay.is_some() || !mutants::is_planted());
+    let left = match wanted && fails(&all) {
         true => shrink::shrink(&all, SHRINK_TRIES, fails),
         false => all,
     };

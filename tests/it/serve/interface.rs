@@ -387,6 +387,18 @@ fn the_verbs_serve_status_check_and_wait_do_what_they_say() {
     assert!(code == 1 && err.contains("timed out"), "{err}");
     assert_eq!(run(&["wait", "a", "--offset", "0"]).0, 0);
     assert_eq!(run(&["wait", "a", "--offset", "9", "--timeout", "50ms"]).0, 1);
+    // Of an epoch that is still to come here nothing can be said but that it is not there; of one that never was, all.
+    let [v, log, number, nonce, at] = token.split('.').collect::<Vec<_>>()[..] else {
+        panic!("{token}")
+    };
+    let later = number.parse::<u64>().unwrap() + 1;
+    for place in ["a", &copy] {
+        let ask = |token: String| run(&["wait", place, "--token", &token, "--timeout", "50ms"]);
+        let (code, _, err) = ask(format!("{v}.{log}.{later}.{nonce}.{at}"));
+        assert!(code == 1 && err.contains("timed out"), "{place}: {code} {err}");
+        let (code, _, err) = ask(format!("{v}.{log}.{number}.{:016x}.{at}", 1));
+        assert!(code == 1 && err.contains("not in this history"), "{place}: {code} {err}");
+    }
     let edge = || {
         let (code, out, err) = run(&["status", &url, "-o", "ndjson"]);
         assert_eq!(code, 0, "{err}");
