@@ -129,13 +129,13 @@ fn a_cursor_that_read_in_an_epoch_which_this_log_never_met_is_not_taken_up() {
     assert_eq!(log.cursor("reader").unwrap().offset(), Some(Offset(1)));
 
     let path = log.shared.layout.cursors().join("reader.cursor");
-    let stored = Meta::read(&*log.fs, &path, "cursor").unwrap().unwrap();
+    let stored = Meta::read(&*log.shared.fs, &path, "cursor").unwrap().unwrap();
     let token: Token = stored.get("token").unwrap();
     let number = token.epoch.number + 1;
     let unmet = Token { epoch: Epoch { number, nonce: 1 }, ..token };
     let mut meta = Meta::new("cursor");
     meta.set("log", log.id()).set("offset", Offset(1)).set("time", 0_u64).set("token", unmet);
-    meta.replace(&*log.fs, &path).unwrap();
+    meta.replace(&*log.shared.fs, &path).unwrap();
     let refused = log.cursor("reader").unwrap_err();
     assert_eq!(refused.kind(), Kind::NotInHistory, "{refused}");
     assert!(refused.to_string().contains("reader.cursor"), "{refused}");
