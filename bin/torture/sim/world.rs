@@ -506,12 +506,16 @@ impl World {
         self.stats.add("zombies", 1);
         let left = fake.names().len() - entries;
         match pushed {
-            _ if left > 0 => Err(format!("a replaced leader left {left} objects in the archive")),
+            _ if left > 0 && !same => {
+                Err(format!("a replaced leader left {left} objects in the archive"))
+            }
             // It had not led yet.
             Ok(pushed) if pushed.entries == 0 => Ok(()),
             Err(error) if error.kind() == Kind::Fenced => Ok(()),
-            // Closed cleanly, the epoch goes on: to the archive it is this very leader, from an older copy.
+            // Closed cleanly the epoch goes on, and where the disk is full it is the last one still: to the archive it is
+            // this very leader, from an older copy. What it leaves is the leader's, too, which walking on shows.
             Err(error) if error.kind() == Kind::NotInHistory && same => Ok(()),
+            Ok(_) if same => self.check_archive(false),
             other => Err(format!("a replaced leader is not told so: {other:?}")),
         }
     }

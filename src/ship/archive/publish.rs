@@ -198,12 +198,13 @@ impl Publisher {
         self.catch_up()?;
         // What only now is known to be there counts as well.
         (offer.durable, offer.durable_offset) = self.limit(durable, end);
-        let offer = &*offer;
         let lead = self.from.leadership()?;
         let Some(me) = self.owner(&lead)? else { return Ok(()) };
         self.check_fenced(&me)?;
         if self.state.epoch != me.epoch {
             self.fence(&me, &lead.epochs, offer, pushed)?;
+            // What was cut off there says nothing of this log.
+            (offer.durable, offer.durable_offset) = self.limit(durable, end);
         } else if common(&self.state, &history(&lead.epochs, offer)).0 < self.state.end {
             return Err(self.shorter(offer));
         }
@@ -211,6 +212,7 @@ impl Publisher {
             check_end(&self.state, &mut self.from, offer)?;
             self.checked = true;
         }
+        let offer = &*offer;
         self.held = Some((self.state.end, self.state.end_offset));
         for (i, name) in offer.segments.iter().enumerate() {
             let base = name.0;

@@ -189,6 +189,27 @@ fn a_fork_below_the_end_needs_consent_and_what_it_cuts_stays_readable() {
     follow(&fake, &Sim::new(2), &others[0], "behind a fork");
 }
 
+/// Found by the simulation: what is in the archive is published whatever is committed, and the end of the history that
+/// was just cut off there counted as that: in the middle of a frame, or behind what may be shown.
+#[test]
+fn what_a_fence_cuts_off_says_nothing_of_how_far_its_leader_may_publish() {
+    let (shared, zombie, others) = branches(1);
+    let fake = Fake::new();
+    push(&fake, &shared).unwrap();
+    let before = sound(&fake, "what both have");
+    let committed = (before.end, before.end_offset);
+    push(&fake, &zombie).unwrap();
+    assert!(sound(&fake, "what goes").end > committed.0);
+
+    let options = PublishOptions { accept_loss: true, ..small() };
+    let mut publisher = publisher(Arc::new(fake.client()), &others[0].disk, options).unwrap();
+    let pushed = publisher.push_to(committed).unwrap();
+    assert_eq!(pushed.end, committed.1);
+    let after = sound(&fake, "cut");
+    assert_eq!((after.end, after.end_offset), committed);
+    assert!(!after.cut.is_empty());
+}
+
 /// A candidate fences before its epoch has a frame: at the end, so that nothing is cut, and nobody older goes on.
 #[cfg(feature = "wire")]
 #[test]
