@@ -59,8 +59,7 @@ impl World {
                     self.shown
                 ));
             }
-            // Opening a copy costs as much as a hundred steps: one of them at a time.
-            if self.step % 64 == 16 * who as u64 {
+            if self.step.is_multiple_of(16) {
                 self.check_report(who)?;
             }
         }
