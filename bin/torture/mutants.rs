@@ -178,9 +178,11 @@ impl Mutants {
             budget.extend(["--workload", workload]);
             (PARTS[0].0, budget)
         });
-        let damage = BY_DAMAGE.contains(&name);
-        let damage =
-            damage.then(|| ("bitflip", vec!["--flips", "20000", "--fixture", "table", "--first"]));
+        let damage = BY_DAMAGE.contains(&name).then(|| {
+            let mut budget = parts_of("bitflip");
+            budget.extend(["--fixture", "table"]);
+            ("bitflip", budget)
+        });
         let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));
         let roles = BY_ROLES.contains(&name).then(|| ("sim", ROLES.to_vec()));
         let races = BY_RACES.contains(&name).then(|| ("fence", parts_of("fence")));

@@ -32,7 +32,6 @@
 use std::alloc::{Layout, handle_alloc_error};
 #[cfg(feature = "sim")]
 use std::cell::RefCell;
-use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -531,7 +530,7 @@ impl Memory {
     /// The memory of all buffers.
     fn ring() -> [Self; BUFFERS] {
         let mut ring = Ring::new();
-        let start = NonNull::new(ring.0.as_mut_ptr()).expect("a map has an address");
+        let start = ring.start();
         let ring = Arc::new(ring);
         std::array::from_fn(|i| {
             // SAFETY: within the map, which is that many buffers long.
@@ -543,7 +542,24 @@ impl Memory {
 
 /// The map of all buffers.
 #[derive(Debug)]
-struct Ring(ManuallyDrop<MmapMut>);
+struct Ring(Option<MmapMut>);
+
+impl Ring {
+    fn new() -> Self {
+        #[cfg(feature = "sim")]
+        if let Some(spare) = SPARE.with_borrow_mut(Vec::pop) {
+            return Ring(Some(spare));
+        }
+        let map = MmapMut::map_anon(BUFFERS * BUFFER_BYTES)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFERS * BUFFER_BYTES]>()));
+        Ring(Some(map))
+    }
+
+    fn start(&mut self) -> NonNull<u8> {
+        let map = self.0.as_mut().expect("only dropping takes it");
+        NonNull::new(map.as_mut_ptr()).expect("a map has an address")
+    }
+}
 
 // Tests on simulated disks open logs by the thousand, and a map costs as much as the rest of opening one: the next log
 // of a thread gets one that an earlier log left, as dirty as a buffer is that was written before.
@@ -552,26 +568,11 @@ thread_local! {
     static SPARE: RefCell<Vec<MmapMut>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Ring {
-    fn new() -> Self {
-        #[cfg(feature = "sim")]
-        if let Some(spare) = SPARE.with_borrow_mut(Vec::pop) {
-            return Ring(ManuallyDrop::new(spare));
-        }
-        let map = MmapMut::map_anon(BUFFERS * BUFFER_BYTES)
-            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<[u8; BUFFERS * BUFFER_BYTES]>()));
-        Ring(ManuallyDrop::new(map))
-    }
-}
-
+#[cfg(feature = "sim")]
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: it is not used again.
-        let map = unsafe { ManuallyDrop::take(&mut self.0) };
-        #[cfg(feature = "sim")]
-        let _ = SPARE.try_with(|spare| spare.borrow_mut().push(map));
-        #[cfg(not(feature = "sim"))]
-        drop(map);
+        // A thread that ends gives it to nobody.
+        let _ = SPARE.try_with(|spare| spare.borrow_mut().extend(self.0.take()));
     }
 }
 

@@ -54,45 +54,51 @@ pub(super) struct Parting {
 
 /// Looks for it.
 pub(super) fn find(copy: &Copy, source: &mut dyn Source) -> Result<Fork> {
+    let fork = compare(copy, source)?;
+    let Fork::Shorter { common, .. } = &fork else { return Ok(fork) };
+    let offer = source.look(&Report { node: Some(copy.node), ..Report::default() })?;
+    // Over the wire who leads says how old its word is. Who led and follows again may be behind, too.
+    let led = !source.is_remote() && offer.node == Some(common.node);
+    if !(led || offer.stale.is_some()) || !offer.upstream.is_empty() {
+        return Ok(fork);
+    }
+    // It may lead since it was asked: then it has begun an epoch, and says where this one ends.
+    Ok(match compare(copy, source)? {
+        Fork::Shorter { common, at, offset, .. } => {
+            Fork::Shorter { common, at, offset, leads: true }
+        }
+        other => other,
+    })
+}
+
+/// Where they part, by what the source says of their epochs alone: not whether it leads.
+fn compare(copy: &Copy, source: &mut dyn Source) -> Result<Fork> {
     let end = copy.end();
     let ours: Vec<EpochEntry> =
         copy.epochs.0.iter().filter(|entry| entry.start < end.log_byte).copied().collect();
     let newest = ours.last().map_or(end.epoch.number, |entry| entry.epoch.number);
-    let mut leads = false;
-    loop {
-        let (i, shared) = common(copy, source, &ours, newest)?;
-        let next = ours.get(i + 1);
-        // Behind its last frame, before the SEAL.
-        let here = match (next, &copy.active, copy.sealed) {
-            (Some(next), ..) => before_seal(next.start),
-            (None, None, Some(_)) => before_seal(end.log_byte),
-            (None, ..) => end.log_byte,
-        };
-        let there = match shared.ended {
-            true => before_seal(shared.end),
-            false => shared.end,
-        };
-        let common = ours[i];
-        if there < here && !shared.ended {
-            if !leads {
-                let offer = source.look(&Report { node: Some(copy.node), ..Report::default() })?;
-                // Over the wire who leads says how old its word is. Who led and follows again may be behind, too.
-                let led = !source.is_remote() && offer.node == Some(common.node);
-                leads = (led || offer.stale.is_some()) && offer.upstream.is_empty();
-                if leads {
-                    // It may lead since it was asked: then it has begun an epoch, and says where this one ends.
-                    continue;
-                }
-            }
-            return Ok(Fork::Shorter { common, at: there, offset: shared.end_offset, leads });
-        }
-        if there >= here && next.is_none() {
-            return Ok(Fork::Same);
-        }
-        let begun_by = shared.ended.then(|| begun_by(source, shared.end)).flatten();
-        let offset = (there <= here).then_some(shared.end_offset);
-        return Ok(Fork::Parts(Parting { common, at: there.min(here), offset, begun_by }));
+    let (i, shared) = common(copy, source, &ours, newest)?;
+    let next = ours.get(i + 1);
+    // Behind its last frame, before the SEAL.
+    let here = match (next, &copy.active, copy.sealed) {
+        (Some(next), ..) => before_seal(next.start),
+        (None, None, Some(_)) => before_seal(end.log_byte),
+        (None, ..) => end.log_byte,
+    };
+    let there = match shared.ended {
+        true => before_seal(shared.end),
+        false => shared.end,
+    };
+    let common = ours[i];
+    if there < here && !shared.ended {
+        return Ok(Fork::Shorter { common, at: there, offset: shared.end_offset, leads: false });
     }
+    if there >= here && next.is_none() {
+        return Ok(Fork::Same);
+    }
+    let begun_by = shared.ended.then(|| begun_by(source, shared.end)).flatten();
+    let offset = (there <= here).then_some(shared.end_offset);
+    Ok(Fork::Parts(Parting { common, at: there.min(here), offset, begun_by }))
 }
 
 /// The newest of `ours` that the source has, too, and how it says that it ends there.
