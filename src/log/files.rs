@@ -86,10 +86,20 @@ pub(crate) struct LogFile {
     pub(crate) created: i64,
 }
 
+/// Reads one of the small files that the rest of a log tells again.
+fn read(fs: &dyn Fs, path: &Path, name: &'static str) -> Result<Option<Meta>> {
+    Meta::read(fs, path, name).map_err(|e| match e.kind() {
+        Kind::Corrupt => e.help(
+            "nothing was changed. `tidelog repair` says what it would write in its place, and writes it with --yes",
+        ),
+        _ => e,
+    })
+}
+
 impl LogFile {
     /// Reads it; a directory without one is no log.
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
-        let found = Meta::read(fs, &layout.log(), "log");
+        let found = read(fs, &layout.log(), "log");
         let is_file =
             |e: &Error| e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotADirectory);
         match found {
@@ -160,7 +170,7 @@ impl NodeFile {
     }
 
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
-        let Some(meta) = Meta::read(fs, &layout.node(), "node")? else { return Ok(None) };
+        let Some(meta) = read(fs, &layout.node(), "node")? else { return Ok(None) };
         Ok(Some(NodeFile {
             id: meta.need("id")?,
             machine: meta.need("machine")?,
@@ -289,7 +299,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
-        let Some(meta) = Meta::read(fs, &layout.control(), "control")? else { return Ok(None) };
+        let Some(meta) = read(fs, &layout.control(), "control")? else { return Ok(None) };
         let cut = meta
             .get::<u64>("cut_to")
             .map(|byte| (LogByte(byte), meta.all::<u64>("cut_nonce").collect::<Vec<_>>()));
@@ -526,7 +536,7 @@ pub(crate) struct Epochs(pub(crate) Vec<EpochEntry>);
 
 impl Epochs {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Self> {
-        Ok(match Meta::read(fs, &layout.epochs(), "epochs")? {
+        Ok(match read(fs, &layout.epochs(), "epochs")? {
             Some(meta) => Epochs(meta.all("epoch").collect()),
             None => Epochs::default(),
         })
@@ -561,7 +571,7 @@ pub(crate) struct Promise {
 
 impl Promise {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {
-        let Some(meta) = Meta::read(fs, &layout.promise(), "promise")? else { return Ok(None) };
+        let Some(meta) = read(fs, &layout.promise(), "promise")? else { return Ok(None) };
         Ok(Some(Promise {
             epoch: Epoch { number: meta.need("number")?, nonce: meta.need("nonce")? },
             owner: meta.need("owner")?,
@@ -639,5 +649,15 @@ mod tests {
         let promise = Promise { epoch, owner: Id([1; 16]) };
         promise.write(&Os, &layout).unwrap();
         assert_eq!(Promise::read(&Os, &layout).unwrap(), Some(promise));
+    }
+
+    #[test]
+    fn a_damaged_small_file_says_what_writes_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        std::fs::write(layout.control(), "tidelog control 1\ncrc 00000000\n").unwrap();
+        let said = Control::read(&Os, &layout).unwrap_err().to_string();
+        assert!(said.contains("checksum that does not hold"), "{said}");
+        assert!(said.contains("CONTROL") && said.contains("tidelog repair"), "{said}");
     }
 }
