@@ -560,12 +560,18 @@ pub struct EpochStart {
     pub node: Id,
     /// Why: `created`, `reopened after a crash`, …; at most 255 bytes.
     pub reason: String,
+    /// Nonces of epochs of which this node, as it rejoined, gave up frames that others may still hold: that this epoch
+    /// lacks them is no loss. At most [`GAVE_UP`](EpochStart::GAVE_UP).
+    pub gave_up: Vec<u64>,
 }
 
 impl EpochStart {
+    /// The most epochs that `gave_up` names.
+    pub const GAVE_UP: usize = 16;
+
     /// The body's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut b = Vec::with_capacity(72 + self.reason.len());
+        let mut b = Vec::with_capacity(72 + self.reason.len() + 8 * self.gave_up.len());
         for n in [
             self.epoch.number,
             self.epoch.nonce,
@@ -579,16 +585,22 @@ impl EpochStart {
         b.extend_from_slice(&self.node.0);
         b.extend_from_slice(&(self.reason.len() as u64).to_le_bytes());
         b.extend_from_slice(self.reason.as_bytes());
+        for nonce in &self.gave_up {
+            b.extend_from_slice(&nonce.to_le_bytes());
+        }
         b
     }
 
     /// Reads a body back; `None` when it is none.
     pub fn decode(body: &[u8]) -> Option<Self> {
-        let (fixed, reason) = body.split_first_chunk::<72>()?;
+        let (fixed, rest) = body.split_first_chunk::<72>()?;
         let n = |i: usize| LE::read_u64(&fixed[8 * i..]);
         let mut node = [0; 16];
         node.copy_from_slice(&fixed[48..64]);
-        if n(8) != reason.len() as u64 || reason.len() > 255 {
+        let reason_bytes = usize::try_from(n(8)).ok().filter(|bytes| *bytes <= 255)?;
+        let (reason, gave_up) = rest.split_at_checked(reason_bytes)?;
+        let (gave_up, part) = gave_up.as_chunks::<8>();
+        if !part.is_empty() || gave_up.len() > Self::GAVE_UP {
             return None;
         }
         Some(EpochStart {
@@ -598,6 +610,7 @@ impl EpochStart {
             fork_offset: n(5),
             node: Id(node),
             reason: std::str::from_utf8(reason).ok()?.to_owned(),
+            gave_up: gave_up.iter().map(|nonce| u64::from_le_bytes(*nonce)).collect(),
         })
     }
 }

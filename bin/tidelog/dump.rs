@@ -109,6 +109,10 @@ fn describe(line: &DumpLine) -> Value {
                     "parent": e.parent.number, "fork": e.fork, "fork_offset": e.fork_offset,
                     "node": e.node.to_string(), "reason": e.reason,
                 });
+                if !e.gave_up.is_empty() {
+                    let nonces = e.gave_up.iter().map(|nonce| format!("{nonce:016x}"));
+                    value["epoch_start"]["gave_up"] = nonces.collect();
+                }
             }
             if let Some(l) = lost {
                 value["lost"] =

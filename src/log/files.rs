@@ -205,6 +205,12 @@ impl FromStr for CleanEnd {
     }
 }
 
+/// An epoch from its number and its nonce.
+fn epoch(words: &str) -> Option<Epoch> {
+    let (number, nonce) = words.split_once(' ')?;
+    Some(Epoch { number: number.parse().ok()?, nonce: nonce.parse().ok()? })
+}
+
 /// A segment file that a repair replaced, by seal hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Repaired {
@@ -285,6 +291,9 @@ pub(crate) struct Control {
     /// A deliberate cut that is under way: what lies above it and bears one of these nonces is void
     /// (`cut`).
     pub(crate) cut: Option<(LogByte, Vec<u64>)>,
+    /// Epochs that this node led and of which it gave up frames as it rejoined, oldest first: the start of the
+    /// epoch that it leads next says so, to whoever still holds those frames.
+    pub(crate) gave_up: Vec<Epoch>,
     pub(crate) repairs: Vec<Repaired>,
     /// The newest synchronous set, behind the one before while the newest may be lost.
     pub(crate) sets: Vec<SetLine>,
@@ -322,6 +331,7 @@ impl Control {
             floor_seal: meta.get::<String>("floor_seal").and_then(|hex| unhex(&hex)),
             follows: meta.get("follows"),
             cut,
+            gave_up: meta.values("gave_up").filter_map(epoch).collect(),
             repairs: meta.all("repaired").collect(),
             sets,
             past,
@@ -369,6 +379,9 @@ impl Control {
             for nonce in nonces {
                 meta.set("cut_nonce", nonce);
             }
+        }
+        for epoch in &self.gave_up {
+            meta.set("gave_up", format_args!("{} {}", epoch.number, epoch.nonce));
         }
         for repaired in &self.repairs {
             meta.set("repaired", format_args!("{} {}", repaired.old, repaired.new));
@@ -612,6 +625,7 @@ mod tests {
             floor_seal: Some(std::array::from_fn(|i| u8::try_from(i * 7).unwrap())),
             follows: Some("/some where".into()),
             cut: Some((LogByte(9), vec![1, 2])),
+            gave_up: vec![epoch, Epoch { number: 3, nonce: 0 }],
             repairs: vec![Repaired { old: "aa".into(), new: "bb".into() }],
             sets: vec![
                 SetLine { end: LogByte(3), there: true, set: SyncSet::default() },

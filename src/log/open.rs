@@ -271,6 +271,7 @@ fn build(parts: Parts) -> Result<Arc<Shared>> {
             durable: scan.durable,
             parent: epoch,
             seen: scan.epochs_seen,
+            gave_up: control.gave_up.clone(),
             previous_hash,
             previous,
             unsealed,
@@ -438,6 +439,8 @@ pub(crate) struct Birth {
     pub(crate) node: Option<Id>,
     /// What this node had acknowledged and lost, when it begins anew.
     pub(crate) lost_below: Option<LogByte>,
+    /// Epochs of which it gave up frames.
+    pub(crate) gave_up: Vec<Epoch>,
 }
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing
@@ -503,8 +506,18 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         drawn.map_err(|e| Error::io("read randomness for", &layout.root, e))?;
         Ok(Id(id))
     };
-    let Birth { id, follows, floor, floor_offset, floor_seal, epochs, sets, node, lost_below } =
-        birth;
+    let Birth {
+        id,
+        follows,
+        floor,
+        floor_offset,
+        floor_seal,
+        epochs,
+        sets,
+        node,
+        lost_below,
+        gave_up,
+    } = birth;
     let node = match node {
         Some(node) => node,
         None => random()?,
@@ -529,6 +542,7 @@ pub(crate) fn bear(fs: &dyn Fs, layout: &Layout, birth: Birth) -> Result<()> {
         floor_seal,
         sets,
         lost_below,
+        gave_up,
         ..Control::default()
     };
     control.write(fs, layout)?;

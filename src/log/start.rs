@@ -49,6 +49,8 @@ pub(crate) struct NewEpoch {
     pub(crate) parent: Epoch,
     /// The highest epoch number seen anywhere.
     pub(crate) seen: u64,
+    /// What this node gave up as it rejoined.
+    pub(crate) gave_up: Vec<Epoch>,
     pub(crate) reason: &'static str,
 }
 
@@ -182,6 +184,11 @@ impl NewEpoch {
             fork_offset: self.end_offset.0,
             node: shared.node,
             reason: self.reason.to_owned(),
+            // Nobody's history parts from this one within an older epoch than its parent.
+            gave_up: (self.gave_up.iter())
+                .filter(|gone| gone.number >= self.parent.number)
+                .map(|gone| gone.nonce)
+                .collect(),
         };
         let bytes = frame::encode(
             FrameKind::EpochStart,

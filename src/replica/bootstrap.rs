@@ -406,6 +406,7 @@ impl Bootstrap<'_> {
         let checkpoint = Manifest { seq: 1, ..manifest };
         let path = layout.table().join(checkpoint_name(1));
         checkpoint.meta(CHECKPOINT).replace(fs, &path)?;
+        let before = before(fs, layout, self.log)?;
         let birth = open::Birth {
             id: Some(self.log),
             follows: Some(self.follows.clone()),
@@ -415,7 +416,8 @@ impl Bootstrap<'_> {
             epochs: Epochs(epochs),
             sets,
             node: Some(node),
-            lost_below: lost_below(fs, layout, self.log)?,
+            lost_below: before.lost_below,
+            gave_up: before.gave_up,
         };
         open::bear(fs, layout, birth)?;
         finished(fs, layout);
@@ -449,11 +451,11 @@ struct Start {
     staged: Option<(PathBuf, PathBuf)>,
 }
 
-/// What a directory of this log that begins anew had acknowledged and lost. It stays lost until its log
-/// reaches there again.
-pub(super) fn lost_below(fs: &dyn Fs, layout: &Layout, log: Id) -> Result<Option<LogByte>> {
-    let before = Control::read(fs, layout)?.filter(|control| control.log == Some(log));
-    Ok(before.and_then(|control| control.lost_below))
+/// What a directory of this log that begins anew knew of itself. What it had acknowledged and lost stays lost until
+/// its log reaches there again, and what it gave up stays given up.
+pub(super) fn before(fs: &dyn Fs, layout: &Layout, log: Id) -> Result<Control> {
+    let control = Control::read(fs, layout)?.filter(|control| control.log == Some(log));
+    Ok(control.unwrap_or_default())
 }
 
 /// Whether a snapshot's history holds a position below it.

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::Open;
-use crate::log::files::{BEGUN, Layout, NodeFile};
+use crate::log::files::{BEGUN, Control, Layout, NodeFile};
 use crate::log::{Options, open};
 use crate::position::LogByte;
 use crate::ship::{Report, Source};
@@ -92,14 +92,16 @@ pub(super) fn create(
     if begun {
         prepare(fs, layout)?;
     }
+    let before = match begun {
+        true => bootstrap::before(fs, layout, offer.log)?,
+        false => Control::default(),
+    };
     let birth = open::Birth {
         id: Some(offer.log),
         follows: Some(source.place()),
         node: NodeFile::read(fs, layout).ok().flatten().filter(|_| begun).map(|node| node.id),
-        lost_below: match begun {
-            true => bootstrap::lost_below(fs, layout, offer.log)?,
-            false => None,
-        },
+        lost_below: before.lost_below,
+        gave_up: before.gave_up,
         ..open::Birth::default()
     };
     open::create(fs, layout, birth)?;

@@ -28,6 +28,7 @@ fn example() -> Vec<u8> {
         fork_offset: 0,
         node: Id(*b"an example, node"),
         reason: "created".into(),
+        gave_up: Vec::new(),
     };
     let mut byte = HEADER_BYTES;
     let mut put = |bytes: Vec<u8>| {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::EpochStart;
 use crate::fs::{File, Open};
 use crate::log::cut;
 use crate::position::{Epoch, LogByte, Offset};
@@ -231,9 +232,27 @@ pub(super) fn cut(copy: &mut Copy, tail: &Tail) -> Result<()> {
     // The active segment is read anew by whoever opens the copy next.
     copy.active = None;
     let mut control = copy.control.clone();
+    control.gave_up = given_up(copy, tail);
     (control.cut, control.clean) = (Some((tail.at, nonces)), None);
     control.write(&*copy.fs, &copy.layout)?;
     cut::finish(&*copy.fs, &copy.layout, &mut control)?;
     copy.control = control;
     Ok(())
+}
+
+/// Notes what goes, of a copy that is to begin anew.
+pub(super) fn give_up(copy: &mut Copy, tail: &Tail) -> Result<()> {
+    copy.control.gave_up = given_up(copy, tail);
+    copy.control.write(&*copy.fs, &copy.layout)
+}
+
+/// The epochs that this node led and of which it has given up frames by now, the newest ones.
+fn given_up(copy: &Copy, tail: &Tail) -> Vec<Epoch> {
+    let mut all = copy.control.gave_up.clone();
+    for epoch in tail.pieces.iter().map(|piece| piece.header.epoch) {
+        if copy.epochs.leader(epoch.nonce) == Some(copy.node) && !all.contains(&epoch) {
+            all.push(epoch);
+        }
+    }
+    all.split_off(all.len().saturating_sub(EpochStart::GAVE_UP))
 }

@@ -13,7 +13,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::frame::{EpochStart, Frame, FrameKind};
 use crate::log::files::EpochEntry;
-use crate::position::{Epoch, Id, LogByte, Offset, Position};
+use crate::position::{Epoch, LogByte, Offset, Position};
 use crate::replica::bootstrap::standing;
 use crate::replica::copy::Copy;
 use crate::segment::{HEADER_BYTES, SEAL_BYTES, SegmentName};
@@ -23,7 +23,7 @@ use crate::ship::{Report, Shared, Source};
 const START_BYTES: usize = 64 << 10;
 
 /// How two histories differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fork {
     /// Frames here go on, behind the newest epoch that both have, where the source's do not.
     Parts(Parting),
@@ -40,7 +40,7 @@ pub(super) enum Fork {
 }
 
 /// The end of what both have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parting {
     /// The newest epoch that both have, and who led it.
     pub(super) common: EpochEntry,
@@ -48,8 +48,8 @@ pub(super) struct Parting {
     pub(super) at: LogByte,
     /// The offset there, if the source said it.
     pub(super) offset: Option<Offset>,
-    /// Who began the epoch that follows there, if that can still be read.
-    pub(super) begun_by: Option<Id>,
+    /// What the epoch that follows there says of itself, if that can still be read.
+    pub(super) next: Option<EpochStart>,
 }
 
 /// Looks for it.
@@ -96,9 +96,9 @@ fn compare(copy: &Copy, source: &mut dyn Source) -> Result<Fork> {
     if there >= here && next.is_none() {
         return Ok(Fork::Same);
     }
-    let begun_by = shared.ended.then(|| begun_by(source, shared.end)).flatten();
+    let next = shared.ended.then(|| epoch_start(source, shared.end)).flatten();
     let offset = (there <= here).then_some(shared.end_offset);
-    Ok(Fork::Parts(Parting { common, at: there.min(here), offset, begun_by }))
+    Ok(Fork::Parts(Parting { common, at: there.min(here), offset, next }))
 }
 
 /// The newest of `ours` that the source has, too, and how it says that it ends there.
@@ -141,8 +141,8 @@ fn nothing_in_common(copy: &Copy, place: &str) -> Error {
     .help("nothing was changed; follow that source in a directory of its own, or name another one")
 }
 
-/// Who began the epoch whose first segment starts at `base`.
-fn begun_by(source: &mut dyn Source, base: LogByte) -> Option<Id> {
+/// What the epoch says of itself whose first segment starts at `base`.
+fn epoch_start(source: &mut dyn Source, base: LogByte) -> Option<EpochStart> {
     let name = SegmentName(base);
     let header = source.segment(name).ok()?.header;
     let mut bytes = vec![0; START_BYTES];
@@ -153,7 +153,7 @@ fn begun_by(source: &mut dyn Source, base: LogByte) -> Option<Id> {
         FrameKind::EpochStart => EpochStart::decode(frame.body)?,
         _ => return None,
     };
-    (start.epoch == header.epoch).then_some(start.node)
+    (start.epoch == header.epoch).then_some(start)
 }
 
 fn before_seal(end: LogByte) -> LogByte {

@@ -26,6 +26,7 @@ mod promised;
 mod tests;
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::EpochStart;
 use crate::fs::Open;
 use crate::log::files::Control;
 use crate::log::scan::Beyond;
@@ -43,7 +44,7 @@ pub use cut::Rejoined;
 pub use demote::demote;
 pub(super) use demote::turn;
 
-use cut::{Piece, Tail};
+use cut::Tail;
 use fork::{Fork, Parting};
 use promised::promised;
 
@@ -89,8 +90,9 @@ pub(super) fn meet(
                 let rejoined = cut::keep(copy, &parting, &tail, &why)?;
                 // All of it is another history, and this copy does not reach back to where they part.
                 met.anew = copy.control.floor > parting.at;
-                if !met.anew {
-                    cut::cut(copy, &tail)?;
+                match met.anew {
+                    true => cut::give_up(copy, &tail)?,
+                    false => cut::cut(copy, &tail)?,
                 }
                 met.report.findings.push(told(&rejoined, &why));
                 met.report.rejoined = Some(rejoined);
@@ -195,7 +197,7 @@ fn check(
     };
     let tail = match cut::above(copy, parting) {
         // It wrote something else in their place, in the same epoch even.
-        Err(e) if parting.begun_by == Some(parting.common.node) && !accept_loss => {
+        Err(e) if begun_by(parting) == Some(parting.common.node) && !accept_loss => {
             let goes = format!("what follows log byte {} here ({})", parting.at, e.message());
             return halt(copy.end().offset, lost(parting.common.node, goes));
         }
@@ -215,19 +217,26 @@ fn check(
         );
         return halt(at, what);
     }
-    let led = |node: Id| {
-        let by = |piece: &Piece| copy.epochs.leader(piece.header.epoch.nonce) == Some(node);
-        tail.pieces.iter().any(by)
+    // Who gave them up as it rejoined, and then led again, has lost nothing.
+    let lacks = |start: &EpochStart| {
+        let wrote = |nonce| copy.epochs.leader(nonce) == Some(start.node);
+        let gave_up = |nonce| start.gave_up.contains(&nonce);
+        let mut nonces = tail.pieces.iter().map(|piece| piece.header.epoch.nonce);
+        nonces.any(|nonce| wrote(nonce) && !gave_up(nonce))
     };
-    match parting.begun_by.filter(|node| records > 0 && led(*node)) {
-        Some(node) => halt(at, lost(node, goes)),
-        None => Ok(tail),
+    match &parting.next {
+        Some(start) if records > 0 && lacks(start) => halt(at, lost(start.node, goes)),
+        _ => Ok(tail),
     }
+}
+
+fn begun_by(parting: &Parting) -> Option<Id> {
+    parting.next.as_ref().map(|start| start.node)
 }
 
 fn why(copy: &Copy, source: &dyn Source, parting: &Parting) -> String {
     let end = copy.end();
-    let by = parting.begun_by.map_or_else(String::new, |node| format!(", begun by node {node}"));
+    let by = begun_by(parting).map_or_else(String::new, |node| format!(", begun by node {node}"));
     format!(
         "epoch {} ends at log byte {} at {}{by}; this copy went on to log byte {} of epoch {}",
         parting.common.epoch,
@@ -298,7 +307,7 @@ fn sealed_early(copy: &Copy, source: &mut dyn Source) -> Result<Option<Tail>> {
         return Ok(None);
     }
     let at = LogByte(mine.header().log_byte(mine.frames_end()));
-    let parting = Parting { common: *newest, at, offset: None, begun_by: None };
+    let parting = Parting { common: *newest, at, offset: None, next: None };
     cut::above(copy, &parting).map(Some)
 }
 

@@ -14,6 +14,7 @@ use crate::replica::Follower;
 use crate::ship::Directory;
 use crate::table::{Beginning, Digest, Table, TableOptions};
 
+mod again;
 mod behind;
 mod demote;
 mod dropped;

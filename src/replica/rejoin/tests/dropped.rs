@@ -57,6 +57,9 @@ fn where_the_log_behind_the_fork_is_gone_the_copy_begins_anew_and_its_tail_is_ke
         let rows_of = |sim: &Sim| rows().open(&log(sim)).unwrap().digest().unwrap();
         assert_eq!(rows_of(&a), rows_of(&b), "{what}");
         assert_eq!(log(&a).end(), log(&b).end(), "{what}");
+        // That it gave up what it led is not forgotten with the rest.
+        let gave_up = Control::need(&*a.shared(), &layout()).unwrap().gave_up;
+        assert!(!gave_up.is_empty(), "{what}");
     }
 }
 
