@@ -560,9 +560,18 @@ pub struct EpochStart {
     pub node: Id,
     /// Why: `created`, `reopened after a crash`, …; at most 255 bytes.
     pub reason: String,
-    /// Nonces of epochs of which this node, as it rejoined, gave up frames that others may still hold: that this epoch
-    /// lacks them is no loss. At most [`GAVE_UP`](EpochStart::GAVE_UP).
-    pub gave_up: Vec<u64>,
+    /// What this node, as it rejoined, gave up of epochs that it led, and others may still hold: that this epoch lacks
+    /// it is no loss. At most [`GAVE_UP`](EpochStart::GAVE_UP).
+    pub gave_up: Vec<GaveUp>,
+}
+
+/// Frames that a node took away from its own log on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GaveUp {
+    /// The epoch that they are of.
+    pub epoch: Epoch,
+    /// The log byte of the first of them: what lies below stayed.
+    pub from: u64,
 }
 
 impl EpochStart {
@@ -571,7 +580,7 @@ impl EpochStart {
 
     /// The body's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut b = Vec::with_capacity(72 + self.reason.len() + 8 * self.gave_up.len());
+        let mut b = Vec::with_capacity(72 + self.reason.len() + 24 * self.gave_up.len());
         for n in [
             self.epoch.number,
             self.epoch.nonce,
@@ -585,8 +594,10 @@ impl EpochStart {
         b.extend_from_slice(&self.node.0);
         b.extend_from_slice(&(self.reason.len() as u64).to_le_bytes());
         b.extend_from_slice(self.reason.as_bytes());
-        for nonce in &self.gave_up {
-            b.extend_from_slice(&nonce.to_le_bytes());
+        for GaveUp { epoch: Epoch { number, nonce }, from } in &self.gave_up {
+            for n in [number, nonce, from] {
+                b.extend_from_slice(&n.to_le_bytes());
+            }
         }
         b
     }
@@ -599,7 +610,7 @@ impl EpochStart {
         node.copy_from_slice(&fixed[48..64]);
         let reason_bytes = usize::try_from(n(8)).ok().filter(|bytes| *bytes <= 255)?;
         let (reason, gave_up) = rest.split_at_checked(reason_bytes)?;
-        let (gave_up, part) = gave_up.as_chunks::<8>();
+        let (gave_up, part) = gave_up.as_chunks::<24>();
         if !part.is_empty() || gave_up.len() > Self::GAVE_UP {
             return None;
         }
@@ -610,7 +621,10 @@ impl EpochStart {
             fork_offset: n(5),
             node: Id(node),
             reason: std::str::from_utf8(reason).ok()?.to_owned(),
-            gave_up: gave_up.iter().map(|nonce| u64::from_le_bytes(*nonce)).collect(),
+            gave_up: (gave_up.iter())
+                .map(|b| [0, 8, 16].map(|at| LE::read_u64(&b[at..])))
+                .map(|[number, nonce, from]| GaveUp { epoch: Epoch { number, nonce }, from })
+                .collect(),
         })
     }
 }

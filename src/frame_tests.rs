@@ -110,11 +110,12 @@ fn control_bodies_read_back() {
     assert_eq!(EpochStart::decode(&start.encode()), Some(start.clone()));
     assert_eq!(EpochStart::decode(&start.encode()[..70]), None);
     assert_eq!(start.encode().len(), 79, "one that gave nothing up is as it always was");
-    let start = EpochStart { gave_up: vec![5; EpochStart::GAVE_UP], ..start };
+    let gone = GaveUp { epoch: Epoch { number: 1, nonce: u64::MAX }, from: 77 };
+    let start = EpochStart { gave_up: vec![gone; EpochStart::GAVE_UP], ..start };
     let body = start.encode();
     assert_eq!(EpochStart::decode(&body), Some(start.clone()));
     assert_eq!(EpochStart::decode(&body[..body.len() - 1]), None);
-    let longer = EpochStart { gave_up: vec![5; EpochStart::GAVE_UP + 1], ..start };
+    let longer = EpochStart { gave_up: vec![gone; EpochStart::GAVE_UP + 1], ..start };
     assert_eq!(EpochStart::decode(&longer.encode()), None);
     let lost = Lost { count: 3, fingerprint: 8 };
     assert_eq!(Lost::decode(&lost.encode()), Some(lost));

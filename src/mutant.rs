@@ -41,6 +41,7 @@ mutants! {
     CutOnAnyCrc "cut-on-any-crc",
     RefuseFrameBehind "refuse-frame-behind",
     IgnoreState "ignore-state",
+    TrustAnyState "trust-any-state",
     SkipSettle "skip-settle",
     KeepEpoch "keep-epoch",
     QuarantineUnsynced "quarantine-unsynced",

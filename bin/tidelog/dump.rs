@@ -110,8 +110,11 @@ fn describe(line: &DumpLine) -> Value {
                     "node": e.node.to_string(), "reason": e.reason,
                 });
                 if !e.gave_up.is_empty() {
-                    let nonces = e.gave_up.iter().map(|nonce| format!("{nonce:016x}"));
-                    value["epoch_start"]["gave_up"] = nonces.collect();
+                    let gone = e.gave_up.iter().map(|gone| {
+                        let nonce = format!("{:016x}", gone.epoch.nonce);
+                        json!({ "epoch": gone.epoch.number, "nonce": nonce, "from": gone.from })
+                    });
+                    value["epoch_start"]["gave_up"] = gone.collect();
                 }
             }
             if let Some(l) = lost {

@@ -46,8 +46,11 @@ const LIKELY: &[(&str, &[&str])] = &[
     ("snapshot", &["manifest-before-runs", "trust-resumed-copy"]),
     ("append", &["skip-data-sync", "refuse-frame-behind", "quarantine-unsynced"]),
 ];
-/// Planted bugs that only damage to a table's files shows: power cuts would look for long.
-const BY_DAMAGE: &[&str] = &["trust-any-checkpoint", "run-footer-by-length", "skip-block-check"];
+/// Planted bugs that only damage to files shows, of which kind of log: power cuts would look for long.
+const BY_DAMAGE: &[(&str, &[&str])] = &[
+    ("table", &["trust-any-checkpoint", "run-footer-by-length", "skip-block-check"]),
+    ("active", &["trust-any-state"]),
+];
 /// Planted bugs that take more than one node to show.
 const BY_NODES: &[&str] = &[
     "count-received",
@@ -178,9 +181,10 @@ impl Mutants {
             budget.extend(["--workload", workload]);
             (PARTS[0].0, budget)
         });
-        let damage = BY_DAMAGE.contains(&name).then(|| {
+        let damage = BY_DAMAGE.iter().find(|(_, names)| names.contains(&name));
+        let damage = damage.map(|(fixture, _)| {
             let mut budget = parts_of("bitflip");
-            budget.extend(["--fixture", "table"]);
+            budget.extend(["--fixture", fixture]);
             ("bitflip", budget)
         });
         let nodes = BY_NODES.contains(&name).then(|| ("sim", parts_of("sim")));

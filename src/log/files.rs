@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::SyncSet;
+use crate::frame::{GaveUp, SyncSet};
 use crate::fs::{File, Fs, Open};
 use crate::position::{Epoch, Fingerprint, Id, LogByte, Offset};
 
@@ -205,10 +205,11 @@ impl FromStr for CleanEnd {
     }
 }
 
-/// An epoch from its number and its nonce.
-fn epoch(words: &str) -> Option<Epoch> {
-    let (number, nonce) = words.split_once(' ')?;
-    Some(Epoch { number: number.parse().ok()?, nonce: nonce.parse().ok()? })
+/// From an epoch's number, its nonce, and a log byte.
+fn gave_up(words: &str) -> Option<GaveUp> {
+    let mut words = words.split(' ');
+    let mut number = || words.next()?.parse().ok();
+    Some(GaveUp { epoch: Epoch { number: number()?, nonce: number()? }, from: number()? })
 }
 
 /// A segment file that a repair replaced, by seal hash.
@@ -291,9 +292,9 @@ pub(crate) struct Control {
     /// A deliberate cut that is under way: what lies above it and bears one of these nonces is void
     /// (`cut`).
     pub(crate) cut: Option<(LogByte, Vec<u64>)>,
-    /// Epochs that this node led and of which it gave up frames as it rejoined, oldest first: the start of the
-    /// epoch that it leads next says so, to whoever still holds those frames.
-    pub(crate) gave_up: Vec<Epoch>,
+    /// What this node gave up of epochs that it led, as it rejoined, oldest first: the start of the epoch that it
+    /// leads next says so, to whoever still holds those frames.
+    pub(crate) gave_up: Vec<GaveUp>,
     pub(crate) repairs: Vec<Repaired>,
     /// The newest synchronous set, behind the one before while the newest may be lost.
     pub(crate) sets: Vec<SetLine>,
@@ -331,7 +332,7 @@ impl Control {
             floor_seal: meta.get::<String>("floor_seal").and_then(|hex| unhex(&hex)),
             follows: meta.get("follows"),
             cut,
-            gave_up: meta.values("gave_up").filter_map(epoch).collect(),
+            gave_up: meta.values("gave_up").filter_map(gave_up).collect(),
             repairs: meta.all("repaired").collect(),
             sets,
             past,
@@ -380,8 +381,8 @@ impl Control {
                 meta.set("cut_nonce", nonce);
             }
         }
-        for epoch in &self.gave_up {
-            meta.set("gave_up", format_args!("{} {}", epoch.number, epoch.nonce));
+        for GaveUp { epoch: Epoch { number, nonce }, from } in &self.gave_up {
+            meta.set("gave_up", format_args!("{number} {nonce} {from}"));
         }
         for repaired in &self.repairs {
             meta.set("repaired", format_args!("{} {}", repaired.old, repaired.new));
@@ -625,7 +626,10 @@ mod tests {
             floor_seal: Some(std::array::from_fn(|i| u8::try_from(i * 7).unwrap())),
             follows: Some("/some where".into()),
             cut: Some((LogByte(9), vec![1, 2])),
-            gave_up: vec![epoch, Epoch { number: 3, nonce: 0 }],
+            gave_up: vec![
+                GaveUp { epoch, from: u64::MAX },
+                GaveUp { epoch: Epoch { number: 3, nonce: 0 }, from: 0 },
+            ],
             repairs: vec![Repaired { old: "aa".into(), new: "bb".into() }],
             sets: vec![
                 SetLine { end: LogByte(3), there: true, set: SyncSet::default() },

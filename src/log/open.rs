@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::GaveUp;
 use crate::fs::{File, Fs, Lock, Open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Offset};
@@ -439,8 +440,8 @@ pub(crate) struct Birth {
     pub(crate) node: Option<Id>,
     /// What this node had acknowledged and lost, when it begins anew.
     pub(crate) lost_below: Option<LogByte>,
-    /// Epochs of which it gave up frames.
-    pub(crate) gave_up: Vec<Epoch>,
+    /// What it gave up of epochs that it led.
+    pub(crate) gave_up: Vec<GaveUp>,
 }
 
 /// Makes the directory, if it is no log yet. `LOG` comes last: a crash before it leaves nothing

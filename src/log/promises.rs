@@ -84,7 +84,7 @@ impl Promises {
         let mut held = self.lock();
         let before = held.map_or(0, |promise| promise.epoch.number);
         let epoch = match won {
-            None => Epoch { number: seen.max(before) + 1, nonce },
+            None => Epoch { number: seen.max(before).saturating_add(1), nonce },
             Some(won) if *held == Some(Promise { epoch: won, owner: node }) => return Ok(won),
             Some(won) => {
                 return Err(Error::new(

@@ -5,14 +5,18 @@
 //! another log is never taken at its word.
 
 use crate::error::{Error, Kind, Result};
+use crate::frame::{EpochStart, Frame, FrameKind};
 use crate::fs::Open;
 use crate::position::{Epoch, Id};
-use crate::segment::{SegmentHeader, SegmentName};
+use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
 
 use super::claims::read_slots;
 use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise};
 use super::open::write_new_node;
 use super::repair::Repair;
+
+/// An `epoch_start` frame is shorter.
+const START_BYTES: usize = 4 << 10;
 
 /// What a file holds; `None` if it is missing or damaged, so that it is to be made again. A file
 /// that could not be read just now may be whole: that is an error, and nothing is overwritten.
@@ -61,7 +65,7 @@ impl Repair<'_> {
                         (first.base, first.base_offset);
                 }
                 self.act(format!("write CONTROL with the floor at {}", self.control.floor));
-                self.control_changed = true;
+                (self.control_changed, self.forgot) = (true, true);
             }
         }
         let node = match readable(NodeFile::read(&**fs, layout))? {
@@ -71,9 +75,10 @@ impl Repair<'_> {
                 if self.dry() { Id::default() } else { write_new_node(&**fs, layout)? }
             }
         };
-        let newest = headers.iter().map(|header| header.epoch).max().unwrap_or_default();
         self.believe_state(&headers)?;
         let known = readable(Epochs::read(&**fs, layout).map(Some))?;
+        let seen = known.iter().flat_map(|known| &known.0).map(|entry| entry.epoch.number);
+        let seen = seen.chain(headers.iter().map(|header| header.epoch.number)).max().unwrap_or(0);
         let written = !headers.is_empty();
         if known.is_none_or(|known| written && known.0.is_empty()) {
             self.act("write EPOCHS from the segments".into());
@@ -84,7 +89,11 @@ impl Repair<'_> {
                         epoch: header.epoch,
                         start: header.base,
                         start_offset: header.base_offset,
-                        node,
+                        node: self.leader(header)?.unwrap_or(match self.control.follows {
+                            None => node,
+                            // Somebody else; whoever that was.
+                            Some(_) => Id::default(),
+                        }),
                     });
                 }
             }
@@ -95,8 +104,9 @@ impl Repair<'_> {
         let promise = readable(Promise::read(&**fs, layout).map(Some))?;
         if promise.is_none_or(|promise| written && promise.is_none()) {
             // What was promised is unknown: promise more than anything that was seen.
-            let epoch = Epoch { number: newest.number + 1, nonce: 0 };
+            let epoch = Epoch { number: seen.saturating_add(1), nonce: 0 };
             self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
+            self.forgot = true;
             if !self.dry() {
                 Promise { epoch, owner: node }.write(&**fs, layout)?;
             }
@@ -143,6 +153,24 @@ impl Repair<'_> {
         });
         self.epoch = history.last().map(|entry| entry.epoch).unwrap_or_default();
         Ok(())
+    }
+
+    /// Who began the epoch whose first segment this is, if its first frame says so.
+    fn leader(&self, header: &SegmentHeader) -> Result<Option<Id>> {
+        let path = SegmentName(header.base).path(&self.layout.segments());
+        let io = |e| Error::io("read", &path, e);
+        let file = match self.fs.open(&path, Open::Read) {
+            // Another file's name, for a repair to put right.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(io)?,
+        };
+        let mut bytes = vec![0; START_BYTES];
+        let read = file.read_full_at(&mut bytes, HEADER_BYTES).map_err(io)?;
+        let limit = HEADER_BYTES + read as u64;
+        let frame = Frame::decode(&bytes[..read], HEADER_BYTES, limit, header.seed()).ok();
+        let start = frame.filter(|frame| frame.header.kind == FrameKind::EpochStart);
+        let start = start.and_then(|frame| EpochStart::decode(frame.body));
+        Ok(start.filter(|start| start.epoch == header.epoch).map(|start| start.node))
     }
 
     /// The epochs that EPOCHS names; none if it is missing or damaged.

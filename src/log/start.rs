@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{self, EpochStart, FrameKind, NO_CLAIM};
+use crate::frame::{self, EpochStart, FrameKind, GaveUp, NO_CLAIM};
 use crate::fs::{File, Fs, Open};
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, LogByte, Offset};
@@ -50,7 +50,7 @@ pub(crate) struct NewEpoch {
     /// The highest epoch number seen anywhere.
     pub(crate) seen: u64,
     /// What this node gave up as it rejoined.
-    pub(crate) gave_up: Vec<Epoch>,
+    pub(crate) gave_up: Vec<GaveUp>,
     pub(crate) reason: &'static str,
 }
 
@@ -185,9 +185,8 @@ impl NewEpoch {
             node: shared.node,
             reason: self.reason.to_owned(),
             // Nobody's history parts from this one within an older epoch than its parent.
-            gave_up: (self.gave_up.iter())
-                .filter(|gone| gone.number >= self.parent.number)
-                .map(|gone| gone.nonce)
+            gave_up: (self.gave_up.iter().copied())
+                .filter(|gone| gone.epoch.number >= self.parent.number)
                 .collect(),
         };
         let bytes = frame::encode(

@@ -383,7 +383,9 @@ impl Bootstrap<'_> {
     fn finish(&self, node: Id, start: Start, manifest: Manifest) -> Result<()> {
         let (fs, layout) = (&**self.fs, self.layout);
         let keep = start.staged.as_ref().map(|(staged, _)| staged.as_path());
-        if self.copy.is_some() {
+        if let Some(copy) = self.copy {
+            // Behind this it may forget what it was.
+            copy.control.clone().write(fs, layout)?;
             unmake(fs, layout, keep)?;
         }
         if let Some((staged, path)) = &start.staged {

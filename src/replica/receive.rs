@@ -163,7 +163,10 @@ impl Receiver {
             return Ok(());
         }
         self.copy.settle()?;
-        self.conclude(true, true, received)
+        self.conclude(true, true, received)?;
+        // Who is asked for a promise answers by the gauge: it must not say less than the next report will.
+        self.gauge.at(self.report(), &*self.source);
+        Ok(())
     }
 
     /// Says in STATE what is synced by now and may be shown, when that is more than before. What the source

@@ -201,6 +201,11 @@ impl Helm {
         self.state().promised.take()
     }
 
+    /// Forgets a promise of an epoch before this one, which the node leads by.
+    pub(super) fn leads(&self, epoch: Epoch) {
+        self.state().promised.take_if(|(promised, ..)| *promised < epoch);
+    }
+
     pub(super) fn show(&self, change: impl FnOnce(&mut Shown)) {
         change(&mut self.state().shown);
     }
@@ -211,5 +216,28 @@ impl Helm {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A leader that had once promised an earlier epoch to another node asked for its next order again and again, without a
+    /// pause, for as long as it led.
+    #[test]
+    fn a_promise_that_nobody_took_keeps_no_leader_busy() {
+        let helm = Helm::default();
+        let epoch = |number| Epoch { number, nonce: 1 };
+        helm.promised(epoch(8), Id([1; 16]), None);
+        helm.leads(epoch(9));
+        assert!(helm.take_promised().is_none());
+        // A later one ends the leadership, and says where the next leader is.
+        helm.promised(epoch(10), Id([1; 16]), Some("there".to_owned()));
+        helm.leads(epoch(9));
+        assert_eq!(
+            helm.take_promised().and_then(|(.., address)| address).as_deref(),
+            Some("there")
+        );
     }
 }

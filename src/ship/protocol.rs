@@ -290,13 +290,13 @@ impl From<Epoch> for WireEpoch {
 }
 
 impl WireEpoch {
-    /// The epoch; `None` when the nonce is no 16 hex digits.
+    /// The epoch; `None` when the nonce is no 16 hex digits, or the number is so high that hardly any are left above it.
     pub fn read(&self) -> Option<Epoch> {
         if self.nonce.len() != 16 || !self.nonce.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
         }
         let nonce = u64::from_str_radix(&self.nonce, 16).ok()?;
-        Some(Epoch { number: self.number, nonce })
+        (self.number <= u64::MAX / 2).then_some(Epoch { number: self.number, nonce })
     }
 }
 

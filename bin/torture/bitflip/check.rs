@@ -7,8 +7,8 @@
 //!                         └─ repair (or Salvage), verify, read, append, reopen  is it mended?
 //! ```
 //! Violations: a panic; a record that was never appended at its offset; damage that nobody
-//! reports; a read that fails where only derived data is damaged; damage of `SLOTS` that keeps a log from
-//! opening or reading, that is not named, or that retention does not stop at; acknowledged records that an
+//! reports; a read that fails where only derived data is damaged; damage of `STATE` that keeps a log from opening;
+//! damage of `SLOTS` that keeps a log from opening or reading, that is not named, or that retention does not stop at; acknowledged records that an
 //! open for writing cuts off; a repair that loses a record
 //! whose frame is whole, or leaves a log that does not open, append, reopen and verify.
 
@@ -27,6 +27,8 @@ use super::harmless;
 /// What became of one damage.
 #[derive(Default)]
 pub struct Outcome {
+    /// What is on the damaged disk, in short.
+    pub disk: u64,
     pub by_open: bool,
     pub by_read: bool,
     pub by_verify: bool,
@@ -95,7 +97,7 @@ pub fn check(
     let case = Case { fixture, damage, image: fixture.disk.deep_copy() };
     damage.apply(&case.image, fixture);
     let mut dice = Dice::new(fixture.seed ^ chance);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { disk: disk(&case.image), ..Outcome::default() };
     let intact = case.look(base, &mut dice, &mut outcome)?;
     case.write(&mut dice, &mut outcome)?;
     if Dice::new(chance).below(mend_every.max(1)) == 0 {
@@ -111,6 +113,11 @@ pub fn check(
         }
     }
     Ok(outcome)
+}
+
+/// What is on it, in short.
+pub fn disk(disk: &Sim) -> u64 {
+    (disk.durable_hash() >> 64) as u64
 }
 
 struct Case<'a> {
@@ -156,6 +163,7 @@ impl Case<'_> {
         let (mut intact, mut slots_hold) = (false, true);
         match opened {
             Err(e) if self.is_about_slots() => return Err(format!("SLOTS blocks the log: {e}")),
+            Err(e) if self.is_about_state() => return Err(format!("STATE blocks the log: {e}")),
             Err(_) => outcome.by_open = true,
             Ok(log) => {
                 outcome.by_open |= Said::of(log.report()) != base.open;
@@ -200,6 +208,7 @@ impl Case<'_> {
         let log = match options.open(DIR) {
             Ok(log) => log,
             Err(e) if self.is_about_slots() => return Err(format!("SLOTS blocks the log: {e}")),
+            Err(e) if self.is_about_state() => return Err(format!("STATE blocks the log: {e}")),
             Err(_) => {
                 outcome.by_open = true;
                 return Ok(());
@@ -341,6 +350,11 @@ impl Case<'_> {
     /// Whether nothing but the slots is damaged.
     fn is_about_slots(&self) -> bool {
         self.damages_slots() && !matches!(self.damage, Damage::Swap { .. })
+    }
+
+    /// Of `STATE`, a hint, nothing is believed that does not hold.
+    fn is_about_state(&self) -> bool {
+        self.damage.file().ends_with("STATE") && !matches!(self.damage, Damage::Swap { .. })
     }
 
     fn damages_slots(&self) -> bool {

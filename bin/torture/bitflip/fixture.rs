@@ -6,6 +6,7 @@
 //! | `active` | an active segment after a crash, zeros ahead of it, `STATE` proves its end |
 //! | `torn` | the same, and behind the proven end a torn frame that nobody was told of |
 //! | `residual` | the same, and the last durable group has no evidence behind it |
+//! | `tiny` | a sealed segment and an active one, a few records each: small enough for every bit and every length of it |
 //! | `rolled` | segments of full size, two index entries each, a retention floor, two followers' slots, cleanly closed |
 //!
 //! | `table` | a table of several runs and two checkpoints; only its files are damaged |
@@ -36,8 +37,10 @@ pub const DIR: &str = "/log";
 const PAGE_BYTES: u64 = 4096;
 
 /// Every kind of fixture.
-pub const NAMES: [&str; 7] =
-    ["closed", "active", "torn", "residual", "rolled", table::KEPT, table::STORE];
+pub const NAMES: [&str; 8] =
+    ["closed", "active", "torn", "residual", "rolled", table::KEPT, table::STORE, TINY];
+/// The one that is damaged whole.
+pub const TINY: &str = "tiny";
 
 /// A log on a disk, and what clients know of it.
 pub struct Fixture {
@@ -235,6 +238,12 @@ impl Builder {
                 self.crashed_session(4)?;
                 let log = self.open(Preallocate::Auto)?;
                 self.fill(&log, 10)?;
+                self.prove(&log)?;
+                self.kill(log);
+            }
+            TINY => {
+                self.crashed_session(0)?;
+                let log = self.open(Preallocate::Auto)?;
                 self.prove(&log)?;
                 self.kill(log);
             }

@@ -1,4 +1,5 @@
-//! `bitflip`: every bit of a log's files flipped, files cut, zeroed, lost, doubled and swapped.
+//! `bitflip`: bits of a log's files flipped, files cut, zeroed, lost, doubled and swapped; of the smallest log every bit
+//! and every length, of the others as many as are asked for, evenly.
 //!
 //! Proves the promise that damage is noticed, always, and never read as a record; and that repair
 //! keeps everything that is whole. `fixture` builds the logs, `damage` what is done to them,
@@ -12,7 +13,7 @@ mod fixture;
 mod harmless;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::Args;
@@ -22,9 +23,9 @@ use crate::line::{Line, Reproduction};
 
 use check::{Baseline, Outcome, check};
 use damage::{Damage, bits, coarse};
-use fixture::{Fixture, NAMES};
+use fixture::{Fixture, NAMES, TINY};
 
-/// Flips every bit of small logs, and damages their files in every other way.
+/// Flips bits of small logs, every one of the smallest, and damages their files in every other way.
 #[derive(Args)]
 pub struct Bitflip {
     /// Chooses what the logs hold.
@@ -81,19 +82,26 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
             names.par_iter().map(|name| Fixture::new(name, seed)).collect::<Result<_, _>>()?;
         let before = sum.flips;
         let left = args.flips - sum.flips;
-        let bits_there: u64 = fixtures.iter().flat_map(|f| &f.files).map(|(_, len)| len * 8).sum();
+        let bits_there: u64 = fixtures.iter().map(bits_of).sum();
+        sum.bits_there += bits_there;
         // A small budget thins out the truncations as it thins out the flips.
         let thin = args.every.max((bits_there / left.max(1)).min(bits_there));
         let mut fixtures_left = fixtures.len() as u64;
         let mut order: Vec<&Fixture> = fixtures.iter().collect();
-        order.sort_by_key(|f| f.files.iter().map(|(_, len)| len).sum::<u64>());
+        order.sort_by_key(|fixture| (fixture.name != TINY, bits_of(fixture)));
         for fixture in order {
             if args.is_over(&line) {
                 break;
             }
-            let share = (args.flips - sum.flips) / fixtures_left.max(1);
+            let left = args.flips - sum.flips;
+            let whole = fixture.name == TINY && bits_of(fixture) <= left / 2;
+            let (share, thin) = match whole {
+                true => (bits_of(fixture), args.every),
+                false => (left / fixtures_left.max(1), thin),
+            };
             fixtures_left -= 1;
             batter(fixture, share, thin, args, &mut sum, &mut line)?;
+            sum.whole += u64::from(whole && args.only.is_none() && args.every == 1);
         }
         sum.fixtures += fixtures.len() as u64;
         eprintln!("seed {seed}: {} flips, {} violations", sum.flips, line.violations());
@@ -106,6 +114,10 @@ pub fn run(args: &Bitflip) -> Result<Line, String> {
     let _ = std::panic::take_hook();
     sum.count(&mut line);
     Ok(line)
+}
+
+fn bits_of(fixture: &Fixture) -> u64 {
+    fixture.files.iter().map(|(_, len)| len * 8).sum()
 }
 
 /// Does everything to one fixture.
@@ -177,6 +189,11 @@ fn batter(
 #[derive(Default)]
 struct Sum {
     fixtures: u64,
+    /// Those of which every bit was flipped, and every length tried.
+    whole: u64,
+    bits_there: u64,
+    /// Damaged disks, by what is on them.
+    disks: HashSet<u64>,
     flips: u64,
     truncations: u64,
     zeroed_sectors: u64,
@@ -202,6 +219,7 @@ impl Sum {
             _ => self.file_operations += 1,
         }
         let Some(outcome) = outcome else { return };
+        self.disks.insert(outcome.disk);
         self.by_open += u64::from(outcome.by_open);
         self.by_read += u64::from(outcome.by_read);
         self.by_verify += u64::from(outcome.by_verify);
@@ -219,6 +237,8 @@ impl Sum {
     fn count(&self, line: &mut Line) {
         for (name, value) in [
             ("fixtures", self.fixtures),
+            ("fixtures_damaged_whole", self.whole),
+            ("bits_there", self.bits_there),
             ("flips", self.flips),
             ("truncations", self.truncations),
             ("zeroed_sectors", self.zeroed_sectors),
@@ -236,6 +256,7 @@ impl Sum {
         ] {
             line.count(name, value);
         }
+        line.distinct(self.disks.len() as u64);
         for (reason, count) in &self.harmless {
             line.count(&format!("harmless_{reason}"), *count);
         }

@@ -100,7 +100,7 @@ fn build(seed: u64) -> tidelog::Result<Sim> {
 pub fn check(fixture: &Fixture, damage: &Damage) -> Result<Outcome, String> {
     let disk = fixture.disk.deep_copy();
     damage.apply(&disk, fixture);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { disk: super::check::disk(&disk), ..Outcome::default() };
     let text = damage.to_string();
     let map = text.bytes().map(u64::from).sum::<u64>().is_multiple_of(2);
     let log = Fixture::options(&disk).map(map).open(DIR).map_err(|e| format!("the log: {e}"))?;

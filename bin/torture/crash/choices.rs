@@ -1,9 +1,12 @@
 //! Which of the pending changes a power cut keeps: the choices that are tried at one cut.
 //!
-//! Nothing, everything; then all subsets when few changes are pending, otherwise each one alone
+//! Nothing, everything, all of one log's directory and nothing of another's; then all subsets when few changes are pending, otherwise each one alone
 //! lost and alone kept; then torn ones: each written range and each length torn alone among the
 //! kept and among the lost, each range without its last sector, and all of them by chance. A choice is a list of fates, one for each
 //! pending change.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 
 use tidelog::fs::sim::{Fate, PendingChange, PendingOp};
 
@@ -27,6 +30,7 @@ pub fn choices(pending: &[PendingOp], limits: Limits, dice: &mut Dice) -> Vec<Ve
     }
     let all = vec![Fate::Kept; count];
     let mut choices = vec![none.clone(), all.clone()];
+    choices.extend(by_directory(pending));
     if count <= limits.subsets as usize {
         choices.extend((1..(1_u64 << count) - 1).map(|bits| subset(bits, count)));
     } else {
@@ -50,6 +54,28 @@ pub fn choices(pending: &[PendingOp], limits: Limits, dice: &mut Dice) -> Vec<Ve
         choices.push((0..count).map(|_| any(dice)).collect());
     }
     choices
+}
+
+/// Where several logs lie beside each other, as if their power had not gone off at once: of each in turn
+/// everything is lost, or everything alone is kept.
+fn by_directory(pending: &[PendingOp]) -> Vec<Vec<Fate>> {
+    let dirs: BTreeSet<_> = pending.iter().map(directory).collect();
+    if dirs.len() < 2 {
+        return Vec::new();
+    }
+    let fates = |lost: &dyn Fn(&PendingOp) -> bool| {
+        let fate = |op| if lost(op) { Fate::Lost } else { Fate::Kept };
+        pending.iter().map(fate).collect::<Vec<_>>()
+    };
+    let each = dirs
+        .iter()
+        .flat_map(|dir| [fates(&|op| directory(op) == *dir), fates(&|op| directory(op) != *dir)]);
+    each.collect()
+}
+
+/// The log's directory, which lies at the root.
+fn directory(op: &PendingOp) -> Option<&OsStr> {
+    op.path.iter().nth(1)
 }
 
 fn subset(bits: u64, count: usize) -> Vec<Fate> {

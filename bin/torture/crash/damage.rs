@@ -40,6 +40,7 @@ pub fn script(stage: &mut Stage) -> Step {
 /// Damages an image and looks what is made of it; without a target, checks it as it is.
 pub fn check(stage: &mut Stage, vary: u64) -> Step {
     let Some(what) = strike(stage) else { return super::check::check(stage, vary) };
+    stage.struck = true;
     let log = match stage.options().open(DIR) {
         Err(e) if e.kind() == Kind::Corrupt => return Ok(()),
         Err(e) => return stage.violation(format!("{what}: opening says {e}")),

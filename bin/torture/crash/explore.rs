@@ -60,6 +60,8 @@ pub struct Tried {
     pub distinct_deeper: AtomicU64,
     /// Images that were recovered and checked.
     pub recoveries: AtomicU64,
+    /// Images that were damaged on top of the cut.
+    pub struck: AtomicU64,
     /// The first violation's place among them.
     pub first_violation: AtomicU64,
     pub violations: Mutex<Vec<Reproduction>>,
@@ -153,17 +155,18 @@ impl<'a> Variant<'a> {
         (machine, told, ended)
     }
 
-    /// Recovers an image and holds it against what clients were told.
-    pub fn check(&self, image: &Image, vary: u64) -> Result<(), String> {
+    /// Recovers an image and holds it against what clients were told; whether it was damaged, too.
+    pub fn check(&self, image: &Image, vary: u64) -> (Result<(), String>, bool) {
         let machine = image.disk.deep_copy();
         let dice = Dice(vary);
         let mut stage = Stage::powered(machine, image.told.clone(), self.plan, dice);
         let checked = guarded(|| (self.workload.check)(&mut stage, vary));
+        let struck = stage.struck;
         let _ = guarded(|| {
             drop(stage);
             Ok(())
         });
-        checked
+        (checked, struck)
     }
 }
 
@@ -274,7 +277,9 @@ impl Explorer<'_> {
         path.push(cut);
         let image = Image { disk, told: told.clone(), path };
         self.tried.recoveries.fetch_add(1, Relaxed);
-        if let Err(found) = self.variant.check(&image, hash) {
+        let (checked, struck) = self.variant.check(&image, hash);
+        self.tried.struck.fetch_add(u64::from(struck), Relaxed);
+        if let Err(found) = checked {
             self.violation(&image, hash, Some(pending), found);
             return;
         }

@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::Args;
 use serde_json::json;
 
-use crate::line::Line;
+use crate::line::{Line, Reproduction};
 use explore::{Ask, Seen, Tried, explore, hush_panics};
 use workloads::{ALL, Workload};
 
@@ -63,6 +63,11 @@ pub struct Crash {
 }
 
 impl Crash {
+    /// Whether it is to go on until there are as many distinct disks as asked for.
+    fn is_whole(&self) -> bool {
+        self.variant.is_none() && !self.first
+    }
+
     /// Runs it.
     pub fn run(&self) -> Result<Line, String> {
         let chosen: Vec<&Workload> = ALL
@@ -82,6 +87,7 @@ impl Crash {
         let images = Seen::new();
         let shares: u64 = chosen.iter().map(|workload| u64::from(workload.share)).sum();
         let (mut sums, mut each) = ([0; 5], serde_json::Map::new());
+        let (mut struck, mut few) = (0, Vec::new());
         for workload in chosen {
             let part = self.states * u64::from(workload.share) / shares;
             let ask = Ask {
@@ -115,6 +121,10 @@ impl Crash {
             );
             each.insert(workload.name.to_owned(), summary(&tried, counted));
             report(&mut line, &tried);
+            struck += tried.struck.load(Relaxed);
+            if line.violations() == 0 && self.is_whole() && counted[2] < ask.states {
+                few.push(format!("{} gave {} of {}", workload.name, counted[2], ask.states));
+            }
             if self.first && line.violations() > 0 {
                 break;
             }
@@ -126,8 +136,17 @@ impl Crash {
         {
             line.count(name, sum);
         }
+        line.count("damaged_beside_the_cut", struck);
         line.count("workloads", serde_json::Value::Object(each));
         line.distinct(sums[2]);
+        // A run that saw less than it was asked for proves less, and must not pass for the whole.
+        if !few.is_empty() {
+            line.violation(Reproduction {
+                seed: self.seed,
+                steps: vec![format!("tidelog-torture crash --states {}", self.states)],
+                found: format!("fewer distinct disks than asked for: {}", few.join("; ")),
+            });
+        }
         Ok(line)
     }
 }

@@ -1,38 +1,115 @@
 //! Power cuts in the middle of a repair: nothing that was whole may be lost by them.
 //!
-//! The base is a closed log that was damaged. An uncut repair of a copy says which offsets the
-//! damage took; a repair that was cut and then run again must take no others, and damaged bytes
-//! must be in quarantine as if nothing had happened.
+//! The base is a closed log that was damaged. Its frames were looked up before: those whose bytes are no longer where
+//! they were, and no others, may be lost to a repair, cut or not, and damaged bytes must be in quarantine as if
+//! nothing had happened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidelog::Durability;
-use tidelog::fs::Fs;
+use tidelog::frame::FrameKind;
 use tidelog::fs::sim::Sim;
+use tidelog::fs::{Fs, Open};
 use tidelog::log::repair_on;
+use tidelog::segment::{SegmentHeader, Tally, Window, walk};
 
 use super::stage::{DIR, Plan, Stage, Step};
 use super::told::{Dice, Told};
 use super::workloads::settled;
 
+/// A segment's header.
+const HEAD: usize = 4096;
+
 /// A log of a few segments with damage in some of them.
 pub fn damaged(plan: Plan, dice: &mut Dice) -> (Sim, Told) {
     loop {
-        let (sim, told) = whole(plan, dice);
+        let (sim, mut told) = whole(plan, dice);
+        let frames = frames(&sim);
         for _ in 0..dice.between(1, 3) {
             strike(&sim, dice);
         }
-        let mut told = told;
         let fs: Arc<dyn Fs> = sim.deep_copy().shared();
         // What cannot be repaired at all is another test's business.
         if let Ok(report) = repair_on(&fs, Path::new(DIR), false)
             && !report.actions.is_empty()
         {
-            told.lost = report.lost;
+            told.lost = struck(&frames, &sim);
             return (sim, told);
         }
     }
+}
+
+/// A frame of records, as it was written.
+struct Frame {
+    file: PathBuf,
+    from: usize,
+    bytes: Vec<u8>,
+    /// The header of its segment, without which nobody can tell that it is one.
+    head: Vec<u8>,
+    offsets: (u64, u64),
+}
+
+impl Frame {
+    /// Whether its bytes are where they were, with all that is needed to know them: one flipped bit of the header is
+    /// found again, more is not.
+    fn is_whole(&self, sim: &Sim) -> bool {
+        if !sim.exists(&self.file) {
+            return false;
+        }
+        let now = sim.read(&self.file);
+        let head = now.get(..self.head.len()).unwrap_or_default();
+        let flipped: u32 = head.iter().zip(&self.head).map(|(a, b)| (a ^ b).count_ones()).sum();
+        head.len() == self.head.len()
+            && flipped <= 1
+            && now.get(self.from..self.from + self.bytes.len()) == Some(&self.bytes[..])
+    }
+}
+
+/// The offsets of frames that are no longer whole, in runs.
+fn struck(frames: &[Frame], sim: &Sim) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for Frame { offsets, .. } in frames.iter().filter(|frame| !frame.is_whole(sim)) {
+        match runs.last_mut() {
+            Some(run) if run.1 == offsets.0 => run.1 = offsets.1,
+            _ => runs.push(*offsets),
+        }
+    }
+    runs
+}
+
+fn frames(sim: &Sim) -> Vec<Frame> {
+    let mut found = Vec::new();
+    let segments =
+        sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    for path in segments {
+        let bytes = sim.read(&path);
+        let head = bytes[..HEAD].to_vec();
+        let header = SegmentHeader::decode(&head).expect("an undamaged header");
+        let file = sim.shared().open(&path, Open::Read).expect("it is there");
+        let walked = walk(
+            &mut Window::file(file),
+            &header,
+            bytes.len() as u64,
+            &mut Tally::default(),
+            |frame, byte| {
+                if frame.header.kind != FrameKind::Data {
+                    return;
+                }
+                let from = usize::try_from(byte).expect("a short file");
+                let first = header.base_offset.0 + u64::from(frame.header.rel_offset);
+                found.push(Frame {
+                    file: path.clone(),
+                    from,
+                    bytes: bytes[from..from + frame.header.len as usize].to_vec(),
+                    head: head.clone(),
+                    offsets: (first, first + u64::from(frame.header.count)),
+                });
+            },
+        );
+        walked.expect("nothing stands against reading");
+    }
+    found
 }
 
 fn whole(plan: Plan, dice: &mut Dice) -> (Sim, Told) {

@@ -44,7 +44,7 @@ fn violates(variant: &Variant<'_>, path: &[Cut], vary: u64) -> Option<String> {
         image.path.push((*n, fates.clone()));
         image = Image { disk, told, path: image.path };
     }
-    variant.check(&image, vary).err()
+    variant.check(&image, vary).0.err()
 }
 
 /// The steps to an image, in words.

@@ -66,6 +66,8 @@ pub struct Stage {
     pub follower: Option<Follower>,
     /// Goes before its log.
     pub table: Option<Table>,
+    /// Something of it was damaged, beside the cut.
+    pub struck: bool,
 }
 
 impl Stage {
@@ -84,6 +86,7 @@ impl Stage {
             report: None,
             follower: None,
             table: None,
+            struck: false,
         }
     }
 

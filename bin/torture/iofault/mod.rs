@@ -55,7 +55,9 @@ pub struct Args {
 /// What has been tried, by all threads.
 #[derive(Default)]
 struct Tally {
-    sites: AtomicU64,
+    seed: u64,
+    /// By kind of call.
+    sites: Mutex<BTreeMap<String, u64>>,
     injected: AtomicU64,
     struck: AtomicU64,
     strikes: AtomicU64,
@@ -71,7 +73,7 @@ struct Tally {
 /// Runs it all.
 pub fn run(args: &Args) -> Result<Line, String> {
     let mut line = Line::new("iofault", args.seed);
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(Tally { seed: args.seed, ..Tally::default() });
     let wanted = |name: &str| args.workload.as_deref().is_none_or(|only| only == name);
     let chosen: Vec<&Workload> = workloads::ALL.iter().filter(|w| wanted(w.name)).collect();
     if chosen.is_empty() && !wanted("strace") {
@@ -90,7 +92,9 @@ pub fn run(args: &Args) -> Result<Line, String> {
     let count = |value: &AtomicU64| value.load(Relaxed);
     if !chosen.is_empty() {
         line.count("workloads", chosen.len());
-        line.count("call_sites", count(&tally.sites));
+        let sites = lock(&tally.sites).clone();
+        line.count("call_sites", sites.values().sum::<u64>());
+        line.count("call_sites_by_kind", serde_json::to_value(sites).map_err(|e| e.to_string())?);
         line.count("faults_injected", count(&tally.injected));
         line.count("faults_that_struck", count(&tally.struck));
         line.count("failed_calls", count(&tally.strikes));
@@ -103,7 +107,7 @@ pub fn run(args: &Args) -> Result<Line, String> {
         line.violation(violation);
     }
     if wanted("strace") && args.only.is_none() {
-        strace::run(args.strace.as_deref(), &mut line)?;
+        strace::run(args.strace.as_deref(), args.seed, &mut line)?;
     }
     Ok(line)
 }
@@ -146,7 +150,7 @@ impl Tally {
                 return is_there;
             }
             if !is_there {
-                self.sites.fetch_add(1, Relaxed);
+                *lock(&self.sites).entry(format!("{kind:?}")).or_default() += 1;
             }
             is_there = true;
             self.injected.fetch_add(1, Relaxed);
@@ -221,9 +225,9 @@ impl Tally {
                     .find(|(_, since)| since.elapsed() > STUCK_AFTER)
                     .map(|(name, _)| name.clone());
                 if let Some(name) = stuck {
-                    let mut line = Line::new("iofault", 0);
+                    let mut line = Line::new("iofault", tally.seed);
                     line.violation(Reproduction {
-                        seed: 0,
+                        seed: tally.seed,
                         steps: vec![name],
                         found: format!("it did not end within {STUCK_AFTER:?}"),
                     });

@@ -1,7 +1,8 @@
 //! The same on the real binary: strace makes the N-th system call of a kind fail.
 //!
 //! Each case starts from the same prepared directory, runs one command under
-//! `strace -f -e inject=CALL:error=ERRNO:when=N`, and then, without faults, finishes the work.
+//! `strace -f -e inject=CALL:error=ERRNO:when=N`, or with `N+`, from then on, and then, without faults, finishes
+//! the work.
 //! Invariants:
 //! - the command ends by itself, with a code of the command line's table, and never panics;
 //! - `ingest --resume` then leads to every record exactly once, in order, and `verify` is content;
@@ -21,20 +22,23 @@ use crate::line::{Line, Reproduction};
 
 /// Records of the input, in batches of ten.
 const RECORDS: usize = 60;
-/// No command here makes more calls of a kind that is injected.
+/// No command here makes so many calls of a kind that is injected.
 const MOST_CALLS: u64 = 400;
 
 /// What is injected: a call, and the errors it can give.
-const CALLS: [(&str, &[&str]); 8] = [
-    ("pwrite64", &["EIO", "ENOSPC", "EINTR"]),
-    ("fdatasync", &["EIO", "ENOSPC"]),
-    ("fsync", &["EIO", "ENOSPC"]),
-    ("openat", &["EIO", "EMFILE", "ENOSPC"]),
+const CALLS: [(&str, &[&str]); 9] = [
+    ("pwrite64", &["EIO", "ENOSPC", INTERRUPTED]),
+    ("fdatasync", &["EIO", "ENOSPC", INTERRUPTED]),
+    ("fsync", &["EIO", "ENOSPC", INTERRUPTED]),
+    ("openat", &["EIO", "EMFILE", "ENOSPC", INTERRUPTED]),
     ("/^rename", &["EIO", "ENOSPC"]),
     ("/^unlink", &["EIO"]),
-    ("pread64", &["EIO", "EINTR"]),
-    ("ftruncate", &["EIO", "ENOSPC"]),
+    ("/^mkdir", &["EIO", "ENOSPC"]),
+    ("pread64", &["EIO", INTERRUPTED]),
+    ("ftruncate", &["EIO", "ENOSPC", INTERRUPTED]),
 ];
+/// Whoever is told so asks again, so that it is never told for ever.
+const INTERRUPTED: &str = "EINTR";
 
 /// What is run, in a directory where `log` holds the first part of the input.
 const COMMANDS: [(&str, &str); 4] = [
@@ -51,10 +55,11 @@ struct Rig {
     struck: AtomicU64,
     codes: Mutex<BTreeMap<String, u64>>,
     found: Mutex<Vec<Reproduction>>,
+    seed: u64,
 }
 
 /// Runs it, or says why not.
-pub fn run(binary: Option<&Path>, line: &mut Line) -> Result<(), String> {
+pub fn run(binary: Option<&Path>, seed: u64, line: &mut Line) -> Result<(), String> {
     let beside = std::env::current_exe().map(|me| me.with_file_name("tidelog"));
     let binary = match (binary, beside) {
         (Some(binary), _) => binary.to_path_buf(),
@@ -82,6 +87,7 @@ pub fn run(binary: Option<&Path>, line: &mut Line) -> Result<(), String> {
         struck: AtomicU64::new(0),
         codes: Mutex::default(),
         found: Mutex::default(),
+        seed,
     };
     let ran = rig.all();
     let _ = fs::remove_dir_all(&rig.root);
@@ -108,15 +114,21 @@ impl Rig {
         let mut faults = Vec::new();
         for (name, command) in COMMANDS {
             for (call, errors) in CALLS {
-                faults.extend(errors.iter().map(|error| (name, command, call, *error)));
+                faults.extend(errors.iter().map(|error| (name, command, call, *error, "")));
+                let lasting = errors.iter().filter(|error| **error != INTERRUPTED);
+                faults.extend(lasting.map(|error| (name, command, call, *error, "+")));
             }
         }
-        faults.par_iter().for_each(|(name, command, call, error)| {
-            for when in 1..MOST_CALLS {
-                let place = self
-                    .root
-                    .join(format!("{name}-{}-{error}-{when}", call.trim_start_matches("/^")));
-                let fault = format!("{call}:error={error}:when={when}");
+        faults.par_iter().for_each(|(name, command, call, error, lasts)| {
+            for when in 1.. {
+                let place = self.root.join(format!(
+                    "{name}-{}-{error}-{when}{lasts}",
+                    call.trim_start_matches("/^")
+                ));
+                let fault = format!("{call}:error={error}:when={when}{lasts}");
+                if when == MOST_CALLS {
+                    return self.violation(command, &fault, "there is no end of such calls".into());
+                }
                 let outcome = self.case(&place, name, command, &fault);
                 let _ = fs::remove_dir_all(&place);
                 match outcome {
@@ -133,7 +145,7 @@ impl Rig {
         eprintln!("iofault: {command}, {fault}: {found}");
         if let Ok(mut list) = self.found.lock() {
             let steps = vec![format!("strace -f -e inject={fault} tidelog {command}")];
-            list.push(Reproduction { seed: 0, steps, found });
+            list.push(Reproduction { seed: self.seed, steps, found });
         }
     }
 

@@ -1,7 +1,7 @@
 //! The ways a call can fail, per kind of call, and which errors each may give a client.
 //!
 //! Only what can happen is injected: `Os` repeats interrupted reads and writes itself, so EINTR
-//! strikes the other calls alone; EMFILE strikes what opens a descriptor; a full disk what takes
+//! strikes the other calls alone, and only once: a call that is interrupted for ever never returns; EMFILE strikes what opens a descriptor; a full disk what takes
 //! room; it takes a part of a write, which short writes stand for, never all of it. A fault with
 //! `landed` took effect and says that it did not.
 
@@ -40,11 +40,13 @@ pub fn of(kind: OpKind, nth: u64) -> Vec<Fault> {
             faults.extend([short(0), short(1), short(512), short(5000).sticky()]);
         }
         OpKind::Sync => {
-            faults.extend([once(Errno::NoSpace), once(Errno::Quota).sticky()]);
+            faults.extend(both(Errno::NoSpace));
+            faults.push(once(Errno::Quota).sticky());
             faults.extend([once(Errno::Interrupted), once(Errno::Io).landed()]);
         }
         OpKind::SyncDir => {
-            faults.extend([once(Errno::NoSpace), once(Errno::TooManyFiles)]);
+            faults.extend(both(Errno::NoSpace));
+            faults.push(once(Errno::TooManyFiles));
             faults.extend([once(Errno::Interrupted), once(Errno::Io).landed()]);
         }
         OpKind::Open | OpKind::List | OpKind::Lock => {

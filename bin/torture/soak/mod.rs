@@ -257,7 +257,10 @@ impl Soak {
     fn judge(&self, gauges: &[Gauge]) {
         let quarter = gauges.len() / 4;
         if quarter == 0 {
-            return;
+            return self.fail(format!(
+                "{} looks are too few to tell whether anything grows",
+                gauges.len()
+            ));
         }
         let most = |of: &[Gauge], what: fn(&Gauge) -> u64| of.iter().map(what).max().unwrap_or(0);
         let (before, after) = (&gauges[quarter..2 * quarter], &gauges[3 * quarter..]);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::EpochStart;
+use crate::frame::{EpochStart, GaveUp};
 use crate::fs::{File, Open};
 use crate::log::cut;
 use crate::position::{Epoch, LogByte, Offset};
@@ -61,6 +61,13 @@ pub(super) struct Piece {
     /// Records in it before that.
     pub(super) before: u32,
     pub(super) end_offset: Offset,
+}
+
+impl Piece {
+    /// The first log byte above the cut.
+    pub(super) fn start(&self) -> LogByte {
+        LogByte(self.header.log_byte(self.from))
+    }
 }
 
 /// What lies above a cut.
@@ -240,19 +247,19 @@ pub(super) fn cut(copy: &mut Copy, tail: &Tail) -> Result<()> {
     Ok(())
 }
 
-/// Notes what goes, of a copy that is to begin anew.
-pub(super) fn give_up(copy: &mut Copy, tail: &Tail) -> Result<()> {
-    copy.control.gave_up = given_up(copy, tail);
-    copy.control.write(&*copy.fs, &copy.layout)
-}
-
-/// The epochs that this node led and of which it has given up frames by now, the newest ones.
-fn given_up(copy: &Copy, tail: &Tail) -> Vec<Epoch> {
+/// What this node will have given up of epochs that it led once the tail is gone, the newest ones.
+pub(super) fn given_up(copy: &Copy, tail: &Tail) -> Vec<GaveUp> {
     let mut all = copy.control.gave_up.clone();
-    for epoch in tail.pieces.iter().map(|piece| piece.header.epoch) {
-        if copy.epochs.leader(epoch.nonce) == Some(copy.node) && !all.contains(&epoch) {
-            all.push(epoch);
+    let mut now: Vec<GaveUp> = Vec::new();
+    for piece in &tail.pieces {
+        let epoch = piece.header.epoch;
+        let led = copy.epochs.leader(epoch.nonce) == Some(copy.node);
+        if led && now.last().is_none_or(|gone| gone.epoch != epoch) {
+            now.push(GaveUp { epoch, from: piece.start().0 });
         }
     }
+    // What lay below was here again until now, whatever went before.
+    all.retain(|gone| now.iter().all(|newer| newer.epoch != gone.epoch));
+    all.extend(now);
     all.split_off(all.len().saturating_sub(EpochStart::GAVE_UP))
 }

@@ -55,11 +55,10 @@ pub(super) struct Parting {
 /// Looks for it.
 pub(super) fn find(copy: &Copy, source: &mut dyn Source) -> Result<Fork> {
     let fork = compare(copy, source)?;
-    let Fork::Shorter { common, .. } = &fork else { return Ok(fork) };
+    let Fork::Shorter { .. } = &fork else { return Ok(fork) };
     let offer = source.look(&Report { node: Some(copy.node), ..Report::default() })?;
-    // Over the wire who leads says how old its word is. Who led and follows again may be behind, too.
-    let led = !source.is_remote() && offer.node == Some(common.node);
-    if !(led || offer.stale.is_some()) || !offer.upstream.is_empty() {
+    // Who leads says how old its word may be. Who led and follows again may be behind.
+    if offer.stale.is_none() || !offer.upstream.is_empty() {
         return Ok(fork);
     }
     // It may lead since it was asked: then it has begun an epoch, and says where this one ends.
@@ -119,7 +118,7 @@ fn common(
         }
         // Of the same number with another nonce it is another epoch.
         let lower = ours.iter().map(|entry| entry.epoch.number);
-        match lower.filter(|n| *n < shared.epoch.number).max() {
+        match lower.filter(|n| *n < shared.epoch.number.min(number)).max() {
             Some(lower) => number = lower,
             None => return Err(nothing_in_common(copy, &source.place())),
         }

@@ -26,7 +26,7 @@ mod promised;
 mod tests;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::EpochStart;
+use crate::frame::{EpochStart, GaveUp};
 use crate::fs::Open;
 use crate::log::files::Control;
 use crate::log::scan::Beyond;
@@ -44,7 +44,7 @@ pub use cut::Rejoined;
 pub use demote::demote;
 pub(super) use demote::turn;
 
-use cut::Tail;
+use cut::{Piece, Tail};
 use fork::{Fork, Parting};
 use promised::promised;
 
@@ -91,7 +91,8 @@ pub(super) fn meet(
                 // All of it is another history, and this copy does not reach back to where they part.
                 met.anew = copy.control.floor > parting.at;
                 match met.anew {
-                    true => cut::give_up(copy, &tail)?,
+                    // Nothing has gone yet: whoever takes it away writes that down.
+                    true => copy.control.gave_up = cut::given_up(copy, &tail),
                     false => cut::cut(copy, &tail)?,
                 }
                 met.report.findings.push(told(&rejoined, &why));
@@ -197,7 +198,11 @@ fn check(
     };
     let tail = match cut::above(copy, parting) {
         // It wrote something else in their place, in the same epoch even.
-        Err(e) if begun_by(parting) == Some(parting.common.node) && !accept_loss => {
+        Err(e)
+            if e.kind() == Kind::Corrupt
+                && begun_by(parting) == Some(parting.common.node)
+                && !accept_loss =>
+        {
             let goes = format!("what follows log byte {} here ({})", parting.at, e.message());
             return halt(copy.end().offset, lost(parting.common.node, goes));
         }
@@ -209,7 +214,7 @@ fn check(
     let (records, at) = (tail.records(), tail.offset);
     let goes = format!("{records} records behind offset {at} (log byte {})", tail.at);
     let committed = copy.committed;
-    if copy.control.holds_commits() && promised(copy) > tail.stays {
+    if promised(copy) > tail.stays {
         let what = format!(
             "expected {place} to hold everything up to offset {}, which was committed under the mode of \
              its set, found a history that lacks {goes}",
@@ -219,10 +224,13 @@ fn check(
     }
     // Who gave them up as it rejoined, and then led again, has lost nothing.
     let lacks = |start: &EpochStart| {
-        let wrote = |nonce| copy.epochs.leader(nonce) == Some(start.node);
-        let gave_up = |nonce| start.gave_up.contains(&nonce);
-        let mut nonces = tail.pieces.iter().map(|piece| piece.header.epoch.nonce);
-        nonces.any(|nonce| wrote(nonce) && !gave_up(nonce))
+        let wrote =
+            |piece: &Piece| copy.epochs.leader(piece.header.epoch.nonce) == Some(start.node);
+        let gave_up = |piece: &Piece| {
+            let its = |gone: &GaveUp| gone.epoch == piece.header.epoch;
+            start.gave_up.iter().any(|gone| its(gone) && gone.from <= piece.start().0)
+        };
+        tail.pieces.iter().any(|piece| wrote(piece) && !gave_up(piece))
     };
     match &parting.next {
         Some(start) if records > 0 && lacks(start) => halt(at, lost(start.node, goes)),

@@ -1,6 +1,9 @@
 //! Up to where what is committed here was promised to outlive the node that committed it.
 //!
-//! Called by `rejoin` before it cuts. Under `semi` a leader whose members do not answer commits alone; before it
+//! Called by `rejoin` before it cuts. Each set rules what lies between its frame and the next one's, that included;
+//! what was committed where none rules that asks for copies was promised by nobody.
+//!
+//! Under `semi` a leader whose members do not answer commits alone; before it
 //! acknowledges anything so, its CONTROL has a mark, and its log a `degraded` frame that names the same log byte,
 //! durably. Who leads knows by the mark, who copied from it by the frame:
 //!
@@ -20,24 +23,41 @@ use std::io;
 
 use crate::frame::{Degraded, FrameKind, Mode};
 use crate::fs::Open;
+use crate::log::files::SetLine;
 use crate::position::{Epoch, LogByte};
 use crate::replica::copy::Copy;
 use crate::segment::{Footer, SegmentHeader, SegmentName, Tally, Window, walk};
 
 /// Nothing committed below it may go without a word from an operator.
 pub(super) fn promised(copy: &Copy) -> LogByte {
-    let committed = copy.committed.0;
-    let semi = |mode: Mode| matches!(mode, Mode::Semi { .. }) || !mode.holds_commits();
-    if !copy.control.sets.iter().all(|line| semi(line.set.mode)) {
-        return committed;
+    let mut end = copy.committed.0;
+    let lines = copy.control.past.iter().chain(&copy.control.sets);
+    // One that is not known to be committed rules together with the one before it, and promises nothing more.
+    let known: Vec<&SetLine> = lines.filter(|line| line.there && line.end <= end).collect();
+    for line in known.into_iter().rev() {
+        let until = match line.set.mode {
+            Mode::Semi { .. } => replicated(copy, end),
+            mode if mode.holds_commits() => end,
+            _ => LogByte(0),
+        };
+        // Its own frame was committed under it, too, with all that lies before.
+        if until >= line.end {
+            return until;
+        }
+        end = line.end;
     }
+    LogByte(0)
+}
+
+/// Up to where it is more than one disk that has what was committed below `end` under `semi`.
+fn replicated(copy: &Copy, end: LogByte) -> LogByte {
     // By whom it was committed: the newest epoch that has something below.
-    let Some(by) = copy.epochs.0.iter().rev().find(|entry| entry.start < committed) else {
-        return committed;
+    let Some(by) = copy.epochs.0.iter().rev().find(|entry| entry.start < copy.committed.0) else {
+        return end;
     };
     let own = copy.control.degraded.filter(|_| by.node == copy.node);
     let told = spell(copy, by.epoch).ok().flatten();
-    own.into_iter().chain(told).fold(committed, LogByte::min)
+    own.into_iter().chain(told).fold(end, LogByte::min)
 }
 
 /// From where on the spell lasts that an epoch's frames here speak of last.

@@ -18,6 +18,7 @@ mod again;
 mod behind;
 mod demote;
 mod dropped;
+mod repaired;
 mod spells;
 
 const NODE: &str = "/node";

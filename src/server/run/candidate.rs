@@ -217,7 +217,7 @@ impl Run<'_> {
     fn win(&mut self, server: &Server, seen: u64) -> Result<Result<Epoch>> {
         let nonce = self.nonce()?;
         let Some(coordinator) = &mut self.coordinator else {
-            return Ok(Ok(Epoch { number: seen + 1, nonce }));
+            return Ok(Ok(Epoch { number: seen.saturating_add(1), nonce }));
         };
         let claim = Claim {
             log: server.log().id(),

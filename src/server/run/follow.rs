@@ -82,15 +82,9 @@ impl Run<'_> {
 
     /// Opens the copy; while there is none and nobody leads, it tries again. `None`: it was told to stop.
     fn open(&mut self, archive: Option<Arc<dyn Store>>) -> Result<Option<Follower>> {
-        let layout = Layout::new(&self.dir);
-        let fs = Arc::clone(&self.log.fs);
-        let leads = Control::read(&*fs, &layout)?.is_some_and(|control| control.follows.is_none());
-        if self.gives_way && leads && LogFile::read(&*fs, &layout).is_ok() {
-            demote(&fs, &self.dir, NOBODY)?;
-        }
         loop {
             let archive = archive.as_ref().filter(|_| self.astray);
-            let opened = self.source(archive).and_then(|source| {
+            let opened = self.demoted().and_then(|()| self.source(archive)).and_then(|source| {
                 let options = crate::log::Options { create: false, ..self.log.clone() };
                 Follower::open_from(options, self.table, &self.dir, source)
             });
@@ -108,6 +102,17 @@ impl Run<'_> {
             }
             self.find_leader_without_log();
         }
+    }
+
+    /// A directory that led is a follower's from here on.
+    fn demoted(&self) -> Result<()> {
+        let layout = Layout::new(&self.dir);
+        let fs = &self.log.fs;
+        let leads = Control::read(&**fs, &layout)?.is_some_and(|control| control.follows.is_none());
+        if self.gives_way && leads && LogFile::read(&**fs, &layout).is_ok() {
+            demote(fs, &self.dir, NOBODY)?;
+        }
+        Ok(())
     }
 
     /// Whoever leads; then the archive, where this copy must follow that; or what was named.

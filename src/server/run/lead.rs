@@ -45,6 +45,9 @@ impl Run<'_> {
         }
         let server = bound.lead(log, table)?;
         self.helm.leader.set(Some(self.url.clone()));
+        if let Some(leader) = server.leader() {
+            self.helm.leads(leader.epoch());
+        }
         if let Some(epoch) = won {
             self.tell(format!("leads by epoch {}", epoch.number));
         }

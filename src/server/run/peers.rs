@@ -129,7 +129,7 @@ pub(super) fn is_gone(address: &str) -> bool {
     refused.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// Whether an error says that the other end is not the leader, or not there: another may be.
+/// Whether an error says that the other end is not the leader, or not there, and another may be; or that the disk is full.
 pub(super) fn may_pass(kind: Kind) -> bool {
-    matches!(kind, Kind::Io | Kind::NotLeader | Kind::NotFound | Kind::Stale)
+    matches!(kind, Kind::Io | Kind::NotLeader | Kind::NotFound | Kind::Stale | Kind::DiskFull)
 }

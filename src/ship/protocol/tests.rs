@@ -118,3 +118,12 @@ fn lengths_beyond_the_limits_are_refused_before_anything_is_made_of_them() {
         assert_eq!(Request::decode(bad.as_bytes()).unwrap_err().kind(), Kind::InvalidInput);
     }
 }
+
+/// Above the highest number there is no other, so that nobody could lead any more.
+#[test]
+fn a_number_above_which_hardly_any_are_left_is_no_epoch() {
+    let nonce = "0".repeat(16);
+    for (number, is_one) in [(u64::MAX / 2, true), (u64::MAX / 2 + 1, false), (u64::MAX, false)] {
+        assert_eq!(WireEpoch { number, nonce: nonce.clone() }.read().is_some(), is_one, "{number}");
+    }
+}

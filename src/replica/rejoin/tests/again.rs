@@ -1,7 +1,7 @@
 //! Leaders that give up what they alone had, and lead again before they have anything of who led meanwhile.
 
 use super::*;
-use crate::frame::EpochStart;
+use crate::frame::{EpochStart, GaveUp};
 
 /// A leads again where B's history leaves it, without a frame of B's.
 fn leads_again(a: &Sim, b: &Sim, label: &str) -> Sim {
@@ -73,4 +73,56 @@ fn no_more_epochs_are_named_than_a_start_may_name() {
         a = take_over(&a, "again", 1, 100);
         follow(&b, &a).unwrap();
     }
+}
+
+/// What stayed below the place from which a leader gave up its frames may still be lost by its disk.
+#[test]
+fn what_lay_below_what_was_given_up_is_a_loss_all_the_same() {
+    for (given_up_there, halts) in [(true, false), (false, true)] {
+        let (a, c) = (Sim::new(1), Sim::new(3));
+        let a = lead(&a, "shared", 5, 1000, false);
+        let yesterday = a.deep_copy();
+        // So that its epochs get nonces of their own.
+        yesterday.shared().random(&mut [0; 8]).unwrap();
+        let log = options(&a).create(false).read_only(true).open(NODE).unwrap();
+        let end = log.durable_position();
+        drop(log);
+        let a = lead(&a, "more", 5, 1000, true);
+        follow(&c, &a).unwrap();
+        let epochs = crate::log::files::Epochs::read(&*c.shared(), &layout()).unwrap().0;
+        let fs = yesterday.shared();
+        let mut control = Control::need(&*fs, &layout()).unwrap();
+        // "more" is of an epoch of its own, or of this one: both are named, from here on or from further up.
+        let from = if given_up_there { end.log_byte.0 } else { u64::MAX };
+        control.gave_up = epochs.iter().map(|e| GaveUp { epoch: e.epoch, from }).collect();
+        control.write(&*fs, &layout()).unwrap();
+        let mut b = yesterday;
+        for _ in 0..3 {
+            b = lead(&b, "new", 2, 100, false);
+        }
+        match open(&c, &b) {
+            Err(e) if halts => assert_eq!(e.kind(), Kind::CommittedDataLoss, "{e}"),
+            Ok(follower) if !halts => assert!(follower.report().rejoined.is_some()),
+            other => panic!("{halts}: {other:?}"),
+        }
+    }
+}
+
+/// A directory that led and follows again was taken for a leader that had lost what it had shipped, whatever was said.
+#[test]
+fn who_led_and_follows_again_is_merely_behind() {
+    let (a, c) = (Sim::new(1), Sim::new(3));
+    let a = lead(&a, "shared", 5, 1000, true);
+    follow(&c, &a).unwrap();
+    let b = take_over(&c.deep_copy(), "later", 2, 100);
+    let a = lead(&a, "alone", 4, 1000, true);
+    follow(&c, &a).unwrap();
+    open(&a, &b).unwrap().close().unwrap();
+    let before = image(&c, "segments");
+    let mut follower = open(&c, &a).unwrap();
+    let error = follower.catch_up().unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    assert!(error.to_string().contains("it is behind"), "{error}");
+    drop(follower);
+    assert!(image(&c, "segments") == before && image(&c, "diverged").is_empty());
 }

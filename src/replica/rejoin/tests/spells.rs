@@ -21,6 +21,8 @@ enum Step {
     Restarts,
     /// B has copied until here, and C.
     BothHave,
+    /// What follows is not committed.
+    Committed,
 }
 use Step::*;
 
@@ -30,7 +32,7 @@ fn comes_back(steps: &[Step], lacks: &[&str], by_itself: bool) {
     let what = format!("{steps:?}");
     let (mut a, b, c) = (Sim::new(1), Sim::new(2), Sim::new(3));
     let mut log = options(&a).open(NODE).unwrap();
-    let mut mark = LogByte(0);
+    let (mut mark, mut committed) = (LogByte(0), None);
     for step in steps {
         a.advance(Duration::from_millis(6));
         let say = |kind, body: &[u8]| {
@@ -66,11 +68,15 @@ fn comes_back(steps: &[Step], lacks: &[&str], by_itself: bool) {
                 }
                 log = options(&a).open(NODE).unwrap();
             }
+            Committed => {
+                log.sync().unwrap();
+                committed = Some(log.durable_position());
+            }
         }
     }
-    let end = log.durable_position();
+    let end = committed.unwrap_or_else(|| log.durable_position());
     log.close().unwrap();
-    // All of it is committed there, whoever had to agree.
+    // All of that is committed there, whoever had to agree.
     let fs = a.shared();
     let state = State::read(&*fs, &layout()).unwrap();
     let told = State { committed: end.log_byte, committed_offset: end.offset, ..state };
@@ -120,6 +126,30 @@ fn what_was_promised_before_a_spell_behind_it_or_by_another_epoch_halts_and_an_o
     comes_back(&[Set(SEMI), BothHave, Begins, alone, Ends, held], &["alone", "held"], false);
     comes_back(&[Set(SEMI), BothHave, Begins, alone, Restarts, held], &["alone", "held"], false);
     comes_back(&[Set(sync), BothHave, Begins, alone], &["alone"], false);
+}
+
+/// A follower took the mode before the newest for one that still ruled, until an operator came: nobody had promised what
+/// was acknowledged since.
+#[test]
+fn what_was_committed_under_a_mode_that_asks_for_no_copies_is_nobodys_promise_whatever_ruled_before()
+ {
+    let (held, alone, sync) = (Records("held"), Records("alone"), Mode::Sync { k: 1 });
+    comes_back(&[Set(sync), held, Set(Mode::Async), BothHave, alone], &["alone"], true);
+    comes_back(&[Set(SEMI), held, Set(Mode::Async), BothHave, alone], &["alone"], true);
+    comes_back(&[Set(sync), held, Set(SEMI), BothHave, Begins, alone], &["alone"], true);
+    // A set that is not committed promises nothing.
+    comes_back(&[held, BothHave, alone, Committed, Set(sync)], &["alone"], true);
+}
+
+#[test]
+fn what_an_earlier_set_promised_halts_whatever_rules_now() {
+    let (held, alone, sync) = (Records("held"), Records("alone"), Mode::Sync { k: 1 });
+    comes_back(&[Set(sync), BothHave, held, Set(Mode::Async), alone], &["held", "alone"], false);
+    comes_back(&[Set(sync), BothHave, held, Set(SEMI), Begins, alone], &["held", "alone"], false);
+    let twice = [Set(sync), BothHave, held, Set(Mode::Async), alone, Set(Mode::Async)];
+    comes_back(&twice, &["held", "alone"], false);
+    // That it rules is promised by the set itself.
+    comes_back(&[Set(Mode::Async), BothHave, held, Set(sync)], &["held"], false);
 }
 
 /// A batch that its leader acknowledges once it is durable there, as its member does not answer in time.
