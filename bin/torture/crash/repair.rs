@@ -1,8 +1,8 @@
 //! Power cuts in the middle of a repair: nothing that was whole may be lost by them.
 //!
-//! The base is a closed log that was damaged. Its frames were looked up before: those whose bytes are no longer where
-//! they were, and no others, may be lost to a repair, cut or not, and damaged bytes must be in quarantine as if
-//! nothing had happened.
+//! The base is a closed log that was damaged. An uncut repair of a copy says which offsets that took; only frames whose
+//! bytes are no longer where they were before may be among them. A repair that was cut and then run again must take no
+//! others, and damaged bytes must be in quarantine as if nothing had happened.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub fn damaged(plan: Plan, dice: &mut Dice) -> (Sim, Told) {
         if let Ok(report) = repair_on(&fs, Path::new(DIR), false)
             && !report.actions.is_empty()
         {
-            told.lost = struck(&frames, &sim);
+            told.lost = within(&report.lost, &struck(&frames, &sim));
             return (sim, told);
         }
     }
@@ -64,6 +64,13 @@ impl Frame {
             && flipped <= 1
             && now.get(self.from..self.from + self.bytes.len()) == Some(&self.bytes[..])
     }
+}
+
+/// What of these runs lies in those.
+fn within(runs: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let both = |run: &(u64, u64), other: &(u64, u64)| (run.0.max(other.0), run.1.min(other.1));
+    let all = runs.iter().flat_map(|run| others.iter().map(move |other| both(run, other)));
+    all.filter(|(first, end)| first < end).collect()
 }
 
 /// The offsets of frames that are no longer whole, in runs.
