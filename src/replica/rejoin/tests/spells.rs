@@ -32,7 +32,7 @@ fn comes_back(steps: &[Step], lacks: &[&str], by_itself: bool) {
     let what = format!("{steps:?}");
     let (mut a, b, c) = (Sim::new(1), Sim::new(2), Sim::new(3));
     let mut log = options(&a).open(NODE).unwrap();
-    let (mut mark, mut committed) = (LogByte(0), None);
+    let (mut mark, mut committed, mut lines) = (LogByte(0), None, Vec::new());
     for step in steps {
         a.advance(Duration::from_millis(6));
         let say = |kind, body: &[u8]| {
@@ -45,7 +45,10 @@ fn comes_back(steps: &[Step], lacks: &[&str], by_itself: bool) {
             Set(mode) => {
                 let set = SyncSet::new(mode, [Id([1; 16]), Id([2; 16])]).unwrap();
                 let end = say(FrameKind::SyncSet, &set.encode());
-                log.home().note_sets(&[SetLine { end, there: true, set }], None).unwrap();
+                // The one before rules on until this one is committed.
+                lines.retain(|_| committed.is_some());
+                lines.push(SetLine { end, there: true, set });
+                log.home().note_sets(&lines, None).unwrap();
             }
             Records(label) => append(&a, &log, label, 2, 100),
             Begins | GoesOn | Ends => {
@@ -139,6 +142,8 @@ fn what_was_committed_under_a_mode_that_asks_for_no_copies_is_nobodys_promise_wh
     comes_back(&[Set(sync), held, Set(SEMI), BothHave, Begins, alone], &["alone"], true);
     // A set that is not committed promises nothing.
     comes_back(&[held, BothHave, alone, Committed, Set(sync)], &["alone"], true);
+    let coming = [Set(sync), held, BothHave, Committed, alone, Set(Mode::Async)];
+    comes_back(&coming, &["alone"], true);
 }
 
 #[test]
