@@ -307,6 +307,8 @@ pub(super) fn publish(node: &Arc<Node>, options: ArchiveOptions) -> Result<JoinH
     spawn("tidelog-archive", move || publishing.run())
 }
 
+type End = (LogByte, Offset);
+
 struct Publishing {
     node: Weak<Node>,
     fs: Arc<dyn Fs>,
@@ -332,7 +334,7 @@ impl Publishing {
             if last {
                 self.archiving.wait_last();
             }
-            let Some(end) = self.due(at, last) else {
+            let Some((end, durable)) = self.due(at, last) else {
                 if last {
                     return;
                 }
@@ -341,7 +343,7 @@ impl Publishing {
             };
             let started = Instant::now();
             self.archiving.shown().pushing = Some(started);
-            let outcome = self.push(end);
+            let outcome = self.push(end, durable);
             at = started + self.archiving.interval;
             let held = self.publisher.as_ref().and_then(Publisher::held);
             let what = self.archiving.note(&outcome, held);
@@ -384,22 +386,23 @@ impl Publishing {
         }
     }
 
-    /// Waits for something to publish; up to where.
-    fn due(&self, at: Instant, last: bool) -> Option<(LogByte, Offset)> {
+    /// Waits for something to publish; up to where, and how far the log is durable.
+    fn due(&self, at: Instant, last: bool) -> Option<(End, End)> {
         let node = self.node.upgrade()?;
         let leader = node.leader.as_ref()?;
+        let both = |end| (end, node.home.durable());
         let held = self.publisher.as_ref().and_then(Publisher::held);
         let held = held.map_or(LogByte(0), |(byte, _)| byte);
         if last {
-            return Some(leader.publishable()).filter(|end| end.0 > held);
+            return Some(leader.publishable()).filter(|end| end.0 > held).map(both);
         }
         match leader.wait_due(held, at, LOOK) {
-            Due::Wanted | Due::Time => Some(leader.publishable()),
+            Due::Wanted | Due::Time => Some(both(leader.publishable())),
             Due::NotYet => None,
         }
     }
 
-    fn push(&mut self, end: (LogByte, Offset)) -> Result<()> {
+    fn push(&mut self, end: End, durable: End) -> Result<()> {
         let publisher = match &mut self.publisher {
             Some(publisher) => publisher,
             none => {
@@ -408,6 +411,7 @@ impl Publishing {
                 none.insert(Publisher::open(store, from, PublishOptions::default())?)
             }
         };
+        publisher.knows_durable(durable);
         publisher.push_to(end).map(drop)
     }
 }

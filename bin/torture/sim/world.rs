@@ -448,6 +448,8 @@ impl World {
         let client = self.connect(7_919);
         let (sim, pushing) = (self.lead.sim.clone(), self.lead.up.as_mut().expect("it is up"));
         let end = pushing.leader.publishable();
+        let durable = pushing.log.durable_position();
+        let durable = (durable.log_byte, durable.offset);
         if pushing.publisher.is_none() {
             let mut options = PublishOptions::default();
             // Racing creates take threads; the store is known to be atomic.
@@ -464,6 +466,7 @@ impl World {
         }
         let pushing = self.lead.up.as_mut().expect("it is up");
         let publisher = pushing.publisher.as_mut().expect("opened just now");
+        publisher.knows_durable(durable);
         let pushed = publisher.push_to(end);
         if let Some(held) = publisher.held() {
             pushing.leader.archived(held);

@@ -82,6 +82,8 @@ pub struct Publisher {
     probed: bool,
     /// How far the archive holds what this log's newest epoch leads, behind that epoch's fence.
     pub(super) held: Option<(LogByte, Offset)>,
+    /// How far the log is durable, by the word of whoever has it open.
+    durable: (LogByte, Offset),
 }
 
 impl Publisher {
@@ -107,6 +109,7 @@ impl Publisher {
             checked: false,
             probed: false,
             held: None,
+            durable: Default::default(),
         })
     }
 
@@ -129,6 +132,12 @@ impl Publisher {
         self.publish_to(offer, end)
     }
 
+    /// Takes note of what whoever has the log open knows to be durable. Its files may show less, for a while: a leader that goes
+    /// on where it was closed writes `STATE` later than it takes away the mark of that end.
+    pub fn knows_durable(&mut self, end: (LogByte, Offset)) {
+        self.durable = self.durable.max(end);
+    }
+
     /// How far the archive holds this log, behind the fence of the log's newest epoch; `None` while
     /// that is not known.
     pub fn held(&self) -> Option<(LogByte, Offset)> {
@@ -136,7 +145,7 @@ impl Publisher {
     }
 
     fn publish_to(&mut self, mut offer: Offer, end: (LogByte, Offset)) -> Result<Pushed> {
-        let durable = (offer.durable, offer.durable_offset);
+        let durable = self.durable.max((offer.durable, offer.durable_offset));
         (offer.durable, offer.durable_offset) = self.limit(durable, end);
         let mut pushed = Pushed { from: self.state.end_offset, ..Pushed::default() };
         if self.pending.is_none() && self.is_all_there(&offer)? {

@@ -81,6 +81,8 @@ impl World {
             return Ok(());
         }
         let end = led.leader.publishable();
+        let durable = led.log.durable_position();
+        let durable = (durable.log_byte, durable.offset);
         if led.publisher.is_none() || accept_loss {
             let mut options = options();
             options.accept_loss = accept_loss;
@@ -92,6 +94,7 @@ impl World {
             }
         }
         let publisher = led.publisher.as_mut().expect("opened just now");
+        publisher.knows_durable(durable);
         let pushed = publisher.push_to(end);
         if let Some(held) = publisher.held() {
             led.leader.archived(held);

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex};
 use super::super::fake::{self, StoreFault};
 use super::*;
 use crate::error::Kind;
+use crate::log::files::{Control, Layout};
 
 #[test]
 fn a_follower_of_the_archive_gets_the_leaders_files() {
@@ -238,6 +239,29 @@ fn a_leader_that_knows_of_less_than_the_archive_holds_has_lost_nothing() {
     assert_eq!(end.1, Offset(1));
     publisher.push_to(Default::default()).unwrap();
     assert_eq!(publisher.held(), Some(end));
+}
+
+/// Found by the simulation: a leader went on where it was closed, and a power cut had taken `STATE`. Until that was written
+/// again its files showed less than was published, and it said that its directory had lost it.
+#[test]
+fn what_the_files_do_not_show_yet_is_no_loss_to_who_knows_that_it_is_durable() {
+    let stages = stages();
+    let (fake, sim) = (Fake::new(), stages[0].disk.deep_copy());
+    push(&fake, &stages[0]).unwrap();
+    let there = load(&fake.client()).unwrap();
+    let layout = Layout::new(Path::new(LEADER));
+    let fs = sim.shared();
+    let mut control = Control::need(&*fs, &layout).unwrap();
+    control.clean = None;
+    control.write(&*fs, &layout).unwrap();
+    sim.remove(layout.state());
+    let open = || publisher(Arc::new(fake.client()), &sim, small()).unwrap();
+    let error = open().push_to(Default::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotInHistory, "{error}");
+    let mut publisher = open();
+    publisher.knows_durable((there.end, there.end_offset));
+    publisher.push_to(Default::default()).unwrap();
+    assert_eq!(publisher.held(), Some((publisher.state().end, publisher.state().end_offset)));
 }
 
 #[test]
