@@ -303,9 +303,12 @@ pub(crate) struct Control {
     /// Acknowledgements may have said `durable` only, from this log byte on.
     pub(crate) degraded: Option<LogByte>,
     /// What was durable here reached so far, was lost, and has not all been fetched again: a
-    /// follower acknowledges nothing meanwhile.
+    /// follower acknowledges nothing meanwhile. [`UNKNOWN`]: to behind where it ends when it is opened next.
     pub(crate) lost_below: Option<LogByte>,
 }
+
+/// How far it reached is not known any more.
+pub(crate) const UNKNOWN: LogByte = LogByte(u64::MAX);
 
 impl Control {
     pub(crate) fn read(fs: &dyn Fs, layout: &Layout) -> Result<Option<Self>> {

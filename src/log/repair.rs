@@ -81,8 +81,6 @@ pub(super) fn repair_locked(
         state: State::read(&**fs, layout),
         epoch: Epoch::default(),
         control_changed: false,
-        forgot: false,
-        end: LogByte(0),
     };
     repair.finish_cut()?;
     repair.small_files()?;
@@ -90,11 +88,6 @@ pub(super) fn repair_locked(
     repair.segments(files)?;
     if !dry_run {
         sync_names(fs, layout)?;
-    }
-    if repair.forgot {
-        // What was promised or lost here is not known any more: it counts for nothing until it has fetched something.
-        repair.control.lost_below = Some(LogByte(repair.end.0 + 1));
-        repair.control_changed = true;
     }
     if repair.control_changed {
         // The end is another, or was never clean.
@@ -117,10 +110,6 @@ pub(super) struct Repair<'a> {
     /// The newest epoch of the history.
     pub(super) epoch: Epoch,
     pub(super) control_changed: bool,
-    /// CONTROL or PROMISE had to be made again.
-    pub(super) forgot: bool,
-    /// Where the log ends.
-    end: LogByte,
 }
 
 /// A segment file as it was found.
@@ -235,7 +224,6 @@ impl Repair<'_> {
             // An active segment is the last.
             let Some((link, hash, to)) = mended else { return Ok(()) };
             (end, offset) = (link.end, to);
-            self.end = end;
             (previous, previous_hash) = (Some(link), hash);
         }
         if unreadable_end {
@@ -333,7 +321,6 @@ impl Repair<'_> {
         };
         let survey =
             survey(&candidate, &header, known_end).map_err(|e| Error::io("read", &path, e))?;
-        self.end = LogByte(header.log_byte(survey.end));
         let sealed_before = candidate.footer.is_some() || !last;
         let whole = survey.gaps.is_empty() && candidate.header_whole;
         let stored = candidate.footer;

@@ -5,13 +5,13 @@
 //! another log is never taken at its word.
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{EpochStart, Frame, FrameKind};
+use crate::frame::{EpochStart, Frame, FrameKind, SyncSet};
 use crate::fs::Open;
-use crate::position::{Epoch, Id};
-use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::position::{Epoch, Id, LogByte};
+use crate::segment::{HEADER_BYTES, SegmentHeader, SegmentName, Tally, Window, walk};
 
 use super::claims::read_slots;
-use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise};
+use super::files::{Control, EpochEntry, Epochs, LogFile, NodeFile, Promise, SetLine, UNKNOWN};
 use super::open::write_new_node;
 use super::repair::Repair;
 
@@ -56,16 +56,35 @@ impl Repair<'_> {
             }
             Err(e) => return Err(e),
         }
+        let written = !headers.is_empty();
+        let promise = readable(Promise::read(&**fs, layout).map(Some))?;
+        let promised = promise.is_some_and(|promise| !written || promise.is_some());
+        let mut knew = true;
         match readable(Control::read(&**fs, layout))? {
             Some(control) if control.belongs_to(self.log) => self.control = control,
             _ => {
+                knew = false;
                 self.control.log = Some(self.log);
                 if let Some(first) = headers.first() {
                     (self.control.floor, self.control.floor_offset) =
                         (first.base, first.base_offset);
                 }
-                self.act(format!("write CONTROL with the floor at {}", self.control.floor));
-                (self.control_changed, self.forgot) = (true, true);
+                self.sets(&headers)?;
+                self.act(format!(
+                    "write CONTROL with the floor at {}, and the {} synchronous sets that the segments hold; whom \
+                     this directory followed is not known",
+                    self.control.floor,
+                    self.control.past.len() + self.control.sets.len()
+                ));
+                self.control_changed = true;
+            }
+        }
+        if !(knew && promised) {
+            // What it had promised or lost is not known any more, from before any of it is made again.
+            self.control.lost_below = Some(UNKNOWN);
+            self.control_changed = true;
+            if knew && !self.dry() {
+                self.control.write(&**fs, layout)?;
             }
         }
         let node = match readable(NodeFile::read(&**fs, layout))? {
@@ -79,7 +98,6 @@ impl Repair<'_> {
         let known = readable(Epochs::read(&**fs, layout).map(Some))?;
         let seen = known.iter().flat_map(|known| &known.0).map(|entry| entry.epoch.number);
         let seen = seen.chain(headers.iter().map(|header| header.epoch.number)).max().unwrap_or(0);
-        let written = !headers.is_empty();
         if known.is_none_or(|known| written && known.0.is_empty()) {
             self.act("write EPOCHS from the segments".into());
             let mut epochs = Epochs::default();
@@ -90,9 +108,9 @@ impl Repair<'_> {
                         start: header.base,
                         start_offset: header.base_offset,
                         node: self.leader(header)?.unwrap_or(match self.control.follows {
-                            None => node,
-                            // Somebody else; whoever that was.
-                            Some(_) => Id::default(),
+                            None if knew => node,
+                            // Somebody else, perhaps; whoever that was.
+                            _ => Id::default(),
                         }),
                     });
                 }
@@ -101,12 +119,10 @@ impl Repair<'_> {
                 epochs.write(&**fs, layout)?;
             }
         }
-        let promise = readable(Promise::read(&**fs, layout).map(Some))?;
-        if promise.is_none_or(|promise| written && promise.is_none()) {
+        if !promised {
             // What was promised is unknown: promise more than anything that was seen.
             let epoch = Epoch { number: seen.saturating_add(1), nonce: 0 };
             self.act(format!("write PROMISE above every epoch seen, {}", epoch.number));
-            self.forgot = true;
             if !self.dry() {
                 Promise { epoch, owner: node }.write(&**fs, layout)?;
             }
@@ -152,6 +168,34 @@ impl Repair<'_> {
             !cut && known.chain(headers.iter().map(|h| h.epoch)).any(|e| e == state.epoch)
         });
         self.epoch = history.last().map(|entry| entry.epoch).unwrap_or_default();
+        Ok(())
+    }
+
+    /// The synchronous sets whose frames are here; those of what was dropped are not known any more.
+    fn sets(&mut self, headers: &[SegmentHeader]) -> Result<()> {
+        let mut found = Vec::new();
+        for header in headers {
+            let path = SegmentName(header.base).path(&self.layout.segments());
+            let io = |e| Error::io("read", &path, e);
+            let file = match self.fs.open(&path, Open::Read) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                file => file.map_err(io)?,
+            };
+            let len = file.len().map_err(io)?;
+            let mut tally = Tally::default();
+            walk(&mut Window::file(file), header, len, &mut tally, |frame, byte| {
+                if frame.header.kind == FrameKind::SyncSet
+                    && let Some(set) = SyncSet::decode(frame.body)
+                {
+                    let end = LogByte(header.log_byte(byte + frame.header.stride() as u64));
+                    found.push(SetLine { end, there: true, set });
+                }
+            })
+            .map_err(io)?;
+        }
+        for line in found {
+            self.control.add_set(line);
+        }
         Ok(())
     }
 

@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::frame::{EpochStart, Frame, FrameKind, HEADER_BYTES as FRAME_HEADER, Header, SyncSet};
+use crate::frame::{
+    EpochStart, Frame, FrameKind, GaveUp, HEADER_BYTES as FRAME_HEADER, Header, SyncSet,
+};
 use crate::fs::{File, Fs, Open};
 use crate::log::commit::End;
 use crate::log::files::{Control, EpochEntry, Epochs, Layout, Promise, Repaired, SetLine, State};
@@ -25,7 +27,8 @@ use crate::log::scan::Footers;
 use crate::mutant::{self, Mutant};
 use crate::position::{Epoch, Id, LogByte, Position};
 use crate::segment::{
-    Footer, HEADER_BYTES, Hashing, PAGE_BYTES, SegmentHeader, SegmentName, Tally, seal_with,
+    Footer, HEADER_BYTES, Hashing, PAGE_BYTES, SEAL_BYTES, SegmentHeader, SegmentName, Tally,
+    seal_with,
 };
 use crate::ship::LastFrame;
 
@@ -191,6 +194,7 @@ impl Copy {
             self.enter_epoch(start, &header)?;
         }
         self.adopt_sets(&header, frames, HEADER_BYTES)?;
+        self.take_back(LogByte(header.log_byte(HEADER_BYTES + frames.bytes().len() as u64)))?;
         let segments = self.layout.segments();
         let path = SegmentName(header.base).path(&segments);
         let temporary = path.with_extension("seg.tmp");
@@ -266,6 +270,7 @@ impl Copy {
         let active = self.active.as_ref().expect("a segment is open");
         let (header, at) = (active.header, active.tally.end);
         self.adopt_sets(&header, &frames, at)?;
+        self.take_back(LogByte(header.log_byte(at + frames.bytes().len() as u64)))?;
         let synced = self.synced();
         let active = self.active.as_mut().expect("a segment is open");
         // A full disk leaves part of it behind the end; the next try writes over that.
@@ -368,6 +373,30 @@ impl Copy {
     pub(super) fn is_unclean(&self, durable: LogByte) -> bool {
         self.failed.is_some() && !mutant::on(Mutant::CountReceived)
             || self.control.lost_below.is_some_and(|lost| durable < lost)
+    }
+
+    /// Forgets that frames were given up once they are here again, up to `end`: a disk that loses them now has lost them.
+    pub(super) fn take_back(&mut self, end: LogByte) -> Result<()> {
+        let here = |gone: &GaveUp| {
+            let epochs = &self.epochs.0;
+            let Some(at) = epochs.iter().position(|entry| entry.epoch == gone.epoch) else {
+                return false;
+            };
+            let ends = match (epochs.get(at + 1), &self.active) {
+                (Some(next), _) => before_seal(next.start.min(end)),
+                (None, Some(_)) => end,
+                (None, None) => before_seal(end),
+            };
+            ends.0 > gone.from
+        };
+        if !self.control.gave_up.iter().any(here) {
+            return Ok(());
+        }
+        let mut control = self.control.clone();
+        control.gave_up.retain(|gone| !here(gone));
+        control.write(&*self.fs, &self.layout)?;
+        self.control = control;
+        Ok(())
     }
 
     /// Forgets what was lost once it is here again, durably.
@@ -554,4 +583,9 @@ pub(super) fn note(tally: &mut Tally, header: &SegmentHeader, bytes: &[u8]) {
         tally.note(&frame, header.base_offset).expect("checked when they were fetched");
         at += head.stride();
     }
+}
+
+/// Where the frames before a SEAL end.
+pub(super) fn before_seal(end: LogByte) -> LogByte {
+    LogByte(end.0.saturating_sub(SEAL_BYTES))
 }

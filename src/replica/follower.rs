@@ -155,7 +155,7 @@ impl Follower {
             None => create(&options, &layout, &mut *source, begin)?,
         };
         let lock = open::take_lock(&*fs, &layout)?;
-        let mut control = Control::read(&*fs, &layout)?.unwrap_or_default();
+        let mut control = Control::need(&*fs, &layout)?;
         if control.follows.is_none() && !options.rejoin {
             return Err(Error::new(
                 Kind::InvalidInput,

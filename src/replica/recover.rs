@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::frame::{HEADER_BYTES as FRAME_HEADER, Header};
 use crate::fs::{Fs, Open};
 use crate::log::cut;
-use crate::log::files::{Control, Epochs, Layout, LogFile, State};
+use crate::log::files::{Control, Epochs, Layout, LogFile, State, UNKNOWN, missing};
 use crate::log::promises::Promises;
 use crate::log::scan::{Beyond, Found, Known, Scan};
 use crate::log::start::{copy_over, set_aside, settle};
@@ -98,9 +98,14 @@ pub(super) fn recover(
     drop_behind(&*fs, &layout, &mut scan, &mut report)?;
     let sealed = scan.found.iter().filter_map(|found| Some((found.header.base, found.footer?)));
     let footers = Arc::new(sealed.collect());
+    let promises = Promises::open(&fs, &layout)?;
+    // An epoch is promised before it is copied: what this node was bound to is not known any more.
+    if !epochs.0.is_empty() && promises.get().is_none() {
+        return Err(missing(&layout.promise(), "PROMISE"));
+    }
     let mut copy = Copy {
         log: log.id,
-        promises: Promises::open(&fs, &layout)?,
+        promises,
         node,
         control,
         epochs,
@@ -124,6 +129,12 @@ pub(super) fn recover(
     let end = scan.end;
     copy.control.cut_sets(end);
     adopt(&mut copy, scan, state.map_or(LogByte(0), |state| state.durable))?;
+    if copy.control.lost_below == Some(UNKNOWN) {
+        // Something new is to be fetched before it counts.
+        copy.control.lost_below = Some(LogByte(copy.end().log_byte.0 + 1));
+        copy.control.write(&*copy.fs, &copy.layout)?;
+    }
+    copy.take_back(copy.end().log_byte)?;
     copy.mend()?;
     match copy.control.lost_below {
         Some(lost) if !report.unclean => report.findings.push(format!(

@@ -141,8 +141,11 @@ fn traced(text: &str, dir: &Path) -> Vec<Call> {
             "openat" if rest.contains("O_CREAT") => (OpKind::Create, quoted(), 0, 0),
             // Nobody asks this way: whoever does goes past the seam, or it learns of it here.
             name if FOREIGN.contains(&name) => {
-                let path = of_descriptor().or_else(quoted).filter(|path| below(path).is_none());
-                assert!(path.is_some(), "nothing of the seam does this: {line}");
+                let all = ["sync", "syncfs", "msync"].contains(&name);
+                assert!(
+                    !all && !line.contains(dir.to_str().unwrap()),
+                    "nothing of the seam does this: {line}"
+                );
                 continue;
             }
             _ => continue,

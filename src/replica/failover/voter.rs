@@ -13,6 +13,9 @@ use crate::replica::{Gauge, Leader};
 
 use super::ask::{Ask, Standing};
 
+/// An epoch that is further above all that a node knows is a mistake, or malice.
+const MOST_AHEAD: u64 = 1 << 32;
+
 /// A node that can be asked, in its role.
 #[derive(Clone, Copy, Debug)]
 pub enum Voter<'a> {
@@ -72,11 +75,60 @@ impl Voter<'_> {
         }
         let wanted = Promise { epoch, owner: ask.node };
         let before = self.promised();
+        let known =
+            before.map_or(0, |(epoch, _)| epoch.number).max(standing.report.durable.epoch.number);
+        if epoch.number.saturating_sub(known) > MOST_AHEAD {
+            return Err(Error::new(
+                Kind::Rejected,
+                format!(
+                    "expected an epoch at most {MOST_AHEAD} above {known}, the last one that this node knows, found \
+                     {}",
+                    epoch.number
+                ),
+            )
+            .help("nothing was promised: above the highest number nobody could ever lead"));
+        }
         let promised = match self {
             Voter::Leads(leader) => leader.promise(wanted)?,
             Voter::Follows(_, promises) => promises.raise(wanted)?,
         };
         let new = promised == wanted && before != Some((epoch, ask.node));
         Ok((self.standing(), new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::fs::sim::Sim;
+    use crate::log::Log;
+    use crate::replica::Follower;
+    use crate::ship::Directory;
+    use crate::table::Table;
+
+    /// One question could have it promise the highest number there is, and nobody could lead any more.
+    #[test]
+    fn an_epoch_far_above_all_that_is_known_is_not_promised() {
+        let sim = Sim::new(1);
+        let options = || Log::options().fs(sim.shared()).create(true).worker(false);
+        let log = options().open("/log").unwrap();
+        let source = Directory::open_in(sim.shared(), "/log").unwrap();
+        let mut follower =
+            Follower::open_with(options(), Table::options(), Path::new("/copy"), source).unwrap();
+        follower.catch_up().unwrap();
+        let (gauge, promises) = (follower.gauge(), follower.promises());
+        let voter = Voter::Follows(&gauge, &promises);
+        let known = log.durable_position().epoch.number;
+        let ask = |number| {
+            let epoch = Some(Epoch { number, nonce: 1 });
+            let (log, node) = (log.id(), Id([7; 16]));
+            voter.answer(&Ask { log, node, name: String::new(), address: None, epoch })
+        };
+        assert_eq!(ask(known + MOST_AHEAD + 1).unwrap_err().kind(), Kind::Rejected);
+        assert_eq!(ask(u64::MAX).unwrap_err().kind(), Kind::Rejected);
+        assert_eq!(promises.get().map(|promise| promise.epoch.number), Some(known));
+        assert!(ask(known + MOST_AHEAD).unwrap().1);
     }
 }

@@ -15,8 +15,8 @@ use crate::frame::{EpochStart, Frame, FrameKind};
 use crate::log::files::EpochEntry;
 use crate::position::{Epoch, LogByte, Offset, Position};
 use crate::replica::bootstrap::standing;
-use crate::replica::copy::Copy;
-use crate::segment::{HEADER_BYTES, SEAL_BYTES, SegmentName};
+use crate::replica::copy::{Copy, before_seal};
+use crate::segment::{HEADER_BYTES, SegmentName};
 use crate::ship::{Report, Shared, Source};
 
 /// An `epoch_start` frame is at most about so large.
@@ -153,8 +153,4 @@ fn epoch_start(source: &mut dyn Source, base: LogByte) -> Option<EpochStart> {
         _ => return None,
     };
     (start.epoch == header.epoch).then_some(start)
-}
-
-fn before_seal(end: LogByte) -> LogByte {
-    LogByte(end.0.saturating_sub(SEAL_BYTES))
 }

@@ -350,11 +350,11 @@ mod fake {
         assert_eq!(leader.put("level=archived&timeout=30s", "after").0, 200);
         let shown = leader.until_state("publishing");
         assert_eq!(shown["trouble"], Value::Null);
-        let events = get(&leader.client(), "/v1/status").1["events"].to_string();
-        assert!(
-            events.contains("unreachable") && events.contains("takes entries again"),
-            "{events}"
-        );
+        // Told a moment after it is shown.
+        until("both are told", || {
+            let events = get(&leader.client(), "/v1/status").1["events"].to_string();
+            events.contains("unreachable") && events.contains("takes entries again")
+        });
         let state = load(&fake.client()).unwrap();
         assert_eq!(state.end_offset, Offset(4));
         let names = fake.created().into_iter().map(|(name, _)| name);

@@ -126,3 +126,22 @@ fn who_led_and_follows_again_is_merely_behind() {
     drop(follower);
     assert!(image(&c, "segments") == before && image(&c, "diverged").is_empty());
 }
+
+/// It was named for ever, also when its node had fetched all of it again, and then lost it.
+#[test]
+fn what_is_here_again_is_not_given_up_any_more() {
+    let (a, short, long) = (Sim::new(1), Sim::new(2), Sim::new(3));
+    let a = lead(&a, "shared", 5, 1000, true);
+    follow(&short, &a).unwrap();
+    let a = lead(&a, "alone", 4, 1000, true);
+    follow(&long, &a).unwrap();
+    let short = take_over(&short, "later", 1, 100);
+    open(&a, &short).unwrap().close().unwrap();
+    let gave_up = |sim: &Sim| Control::need(&*sim.shared(), &layout()).unwrap().gave_up.len();
+    assert_eq!(gave_up(&a), 1);
+    // Who has all of it comes to lead by a later epoch.
+    let long = take_over(&take_over(&long, "", 0, 0), "last", 1, 100);
+    follow(&a, &long).unwrap();
+    same(&a, &long, "fetched again");
+    assert_eq!(gave_up(&a), 0);
+}

@@ -61,3 +61,54 @@ fn a_promise_that_is_made_again_is_above_all_that_is_known() {
     repair(&a, "PROMISE");
     assert_eq!(Promise::read(&*fs, &layout()).unwrap().unwrap().epoch.number, 10);
 }
+
+/// A repair that was cut short had made one of them again, and the next one took it for what had been there.
+#[test]
+fn a_repair_that_is_cut_anywhere_leaves_no_copy_that_counts_before_it_has_fetched_something() {
+    for lost in ["CONTROL", "PROMISE"] {
+        let (a, b) = (Sim::new(1), Sim::new(2));
+        let a = lead(&a, "shared", 5, 1000, false);
+        follow(&b, &a).unwrap();
+        let mut cuts = 0;
+        for crash in [Crash::KeepAll, Crash::DropAll] {
+            for stop in 0.. {
+                let disk = b.deep_copy();
+                disk.remove(Path::new(NODE).join(lost));
+                disk.stop_after(disk.operations() + stop);
+                let whole = repair_on(&disk.shared(), Path::new(NODE), false).is_ok();
+                let disk = disk.crash(&crash);
+                if open(&disk, &a).is_err() {
+                    repair_on(&disk.shared(), Path::new(NODE), false).unwrap();
+                }
+                let follower = open(&disk, &a).unwrap();
+                assert!(follower.report_now().unclean, "{lost}, {crash:?} after {stop} operations");
+                cuts += 1;
+                if whole {
+                    break;
+                }
+            }
+        }
+        assert!(cuts > 6, "only {cuts} cuts");
+    }
+}
+
+/// The new CONTROL knew of no set: what was committed under one was nobody's promise, and nobody was asked for promises.
+#[test]
+fn the_sets_in_the_segments_are_known_again() {
+    let (a, b) = (Sim::new(1), Sim::new(2));
+    let log = options(&a).open(NODE).unwrap();
+    append(&a, &log, "shared", 2, 100);
+    let set = SyncSet::new(Mode::Sync { k: 1 }, [Id([1; 16]), Id([2; 16])]).unwrap();
+    let home = log.home();
+    let end = home.append_control(crate::frame::FrameKind::SyncSet, &set.encode()).unwrap();
+    home.sync_to(end).unwrap();
+    home.note_sets(&[SetLine { end, there: true, set }], None).unwrap();
+    append(&a, &log, "more", 2, 100);
+    log.close().unwrap();
+    follow(&b, &a).unwrap();
+    let control = |sim: &Sim| Control::need(&*sim.shared(), &layout()).unwrap();
+    let before = control(&b);
+    assert_eq!(before.sets.last().map(|line| line.end), Some(end));
+    repair(&b, "CONTROL");
+    assert_eq!(control(&b).sets, before.sets);
+}
