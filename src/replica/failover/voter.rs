@@ -114,6 +114,7 @@ mod tests {
         let sim = Sim::new(1);
         let options = || Log::options().fs(sim.shared()).create(true).worker(false);
         let log = options().open("/log").unwrap();
+        log.append(&crate::record::Record::event(b"first")).unwrap();
         let source = Directory::open_in(sim.shared(), "/log").unwrap();
         let mut follower =
             Follower::open_with(options(), Table::options(), Path::new("/copy"), source).unwrap();
