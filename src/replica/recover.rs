@@ -100,7 +100,7 @@ pub(super) fn recover(
     let footers = Arc::new(sealed.collect());
     let promises = Promises::open(&fs, &layout)?;
     // An epoch is promised before it is copied: what this node was bound to is not known any more.
-    if !epochs.0.is_empty() && promises.get().is_none() {
+    if !scan.found.is_empty() && promises.get().is_none() {
         return Err(missing(&layout.promise(), "PROMISE"));
     }
     let mut copy = Copy {
