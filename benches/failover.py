@@ -72,7 +72,7 @@ class Cluster:
         command = [self.args.tidelog, "serve", os.path.join(self.place, f"node{node}"), "--create"]
         command += ["--listen", f"127.0.0.1:{self.ports[node]}", "--name", f"node{node}"]
         command += ["--coordinator", self.url, "--lease", f"{self.args.lease}s"]
-        command += ["--coordinator-timeout", f"{self.args.lease * 100}ms"]
+        command += ["--coordinator-timeout", f"{self.args.lease * 100}ms", "--failover-gap", "1s"]
         if self.etcd is None:
             command += ["--archive", self.url]
         log = open(os.path.join(self.place, f"node{node}.log"), "ab")
@@ -175,6 +175,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     args.tidelog = os.path.abspath(args.tidelog)
+    # It stays when something goes wrong: the nodes' words are in it.
     place = tempfile.mkdtemp(prefix="tidelog-failover-")
     cluster = Cluster(args, place)
     try:
@@ -220,9 +221,9 @@ def main():
             rate = (cluster.requests() - before) / (time.monotonic() - begun)
             summary["etcd_requests_a_second_a_node_at_rest"] = round(rate / 3, 2)
         print(json.dumps(summary))
+        shutil.rmtree(place, ignore_errors=True)
     finally:
         cluster.end()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":
