@@ -3,9 +3,9 @@
 //! Called by `rejoin` before it cuts. Each set rules what lies between its frame and the next one's, that included;
 //! what was committed where none rules that asks for copies was promised by nobody.
 //!
-//! Under `semi` a leader whose members do not answer commits alone; before it
-//! acknowledges anything so, its CONTROL has a mark, and its log a `degraded` frame that names the same log byte,
-//! durably. Who leads knows by the mark, who copied from it by the frame:
+//! Under `semi` a leader whose members do not answer commits alone; before it acknowledges anything so, its CONTROL has
+//! a mark, and its log a `degraded` frame that names the same log byte, durably. Who leads knows by the mark, who
+//! copied from it by the frame:
 //!
 //! ```text
 //!                  mark                            committed

@@ -11,16 +11,22 @@ fn leads_again(a: &Sim, b: &Sim, label: &str) -> Sim {
     take_over(a, label, 1, 100)
 }
 
-/// Found by the simulation: who still held what such a leader had given up saw its writer begin the next epoch without it,
-/// took that for a disk that had lost it, and halted until an operator came.
-#[test]
-fn what_a_leader_gave_up_before_it_led_again_is_no_loss() {
+/// A led alone, four batches of which C has, and B leads by now without them.
+fn replaced(clean: bool) -> (Sim, Sim, Sim) {
     let (a, c) = (Sim::new(1), Sim::new(3));
-    let a = lead(&a, "shared", 5, 1000, false);
+    let a = lead(&a, "shared", 5, 1000, clean);
     follow(&c, &a).unwrap();
     let b = take_over(&c.deep_copy(), "later", 2, 100);
     let a = lead(&a, "alone", 4, 1000, true);
     follow(&c, &a).unwrap();
+    (a, b, c)
+}
+
+/// Found by the simulation: who still held what such a leader had given up saw its writer begin the next epoch without it,
+/// took that for a disk that had lost it, and halted until an operator came.
+#[test]
+fn what_a_leader_gave_up_before_it_led_again_is_no_loss() {
+    let (a, b, c) = replaced(false);
     let a = leads_again(&a, &b, "again");
     let rejoined = follow(&c, &a).unwrap().rejoined.unwrap();
     assert_eq!(rejoined.records, 12);
@@ -111,12 +117,7 @@ fn what_lay_below_what_was_given_up_is_a_loss_all_the_same() {
 /// A directory that led and follows again was taken for a leader that had lost what it had shipped, whatever was said.
 #[test]
 fn who_led_and_follows_again_is_merely_behind() {
-    let (a, c) = (Sim::new(1), Sim::new(3));
-    let a = lead(&a, "shared", 5, 1000, true);
-    follow(&c, &a).unwrap();
-    let b = take_over(&c.deep_copy(), "later", 2, 100);
-    let a = lead(&a, "alone", 4, 1000, true);
-    follow(&c, &a).unwrap();
+    let (a, b, c) = replaced(true);
     open(&a, &b).unwrap().close().unwrap();
     let before = image(&c, "segments");
     let mut follower = open(&c, &a).unwrap();
